@@ -1,0 +1,178 @@
+//! The one error type. It carries what the CNI error object needs (code, msg, details) and the errno that decisions are
+//! made on; texts are for people only.
+
+use std::fmt;
+
+pub use nix::errno::Errno;
+
+/// Error codes of the CNI specification 1.1.0 (section "Error") and of the reference implementation.
+pub mod code {
+    /// The plugin does not speak the configuration's `cniVersion`.
+    pub const INCOMPATIBLE_VERSION: u32 = 1;
+    /// A configuration key or value that this plugin does not support.
+    pub const UNSUPPORTED_FIELD: u32 = 2;
+    /// The container is unknown.
+    pub const UNKNOWN_CONTAINER: u32 = 3;
+    /// A `CNI_` environment variable is missing or malformed.
+    pub const INVALID_ENVIRONMENT: u32 = 4;
+    /// Standard input could not be read.
+    pub const IO_FAILURE: u32 = 5;
+    /// JSON could not be decoded.
+    pub const DECODING_FAILURE: u32 = 6;
+    /// The network configuration is not valid.
+    pub const INVALID_CONFIG: u32 = 7;
+    /// The network namespace is the plugin's own (reference implementation only).
+    pub const INVALID_NETNS: u32 = 8;
+    /// STATUS: the plugin cannot serve ADD.
+    pub const NOT_AVAILABLE: u32 = 50;
+    /// STATUS: the plugin cannot serve ADD and existing attachments may have limited connectivity.
+    pub const LIMITED_CONNECTIVITY: u32 = 51;
+    /// Anything else.
+    pub const INTERNAL: u32 = 999;
+}
+
+/// A failure: CNI error code, what went wrong, further detail, and the kernel's errno when there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// CNI error code, see [`code`].
+    pub code: u32,
+    /// What was being done to what, and the cause.
+    pub msg: String,
+    /// Further detail; empty when there is none.
+    pub details: String,
+    /// The kernel's error number, when the kernel refused something.
+    pub errno: Option<Errno>,
+}
+
+/// Result with the project's error.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error with a CNI code of its own.
+    pub fn new(code: u32, msg: impl Into<String>) -> Self {
+        Error { code, msg: msg.into(), details: String::new(), errno: None }
+    }
+
+    /// An error without a CNI code of its own (999).
+    pub fn internal(msg: impl Into<String>) -> Self {
+        Error::new(code::INTERNAL, msg)
+    }
+
+    /// The same error with the `details` field set.
+    #[must_use]
+    pub fn with_details(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into();
+        self
+    }
+
+    /// Puts `what: ` in front of the message. An error with a CNI code of its own passes unchanged, as it does in the
+    /// reference implementation, where such an error object replaces everything wrapped around it.
+    #[must_use]
+    pub fn context(mut self, what: &str) -> Self {
+        if self.code == code::INTERNAL {
+            self.msg = format!("{what}: {}", self.msg);
+        }
+        self
+    }
+
+    /// True when the kernel's answer was `errno`.
+    pub fn is(&self, errno: Errno) -> bool {
+        self.errno == Some(errno)
+    }
+}
+
+impl From<Errno> for Error {
+    /// The text is the one C libraries and Go print, with a lower-case first letter: `file exists`.
+    fn from(errno: Errno) -> Self {
+        let text = errno.desc();
+        let mut msg = String::with_capacity(text.len());
+        let mut letters = text.chars();
+        msg.extend(letters.next().map(|first| first.to_ascii_lowercase()));
+        msg.push_str(letters.as_str());
+        Error { errno: Some(errno), ..Error::internal(msg) }
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(number) => Errno::from_raw(number).into(),
+            None => Error::internal(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.msg)?;
+        if self.details.is_empty() { Ok(()) } else { write!(out, "; {}", self.details) }
+    }
+}
+
+/// Adds context to the error of a result.
+pub trait Context<T> {
+    /// See [`Error::context`].
+    fn context(self, what: &str) -> Result<T>;
+    /// See [`Error::context`]; the text is only made when there is an error.
+    fn with_context(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
+    fn context(self, what: &str) -> Result<T> {
+        self.map_err(|error| error.into().context(what))
+    }
+
+    fn with_context(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| error.into().context(&what()))
+    }
+}
+
+/// The failures of a sequence of steps that goes on past each of them (DEL, GC).
+#[derive(Debug, Default)]
+pub struct Failures(Vec<Error>);
+
+impl Failures {
+    /// Remembers the failure of a step, if it failed, and gives its value otherwise.
+    pub fn note<T>(&mut self, step: Result<T>) -> Option<T> {
+        step.map_err(|error| self.0.push(error)).ok()
+    }
+
+    /// Success if nothing failed; otherwise one error with all texts joined by `; `. Its code is that of the first
+    /// failure which has one of its own.
+    pub fn finish(self) -> Result<()> {
+        let mut errors = self.0;
+        if errors.len() < 2 {
+            return errors.pop().map_or(Ok(()), Err);
+        }
+        let code = errors.iter().map(|error| error.code).find(|code| *code != code::INTERNAL);
+        let texts: Vec<String> = errors.iter().map(Error::to_string).collect();
+        Err(Error::new(code.unwrap_or(code::INTERNAL), texts.join("; ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errno_text_starts_lower_case() {
+        assert_eq!(Error::from(Errno::EEXIST).msg, "file exists");
+    }
+
+    #[test]
+    fn context_leaves_errors_with_a_code_alone() {
+        assert_eq!(Error::internal("b").context("a").msg, "a: b");
+        assert_eq!(Error::new(code::INVALID_CONFIG, "b").context("a").msg, "b");
+    }
+
+    #[test]
+    fn failures_are_reported_together() {
+        let mut failures = Failures::default();
+        assert_eq!(failures.note(Ok(1)), Some(1));
+        assert_eq!(failures.note::<()>(Err(Error::internal("x"))), None);
+        failures.note::<()>(Err(Error::new(8, "y").with_details("z")));
+        let error = failures.finish().unwrap_err();
+        assert_eq!((error.code, error.msg.as_str()), (8, "x; y; z"));
+        assert!(Failures::default().finish().is_ok());
+    }
+}

@@ -1,0 +1,5 @@
+//! All CNI reference plugins and cnitool in one binary. `ARCHITECTURE.md` is the map.
+
+pub mod error;
+pub mod netlink;
+pub mod sys;

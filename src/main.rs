@@ -1,0 +1,2 @@
+//! The binary: everything happens in `dispatch`.
+fn main() {}

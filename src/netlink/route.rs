@@ -1,0 +1,67 @@
+//! Numbers of rtnetlink (`linux/rtnetlink.h`, `linux/if_link.h`, `linux/if_addr.h`), named as the kernel names them.
+#![allow(missing_docs)] // The kernel's headers are the documentation.
+
+pub const RTM_NEWLINK: u16 = 16;
+pub const RTM_DELLINK: u16 = 17;
+pub const RTM_GETLINK: u16 = 18;
+pub const RTM_SETLINK: u16 = 19;
+pub const RTM_NEWADDR: u16 = 20;
+pub const RTM_DELADDR: u16 = 21;
+pub const RTM_GETADDR: u16 = 22;
+pub const RTM_NEWROUTE: u16 = 24;
+pub const RTM_DELROUTE: u16 = 25;
+pub const RTM_GETROUTE: u16 = 26;
+
+pub const RTNLGRP_LINK: u32 = 1;
+pub const RTNLGRP_IPV6_IFADDR: u32 = 9;
+
+pub const IFLA_ADDRESS: u16 = 1;
+pub const IFLA_IFNAME: u16 = 3;
+pub const IFLA_MTU: u16 = 4;
+pub const IFLA_LINK: u16 = 5;
+pub const IFLA_MASTER: u16 = 10;
+pub const IFLA_PROTINFO: u16 = 12;
+pub const IFLA_TXQLEN: u16 = 13;
+pub const IFLA_OPERSTATE: u16 = 16;
+pub const IFLA_LINKINFO: u16 = 18;
+pub const IFLA_NET_NS_FD: u16 = 28;
+pub const IFLA_EXT_MASK: u16 = 29;
+pub const IFLA_PROMISCUITY: u16 = 30;
+pub const IFLA_ALT_IFNAME: u16 = 53;
+
+pub const IFLA_INFO_KIND: u16 = 1;
+pub const IFLA_INFO_DATA: u16 = 2;
+pub const VETH_INFO_PEER: u16 = 1;
+pub const IFLA_BRPORT_MODE: u16 = 4;
+
+pub const RTEXT_FILTER_SKIP_STATS: u32 = 8;
+
+pub const IFF_UP: u32 = 0x1;
+pub const IFF_LOOPBACK: u32 = 0x8;
+pub const IFF_PROMISC: u32 = 0x100;
+
+pub const IFA_ADDRESS: u16 = 1;
+pub const IFA_LOCAL: u16 = 2;
+pub const IFA_BROADCAST: u16 = 4;
+pub const IFA_FLAGS: u16 = 8;
+pub const IFA_F_DADFAILED: u32 = 0x08;
+pub const IFA_F_TENTATIVE: u32 = 0x40;
+
+pub const RTA_DST: u16 = 1;
+pub const RTA_OIF: u16 = 4;
+pub const RTA_GATEWAY: u16 = 5;
+pub const RTA_PRIORITY: u16 = 6;
+pub const RTA_PREFSRC: u16 = 7;
+pub const RTA_METRICS: u16 = 8;
+pub const RTA_TABLE: u16 = 15;
+pub const RTAX_MTU: u16 = 2;
+pub const RTAX_ADVMSS: u16 = 8;
+
+pub const RT_TABLE_MAIN: u32 = 254;
+pub const RTPROT_BOOT: u8 = 3;
+pub const RTN_UNICAST: u8 = 1;
+
+pub const AF_UNSPEC: u8 = 0;
+pub const AF_INET: u8 = 2;
+pub const AF_BRIDGE: u8 = 7;
+pub const AF_INET6: u8 = 10;

@@ -1,0 +1,67 @@
+//! flock(2), the lock that the reference plugins, iptables and we share.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use crate::error::{Errno, Result};
+
+/// How a file is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Many holders.
+    Shared,
+    /// One holder.
+    Exclusive,
+}
+
+/// A held lock; dropping it releases the lock and closes the file.
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Lock {
+    /// Waits for the lock without limit.
+    pub fn acquire(file: File, mode: Mode) -> Result<Self> {
+        flock(&file, operation(mode))?;
+        Ok(Lock(file))
+    }
+
+    /// Waits for the lock at most `limit`; `ETIMEDOUT` when somebody else held it for all that time.
+    pub fn acquire_within(file: File, mode: Mode, limit: Duration) -> Result<Self> {
+        let deadline = Instant::now() + limit;
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match flock(&file, operation(mode) | libc::LOCK_NB) {
+                Ok(()) => return Ok(Lock(file)),
+                Err(Errno::EWOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(pause),
+                Err(Errno::EWOULDBLOCK) => return Err(Errno::ETIMEDOUT.into()),
+                Err(errno) => return Err(errno.into()),
+            }
+            // flock has no timed form: poll, gently enough not to burn the processor under contention.
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    /// Changes how the lock is held. The kernel releases the old lock first, so others may come in between.
+    pub fn convert(&self, mode: Mode) -> Result<()> {
+        Ok(flock(&self.0, operation(mode))?)
+    }
+}
+
+fn operation(mode: Mode) -> libc::c_int {
+    match mode {
+        Mode::Shared => libc::LOCK_SH,
+        Mode::Exclusive => libc::LOCK_EX,
+    }
+}
+
+/// flock(2), continued after signals.
+fn flock(file: &File, operation: libc::c_int) -> std::result::Result<(), Errno> {
+    loop {
+        // SAFETY: the descriptor is open for as long as `file` lives; flock touches no memory of ours.
+        match Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation) }) {
+            Err(Errno::EINTR) => {}
+            result => return result.map(drop),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Network namespaces: opening, telling apart, and doing something inside one.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::fstatfs;
+
+use crate::error::{Error, Result};
+
+/// Namespace of the calling thread.
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// `NS_GET_NSTYPE` of `linux/nsfs.h`: which kind of namespace a descriptor is.
+const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+
+/// An open network namespace. The descriptor keeps the namespace alive.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    path: String,
+}
+
+/// Device and inode: two descriptors with the same identity are the same namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Netns {
+    /// Opens the namespace at `path`. The texts are the reference's (`pkg/ns/ns_linux.go`, `GetNS`): a missing path is
+    /// `ENOENT`; a file that is no network namespace has no errno and names the magic number of its file system.
+    pub fn open(path: &str) -> Result<Self> {
+        let file =
+            File::open(path).map_err(|error| Error::from(error).context(&format!("failed to Statfs {path:?}")))?;
+        if nstype(&file) == Some(libc::CLONE_NEWNET) {
+            return Ok(Netns { file, path: path.to_string() });
+        }
+        let magic = fstatfs(&file).map_or(0, |stat| stat.filesystem_type().0);
+        Err(Error::internal(format!("unknown FS magic on {path:?}: {magic:x}")))
+    }
+
+    /// The namespace this thread is in.
+    pub fn current() -> Result<Self> {
+        Netns::open(OWN)
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Device and inode of the namespace.
+    pub fn identity(&self) -> Result<Identity> {
+        Ok(identity_of(&self.file.metadata()?))
+    }
+
+    /// Runs `work` inside the namespace and comes back. If the way back is barred the process aborts: going on would
+    /// change the wrong namespace.
+    pub fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        let home = Netns::current()?;
+        self.enter()?;
+        let result = work();
+        if home.enter().is_err() {
+            std::process::abort();
+        }
+        Ok(result)
+    }
+
+    /// A second handle on the same namespace.
+    pub fn duplicate(&self) -> Result<Self> {
+        Ok(Netns { file: self.file.try_clone()?, path: self.path.clone() })
+    }
+
+    /// The open file, for locking. Every descriptor of the namespace, by whatever path, shares the lock.
+    pub fn lock_file(&self) -> Result<File> {
+        Ok(File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?)
+    }
+
+    fn enter(&self) -> Result<()> {
+        setns(&self.file, CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| Error::from(errno).context(&format!("Error switching to ns {}", self.path)))
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Device and inode behind `path`, whatever it is; `None` when it cannot be opened.
+pub fn identity_at(path: &str) -> Option<Identity> {
+    let file = File::open(path).ok()?;
+    Some(identity_of(&file.metadata().ok()?))
+}
+
+fn identity_of(metadata: &std::fs::Metadata) -> Identity {
+    Identity { device: metadata.dev(), inode: metadata.ino() }
+}
+
+/// The `CLONE_NEW…` flag of a namespace descriptor; `None` for any other file.
+fn nstype(file: &File) -> Option<libc::c_int> {
+    // SAFETY: NS_GET_NSTYPE takes no argument and returns a number; on any other file it fails with ENOTTY.
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as _) };
+    (kind >= 0).then_some(kind)
+}

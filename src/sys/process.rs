@@ -1,0 +1,124 @@
+//! Running another program to its end: the only exec there is, of plugins that are not ours.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::error::{Errno, Error, Result};
+
+/// How a program ended and what it printed.
+#[derive(Debug)]
+pub struct Finished {
+    /// `None` for exit status 0, otherwise Go's wording: `exit status 1`, `signal: killed`.
+    pub failure: Option<String>,
+    /// Standard output, whole.
+    pub stdout: Vec<u8>,
+    /// Standard error, whole; it has also been passed on to our own.
+    pub stderr: Vec<u8>,
+}
+
+/// Times a program is started when its file is still open for writing (`ETXTBSY`), one second apart, as libcni does.
+const BUSY_TRIES: u32 = 6;
+
+/// Runs `path` with exactly this environment, feeds it `stdin` and collects what it prints.
+pub fn run(path: &str, environment: &[(String, String)], stdin: &[u8]) -> Result<Finished> {
+    let mut child = spawn(path, environment)?;
+    let (stdout, stderr) = converse(&mut child, stdin);
+    let status = child.wait()?;
+    Ok(Finished { failure: describe(status), stdout, stderr })
+}
+
+fn spawn(path: &str, environment: &[(String, String)]) -> Result<Child> {
+    let mut command = Command::new(path);
+    command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut tries = 1;
+    loop {
+        match command.spawn().map_err(Error::from) {
+            Ok(child) => return Ok(child),
+            Err(error) if error.is(Errno::ETXTBSY) && tries < BUSY_TRIES => {
+                tries += 1;
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            Err(error) => return Err(error.context(&format!("fork/exec {path}"))),
+        }
+    }
+}
+
+/// Feeds and reads all three pipes as they become ready, so that no side can block the other.
+fn converse(child: &mut Child, input: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let mut stdin = child.stdin.take().and_then(|pipe| pipe_file(pipe.into()));
+    let mut stdout = child.stdout.take().and_then(|pipe| pipe_file(pipe.into()));
+    let mut stderr = child.stderr.take().and_then(|pipe| pipe_file(pipe.into()));
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    let mut rest = input;
+    while stdin.is_some() || stdout.is_some() || stderr.is_some() {
+        wait_for_any(&stdin, &[&stdout, &stderr]);
+        feed(&mut stdin, &mut rest);
+        drain(&mut stdout, &mut output);
+        let before = errors.len();
+        drain(&mut stderr, &mut errors);
+        let _ = std::io::stderr().write_all(errors.get(before..).unwrap_or_default());
+    }
+    (output, errors)
+}
+
+fn pipe_file(pipe: OwnedFd) -> Option<File> {
+    fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).ok()?;
+    Some(File::from(pipe))
+}
+
+fn wait_for_any(write: &Option<File>, read: &[&Option<File>]) {
+    let writes = write.iter().map(|file| PollFd::new(file.as_fd(), PollFlags::POLLOUT));
+    let reads = read.iter().filter_map(|file| file.as_ref()).map(|file| PollFd::new(file.as_fd(), PollFlags::POLLIN));
+    let mut polled: Vec<PollFd<'_>> = writes.chain(reads).collect();
+    // Interrupted or not, the pipes are tried afterwards.
+    let _ = poll(&mut polled, PollTimeout::NONE);
+}
+
+/// Writes what the pipe takes; closes it at the end of the input or when nobody reads it.
+fn feed(pipe: &mut Option<File>, rest: &mut &[u8]) {
+    let Some(file) = pipe else { return };
+    let written = if rest.is_empty() { Ok(0) } else { file.write(rest) };
+    match written {
+        Ok(length) => *rest = rest.get(length..).unwrap_or_default(),
+        Err(error) if is_temporary(&error) => return,
+        Err(_) => *rest = &[],
+    }
+    if rest.is_empty() {
+        *pipe = None;
+    }
+}
+
+/// Reads what the pipe holds; closes it at its end.
+fn drain(pipe: &mut Option<File>, into: &mut Vec<u8>) {
+    let Some(file) = pipe else { return };
+    match file.read_to_end(into) {
+        Err(error) if is_temporary(&error) => {}
+        _ => *pipe = None,
+    }
+}
+
+fn is_temporary(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+fn describe(status: ExitStatus) -> Option<String> {
+    if status.success() {
+        return None;
+    }
+    Some(match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(libc::SIGKILL)) => "signal: killed".to_string(),
+        (None, Some(libc::SIGTERM)) => "signal: terminated".to_string(),
+        (None, Some(libc::SIGSEGV)) => "signal: segmentation fault".to_string(),
+        (None, Some(libc::SIGABRT)) => "signal: aborted".to_string(),
+        (None, signal) => format!("signal: {}", signal.unwrap_or_default()),
+    })
+}
