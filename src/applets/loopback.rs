@@ -32,12 +32,19 @@ impl Plugin for Loopback {
         }
         let addresses: Vec<_> = inside.addresses(link.index)?.iter().map(|address| address.net).collect();
         if let Some(other) = addresses.iter().find(|net| !net.addr().is_loopback()) {
-            return Err(Error::internal(format!("loopback interface found with non-loopback address {:?}", other.to_string())));
+            return Err(Error::internal(format!(
+                "loopback interface found with non-loopback address {:?}",
+                other.to_string()
+            )));
         }
         let first = |v4: bool| addresses.iter().find(|net| net.addr().is_ipv4() == v4);
         let ips = [first(true), first(false)].into_iter().flatten();
         let ips = ips.map(|address| IpConfig { interface: Some(0), address: *address, gateway: None }).collect();
-        Ok(previous.unwrap_or_else(|| CniResult { interfaces: vec![entry(&request.netns)], ips, ..CniResult::default() }))
+        Ok(previous.unwrap_or_else(|| CniResult {
+            interfaces: vec![entry(&request.netns)],
+            ips,
+            ..CniResult::default()
+        }))
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {

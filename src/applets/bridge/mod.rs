@@ -30,7 +30,8 @@ use crate::cni::delegate::Delegate;
 use crate::cni::result::{Dns, Interface};
 use crate::cni::{CniResult, NetworkConfig, Object, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
-use crate::firewall::masquerade::{Masquerade, Settings};
+use crate::firewall::flavour::Flavour;
+use crate::firewall::masquerade::Masquerade;
 use crate::net::{Handle, Mac, Netns, veth};
 
 /// The applet.
@@ -48,6 +49,8 @@ struct Conf {
     is_default_gateway: bool,
     force_address: bool,
     ip_masq: bool,
+    /// Iptables flavour demanded by the environment.
+    flavour: Option<Flavour>,
     mtu: u32,
     hairpin: bool,
     promiscuous: bool,
@@ -89,7 +92,7 @@ impl Plugin for Bridge {
         if !ipam.is_empty() {
             failures.note(Delegate::find(ipam, request).and_then(|ipam| ipam.call(request)));
             if config.top().boolean("ipMasq")? {
-                failures.note(masquerade(request).and_then(|masquerade| masquerade.del(addresses.as_deref())));
+                failures.note(masquerade(request).del(addresses.as_deref()));
             }
         }
         failures.finish()
@@ -117,6 +120,7 @@ impl Conf {
     fn for_add(request: &Request<'_>) -> Result<Conf> {
         let mut conf = Conf::decode(&request.config)?;
         conf.mac = container_mac(request)?;
+        conf.flavour = forced_flavour(request)?;
         if conf.disable_container_interface && !conf.ipam.is_empty() {
             return Err(Error::internal("cannot use IPAM when DisableContainerInterface flag is set"));
         }
@@ -142,6 +146,7 @@ impl Conf {
             is_default_gateway,
             force_address: top.boolean("forceAddress")?,
             ip_masq: top.boolean("ipMasq")?,
+            flavour: None,
             mtu: u32::try_from(mtu).map_err(|_| Error::internal(format!("invalid mtu {mtu}")))?,
             hairpin: top.boolean("hairpinMode")?,
             promiscuous: top.boolean("promiscMode")?,
@@ -203,9 +208,16 @@ fn open_netns(request: &Request<'_>) -> Result<Netns> {
 }
 
 /// The rules for this attachment's addresses.
-fn masquerade<'r>(request: &'r Request<'_>) -> Result<Masquerade<'r>> {
-    let settings = Settings { flavour: request.host.variable("CNI_BOX_IPTABLES"), path: request.host.variable("PATH") };
-    Masquerade::new(&request.config.name, &request.container_id, settings)
+fn masquerade<'r>(request: &'r Request<'_>) -> Masquerade<'r> {
+    Masquerade { network: &request.config.name, container: &request.container_id }
+}
+
+/// The iptables flavour that the administrator demands, if any.
+fn forced_flavour(request: &Request<'_>) -> Result<Option<Flavour>> {
+    match request.host.variable("CNI_BOX_IPTABLES").as_str() {
+        "" => Ok(None),
+        name => Flavour::parse(name).map(Some).context("CNI_BOX_IPTABLES"),
+    }
 }
 
 /// Deletes the interface and gives the addresses it had, as far as anybody knows them: read from the interface, or else

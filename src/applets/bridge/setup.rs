@@ -11,6 +11,7 @@ use crate::cni::delegate::Delegate;
 use crate::cni::result::{IpConfig, Route};
 use crate::cni::{CniResult, Request, Undo};
 use crate::error::{Context, Errno, Error, Result};
+use crate::firewall::flavour::Preference;
 use crate::ipam::apply::{self, Target};
 use crate::net::links::State;
 use crate::net::{Handle, Link, Mac, NamespaceLock, Netns, sysctls, veth};
@@ -176,8 +177,9 @@ fn configure(
     sysctls::enable_forwarding(has(false), has(true)).context("failed to enable forwarding")?;
     if conf.ip_masq {
         let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
-        let added = masquerade(request)?.add(&addresses).context("failed to set up ip masquerade")?;
-        undo.push(move || added.take_back());
+        let path = request.host.variable("PATH");
+        let added = masquerade(request).add(&addresses, &Preference { forced: conf.flavour, path: &path })?;
+        undo.push(move || added.undo());
     }
     Ok(())
 }
@@ -223,13 +225,7 @@ fn prepare_container(ifname: &str, enable_dad: bool) {
 }
 
 /// Gives the bridge a gateway address. Another IPv4 address, or an overlapping IPv6 one, is a conflict.
-fn ensure_address(
-    host: &mut Handle,
-    bridge: &Link,
-    wanted: IpNet,
-    force: bool,
-    changes: &BridgeChanges,
-) -> Result<()> {
+fn ensure_address(host: &mut Handle, bridge: &Link, wanted: IpNet, force: bool, changes: &BridgeChanges) -> Result<()> {
     let present = host.addresses(bridge.index).context("could not get list of IP addresses")?;
     if present.iter().any(|address| address.net == wanted) {
         return Ok(());
