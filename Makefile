@@ -40,6 +40,7 @@ bench: deps static
 lint:
 	@cargo fmt --check
 	@cargo clippy --locked --all-targets --quiet -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; fi
 
 ## clean: remove everything built
 clean:
