@@ -1,6 +1,9 @@
 //! All CNI reference plugins and cnitool in one binary. `ARCHITECTURE.md` is the map.
 
+pub mod applets;
 pub mod cni;
 pub mod error;
+pub mod ipam;
+pub mod net;
 pub mod netlink;
 pub mod sys;

@@ -1,0 +1,1 @@
+//! The applets, one file each, and the table of them.
