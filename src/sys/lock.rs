@@ -42,6 +42,11 @@ impl Lock {
         }
     }
 
+    /// The locked file.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+
     /// Changes how the lock is held. The kernel releases the old lock first, so others may come in between.
     pub fn convert(&self, mode: Mode) -> Result<()> {
         Ok(flock(&self.0, operation(mode))?)
