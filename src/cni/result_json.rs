@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
-use crate::cni::config::{Object, routes};
+use crate::cni::config::{Object, optional_ip, routes};
 use crate::cni::json::{Node, type_name};
-use crate::cni::result::{CniResult, Dns, Interface, IpConfig, Route, parse_cidr, parse_ip};
+use crate::cni::result::{CniResult, Dns, Interface, IpConfig, Route, parse_cidr};
 use crate::cni::version::{self, Family};
 use crate::error::{Error, Result};
 
@@ -71,13 +71,6 @@ fn dns_of(result: &Object<'_>) -> Result<Dns> {
 
 fn required_cidr(object: &Object<'_>, key: &str) -> Result<IpNet> {
     parse_cidr(object.string(key)?)
-}
-
-fn optional_ip(object: &Object<'_>, key: &str) -> Result<Option<IpAddr>> {
-    match object.string(key)? {
-        "" => Ok(None),
-        text => parse_ip(text).map(Some),
-    }
 }
 
 impl Interface {
