@@ -1,1 +1,3 @@
 //! The applets, one file each, and the table of them.
+
+pub mod cnitool;
