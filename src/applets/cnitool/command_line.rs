@@ -136,3 +136,68 @@ fn usage(verb: Option<&Verb>) -> String {
          \x20 CAP_ARGS      capability arguments, a JSON object\n"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> std::result::Result<Command, Answer> {
+        let words: Vec<String> = line.split(' ').filter(|word| !word.is_empty()).map(str::to_string).collect();
+        Command::parse(&words)
+    }
+
+    #[test]
+    fn options_stand_anywhere_and_in_any_form() {
+        for line in [
+            "add n /x -i e",
+            "-i e add n /x",
+            "add --ifname e n /x",
+            "add n --ifname=e /x",
+            "add n /x -ie",
+            "add n /x -i=e",
+            "add n /x extra -i a -i e",
+            "-i e -- add n /x",
+        ] {
+            let command = parse(line).unwrap_or_else(|answer| panic!("{line}: {answer:?}"));
+            let Command { verb, network, netns, ifname } = command;
+            assert_eq!((verb.name, &*network, &*netns, &*ifname), ("add", "n", "/x", "e"), "{line}");
+        }
+        assert_eq!(parse("del n -- -i").map(|command| command.netns).unwrap_or_default(), "-i");
+    }
+
+    #[test]
+    fn help_goes_to_standard_output() {
+        for line in ["", "-h", "--help", "help", "-i e"] {
+            let answer = parse(line).map(|_| ()).unwrap_err();
+            assert!(answer.success && answer.stderr.is_empty(), "{line}");
+            for verb in ["add    ", "check  ", "del    "] {
+                assert!(answer.stdout.contains(&format!("\n  cnitool {verb}<net> <netns>\n")), "{line}");
+            }
+        }
+        for line in ["add -h", "help add", "add n /x --help"] {
+            let answer = parse(line).map(|_| ()).unwrap_err();
+            assert!(answer.success, "{line}");
+            assert!(answer.stdout.starts_with("Add network interface to a network namespace\n\nUsage:\n"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_ends_with_the_references_text() {
+        for (line, text, usage) in [
+            ("add", "requires at least 2 arg(s), only received 0", "Usage:\n  cnitool add <network-name>"),
+            ("check n", "requires at least 2 arg(s), only received 1", "Usage:\n  cnitool check <network-name>"),
+            ("add n /x --x=1", "unknown flag: --x", "Usage:\n  cnitool add"),
+            ("--version", "unknown flag: --version", "cnitool: Add, check or remove"),
+            ("add -x n /x", "unknown shorthand flag: 'x' in -x", "Usage:\n  cnitool add"),
+            ("add n /x -i", "flag needs an argument: -i", "Usage:\n  cnitool add"),
+            ("foo n /x", "unknown command \"foo\" for \"cnitool\"", "Run 'cnitool --help' for usage.\n"),
+            ("gc n /x", "cnitool gc is not supported yet by this version of cni-box", "Run"),
+            ("status", "cnitool status is not supported yet by this version of cni-box", "Run"),
+        ] {
+            let answer = parse(line).map(|_| ()).unwrap_err();
+            assert!(!answer.success && answer.stdout.is_empty(), "{line}");
+            assert!(answer.stderr.ends_with(&format!("\n{text}\n")), "{line}: {}", answer.stderr);
+            assert!(answer.stderr.starts_with(usage), "{line}: {}", answer.stderr);
+        }
+    }
+}

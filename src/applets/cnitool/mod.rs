@@ -162,3 +162,115 @@ fn working_directory(host: &Host) -> Result<String> {
     let directory = std::env::current_dir().context("failed to get the working directory")?;
     Ok(directory.to_string_lossy().into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A directory with configurations in `net.d`, the plugin `probe` in `bin` and a result cache.
+    struct Lab(PathBuf);
+
+    impl Lab {
+        fn new(test: &str) -> Self {
+            let lab = Lab(std::env::temp_dir().join(format!("cnitool-{test}-{}", std::process::id())));
+            fs::create_dir_all(lab.0.join("net.d")).unwrap();
+            fs::create_dir_all(lab.0.join("bin")).unwrap();
+            lab.write(
+                "bin/probe",
+                "#!/bin/sh\ncat >/dev/null\n[ $CNI_COMMAND = ADD ] || exit 0\n\
+                 echo '{\"cniVersion\":\"1.0.0\",\"dns\":{\"domain\":\"'$CNI_IFNAME $CNI_CONTAINERID $CNI_ARGS'\"}}'\n",
+            );
+            fs::set_permissions(lab.0.join("bin/probe"), fs::Permissions::from_mode(0o755)).unwrap();
+            lab.write("net.d/n.conf", r#"{"cniVersion":"1.0.0","name":"n","type":"probe"}"#);
+            lab
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.0.join(name), text).unwrap();
+        }
+
+        fn run(&self, line: &str, variables: &[(&str, &str)]) -> Answer {
+            let (net, bin) = (self.0.join("net.d"), self.0.join("bin"));
+            let own = [("NETCONFPATH", net.to_str().unwrap()), ("CNI_PATH", bin.to_str().unwrap()), ("PATH", "/bin")];
+            let pairs = own.iter().chain(variables);
+            let environment = pairs.map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
+            let words: Vec<String> = line.split(' ').map(str::to_string).collect();
+            run_with(&words, &Host { environment, plugins: |_| None }, &Cache::new(self.0.join("results")))
+        }
+    }
+
+    impl Drop for Lab {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn add_prints_the_result_and_del_nothing() {
+        let lab = Lab::new("add");
+        let answer = lab.run("add n /var/run/netns/testing", &[("CNI_IFNAME", ""), ("CNI_ARGS", "K=V")]);
+        assert_eq!(
+            answer.stdout,
+            "{\n    \"cniVersion\": \"1.0.0\",\n    \"dns\": {\n        \
+             \"domain\": \"eth0 cnitool-77383ca0a0715733ca6f K=V\"\n    }\n}"
+        );
+        assert!(lab.0.join("results/n-cnitool-77383ca0a0715733ca6f-eth0").exists());
+        for verb in ["check", "del", "del"] {
+            let answer = lab.run(&format!("{verb} n /var/run/netns/testing"), &[]);
+            assert_eq!(answer, Answer { success: true, ..Answer::default() });
+        }
+        assert!(lab.run("add n /x -i e1", &[("CNI_IFNAME", "e2")]).stdout.contains("\"e1 cnitool-"));
+        assert!(lab.run("add n /x", &[("CNI_IFNAME", "e2")]).stdout.contains("\"e2 cnitool-"));
+    }
+
+    #[test]
+    fn the_first_mistake_in_the_environment_is_reported() {
+        let lab = Lab::new("environment");
+        let text = |line: &str, variables: &[(&str, &str)]| lab.run(line, variables).stderr;
+        assert!(text("add x /x", &[("CAP_ARGS", "[]")]).starts_with("no net configuration with name \"x\" in "));
+        let both = [("CAP_ARGS", "[]"), ("CNI_ARGS", "K=V;")];
+        assert_eq!(text("add n /x", &both), "json: cannot unmarshal array into an object\n");
+        assert_eq!(text("del n /x", &both[1..]), "invalid CNI_ARGS pair \"\"\n");
+        assert_eq!(text("add n /x", &[("CAP_ARGS", "null")]), "");
+    }
+
+    #[test]
+    fn skipped_files_are_warned_of_before_the_error() {
+        let lab = Lab::new("skipped");
+        lab.write("net.d/a.conflist", "{");
+        let answer = lab.run("add n /x", &[]);
+        assert!(answer.success && answer.stderr.starts_with("warning: skipped /"), "{}", answer.stderr);
+        assert!(lab.run("add m /x", &[]).stderr.starts_with("no net configuration with name \"m\" in "));
+    }
+
+    #[test]
+    fn del_works_from_memory_when_the_configuration_is_gone() {
+        let lab = Lab::new("memory");
+        assert!(lab.run("add n /x", &[]).success);
+        fs::remove_file(lab.0.join("net.d/n.conf")).unwrap();
+        assert!(!lab.run("check n /x", &[]).success);
+        let answer = lab.run("del n /x", &[]);
+        assert!(answer.success && answer.stderr.starts_with("warning: using the configuration remembered since add"));
+        assert!(lab.run("del n /x", &[]).stderr.starts_with("no net configurations found in "));
+    }
+
+    #[test]
+    fn the_namespace_is_cleaned_but_links_stay() {
+        let host = |directory: &str| Host {
+            environment: vec![(OsString::from("PWD"), OsString::from(directory))],
+            plugins: |_| None,
+        };
+        for (path, clean) in
+            [("/a//b/./c/", "/a/b/c"), ("/a/../../b", "/b"), ("/proc/self/ns/net", "/proc/self/ns/net"), ("/", "/")]
+        {
+            assert_eq!(absolute(path, &host("")).unwrap(), clean);
+        }
+        let own = std::env::current_dir().unwrap();
+        assert_eq!(absolute("x", &host("/nonexistent")).unwrap(), own.join("x").to_str().unwrap());
+        assert_eq!(absolute("x", &host("/proc/self/cwd")).unwrap(), "/proc/self/cwd/x");
+    }
+}
