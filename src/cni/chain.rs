@@ -135,10 +135,13 @@ impl<'a> Chain<'a> {
     /// another program has answered in.
     fn attach_one(&self, link: &Link<'_>, prev_result: Option<&Value>, undo: &mut Undo) -> Result<Node> {
         let request = self.request(Verb::Add, link.plugin, prev_result)?;
-        let result = link.delegate.add(&request, undo)?;
+        let result = link.delegate.add(&request, undo);
         match link.delegate {
-            Delegate::BuiltIn(_) => result.to_json(&self.list.cni_version),
-            Delegate::Program(_) => result.to_json_as_received(&self.list.cni_version),
+            Delegate::BuiltIn(_) => result?.to_json(&self.list.cni_version),
+            Delegate::Program(_) => {
+                let result = result.inspect_err(|_| clean_up_after(link, request))?;
+                result.to_json_as_received(&self.list.cni_version)
+            }
         }
     }
 
@@ -207,6 +210,12 @@ impl<'a> Chain<'a> {
     fn not_remembered(&self, error: Error) -> Error {
         prefixed(&format!("failed to set network {:?} cached result", self.list.name), error)
     }
+}
+
+/// A program that fails an ADD may leave things behind: the specification has the runtime follow with a DEL. What that
+/// says does not matter, for there may be nothing to remove.
+fn clean_up_after(link: &Link<'_>, request: Request<'_>) {
+    let _ = link.delegate.call(&Request { verb: Verb::Del, ..request });
 }
 
 fn failed(plugin: &PluginConfig, action: &str, error: Error) -> Error {

@@ -1,73 +1,11 @@
 //! Chains of shell scripts and of plugins that are linked in, which note each call in a file.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::os::unix::fs::symlink;
 
 use super::*;
 use crate::cni::json;
-use crate::cni::plugin::Plugin;
-use crate::cni::result::CniResult;
-use crate::cni::testing::TempDir;
-
-/// A built-in plugin whose behaviour stands in its configuration: `log` (a file), `fails` (a verb), `versions`.
-struct Fake(&'static str);
-
-impl Fake {
-    fn call(&self, request: &Request<'_>) -> Result<()> {
-        let verb = request.verb.name();
-        note(request.config.top().string("log")?, &format!("{} {verb} netns={:?}", self.0, request.netns));
-        match request.config.top().string("fails")? == verb {
-            true => Err(Error::new(7, "out of order")),
-            false => Ok(()),
-        }
-    }
-}
-
-impl Plugin for Fake {
-    fn name(&self) -> &'static str {
-        self.0
-    }
-
-    fn versions(&self) -> &'static [&'static str] {
-        if self.0 == "modern" { &["1.1.0"] } else { version::ALL }
-    }
-
-    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
-        let (log, name) = (request.config.top().string("log")?.to_string(), self.0);
-        undo.push(move || {
-            note(&log, &format!("{name} undone"));
-            Ok(())
-        });
-        self.call(request)?;
-        let mut result = request.config.prev_result()?.unwrap_or_default();
-        result.dns.search.push(self.0.to_string());
-        Ok(result)
-    }
-
-    fn check(&self, request: &Request<'_>) -> Result<()> {
-        self.call(request)
-    }
-
-    fn del(&self, request: &Request<'_>) -> Result<()> {
-        self.call(request)
-    }
-}
-
-fn note(log: &str, line: &str) {
-    let mut file = OpenOptions::new().create(true).append(true).open(log).unwrap();
-    writeln!(file, "{line}").unwrap();
-}
-
-fn plugins(name: &str) -> Option<&'static dyn Plugin> {
-    match name {
-        "fake" => Some(&Fake("fake")),
-        "other" => Some(&Fake("other")),
-        "modern" => Some(&Fake("modern")),
-        _ => None,
-    }
-}
+use crate::cni::testing::{TempDir, fake_plugins};
 
 /// A directory with plugins, cache and log, and the parameters of an attachment.
 struct Lab {
@@ -87,7 +25,7 @@ impl Lab {
         }
         Lab {
             cache: Cache::new(directory.file("results")),
-            host: Host { environment, plugins },
+            host: Host { environment, plugins: fake_plugins },
             attachment: Attachment {
                 container_id: "c".to_string(),
                 netns: "/nonexistent".to_string(),
@@ -181,6 +119,23 @@ fn a_failed_add_takes_back_what_all_plugins_did() {
     let verbs: Vec<String> = log.iter().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
     assert_eq!(verbs, ["outer ADD", "other ADD", "fake ADD", "fake undone", "other undone", "outer DEL"]);
     assert_eq!(lab.cache_file(), None);
+}
+
+#[test]
+fn a_program_that_fails_an_add_is_asked_to_clean_up() {
+    let lab = Lab::new();
+    lab.program("broken", "no result");
+    let error = lab.add(&lab.list("1.0.0", r#"{"type":"fake"},{"type":"broken"}"#)).unwrap_err();
+    assert!(error.msg.starts_with("plugin type=\"broken\" failed (add): "), "{error}");
+    assert!(error.details.is_empty());
+    let log = lab.log();
+    assert!(log.iter().any(|line| line.starts_with("broken DEL")));
+    assert_eq!(log.last().unwrap(), "fake undone");
+    let script = format!("cat >>{0}; echo $CNI_COMMAND >>{0}; exit 1", lab.directory.file("log"));
+    lab.directory.script("bin/broken", &script);
+    let error = lab.add(&lab.list("1.0.0", r#"{"type":"broken"}"#)).unwrap_err();
+    assert!(error.msg.ends_with("netplugin failed with no error message: exit status 1"), "{error}");
+    assert!(lab.log().last().unwrap().ends_with("DEL"));
 }
 
 #[test]
