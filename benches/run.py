@@ -41,7 +41,8 @@ class Spawner:
         self.process.stdin.flush()
         cost = json.loads(self.process.stdout.readline())
         if cost["status"] != 0:
-            raise Failed(f"{' '.join(map(str, argv))} {env} exited {cost['status']}:\n{answer.read_text()}")
+            settings = [f"{k}={v}" for k, v in env.items() if k.startswith("CNI_")]
+            raise Failed(f"{' '.join(map(str, [*settings, *argv]))}: exit status {cost['status']}\n{answer.read_text()}")
         return cost
 
 
