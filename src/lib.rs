@@ -2,7 +2,10 @@
 
 pub mod applets;
 pub mod cni;
+pub mod dispatch;
 pub mod error;
+pub mod firewall;
+mod install;
 pub mod ipam;
 pub mod net;
 pub mod netlink;

@@ -9,6 +9,7 @@ pub mod mac;
 pub mod routes;
 pub mod steps;
 pub mod sysctls;
+pub mod veth;
 
 pub use crate::sys::netns::Netns;
 pub use links::Link;
@@ -40,16 +41,20 @@ impl Handle {
 /// A lock that everybody who changes shared links of a namespace takes: shared for the time of an ADD, exclusive to
 /// remove what an ADD found or made for all. It is an flock on the namespace itself, so it needs no file anywhere.
 #[derive(Debug)]
-pub struct NamespaceLock(Lock);
+pub struct NamespaceLock(#[expect(dead_code, reason = "holding it is its use")] Lock);
 
 impl NamespaceLock {
     /// Takes the lock of the current namespace together with others.
     pub fn shared() -> Result<Self> {
-        Ok(NamespaceLock(Lock::acquire(Netns::current()?.lock_file()?, Mode::Shared)?))
+        NamespaceLock::acquire(Mode::Shared)
     }
 
-    /// Waits until nobody else holds the lock.
-    pub fn make_exclusive(&self) -> Result<()> {
-        self.0.convert(Mode::Exclusive)
+    /// Takes the lock of the current namespace alone, once everybody else has let go of it.
+    pub fn exclusive() -> Result<Self> {
+        NamespaceLock::acquire(Mode::Exclusive)
+    }
+
+    fn acquire(mode: Mode) -> Result<Self> {
+        Ok(NamespaceLock(Lock::acquire(Netns::current()?.lock_file()?, mode)?))
     }
 }
