@@ -101,7 +101,7 @@ impl<'a> Call<'a> {
 
     /// Runs to the end.
     pub fn run(&self) -> Outcome {
-        let mut child = self.child(Stdio::piped());
+        let mut child = self.child(Stdio::piped);
         feed(&mut child, &self.stdin);
         let output = child.wait_with_output().unwrap();
         Outcome {
@@ -114,17 +114,15 @@ impl<'a> Call<'a> {
 
     /// Starts and leaves it running; its output is lost.
     pub fn spawn(&self) -> Background {
-        let mut child = self.child(Stdio::null());
+        let mut child = self.child(Stdio::null);
         feed(&mut child, &self.stdin);
         Background { child }
     }
 
-    fn child(&self, output: Stdio) -> std::process::Child {
+    fn child(&self, output: fn() -> Stdio) -> std::process::Child {
         let mut command = self.lab.command(&self.program, &self.folder);
-        let quiet = matches!(format!("{output:?}").as_str(), "Stdio(Null)");
-        let errors = if quiet { Stdio::null() } else { Stdio::piped() };
         command.args(&self.arguments).envs(self.environment.iter().cloned());
-        command.stdin(Stdio::piped()).stdout(output).stderr(errors);
+        command.stdin(Stdio::piped()).stdout(output()).stderr(output());
         command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.program))
     }
 
