@@ -14,8 +14,13 @@
 #![allow(missing_docs, unreachable_pub, reason = "nobody links against a test binary")]
 #![allow(unsafe_code, reason = "entering the lab's namespaces between fork and exec: see lab::enter_before_exec")]
 
+mod accidents;
+mod bridge;
+mod bridge_after;
+mod cross;
 mod host_local;
 mod lab;
 mod loopback;
+mod masquerade;
 mod protocol;
 mod static_ipam;

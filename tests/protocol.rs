@@ -143,10 +143,9 @@ fn configurations_that_are_no_network_are_refused_with_their_codes() {
 }
 
 #[test]
-fn malformed_json_and_wrong_types_are_decoding_errors() {
+fn malformed_json_is_a_decoding_error() {
     let lab = Lab::new();
-    let inputs = ["{", "[]", "{\"name\":", "5", "\"text\"", r#"{"name":5}"#, r#"{"name":"n","ipam":[]}"#,
-        r#"{"name":"n","prevResult":5}"#, r#"{"name":"n"} x"#, r#"{"name":"n"}{}"#, r#"{"name":"n","capabilities":1}"#];
+    let inputs = ["{", "[]", "{\"name\":", "5", "\"text\"", "nul", r#"{"name":5}"#, r#"{"name":"n"} x"#, r#"{"name":"n"}{}"#];
     for plugin in PLUGINS {
         for verb in ["ADD", "DEL"] {
             for stdin in inputs {
@@ -154,6 +153,24 @@ fn malformed_json_and_wrong_types_are_decoding_errors() {
             }
         }
     }
+}
+
+#[test]
+fn wrong_types_are_errors_of_the_plugin_that_name_the_key() {
+    let lab = Lab::new();
+    for plugin in ["bridge", "host-local", "static"] {
+        for changes in [json!({"ipam": []}), json!({"ipam": "x"})] {
+            let config = merged(config(plugin, "1.0.0"), &changes);
+            call(&lab, plugin, "ADD").config(&config).run().fails_with(999, &["ipam"]);
+        }
+    }
+    for (key, value) in [("mtu", json!("1500")), ("isGateway", json!("yes")), ("bridge", json!(5)), ("mtu", json!(1.5)),
+        ("hairpinMode", json!(1)), ("args", json!([])), ("dns", json!("8.8.8.8")), ("runtimeConfig", json!(1))]
+    {
+        let config = merged(config("bridge", "1.0.0"), &json!({key: value}));
+        call(&lab, "bridge", "ADD").config(&config).run().fails_with(999, &[key]);
+    }
+    assert_eq!(lab.link("cni0"), Value::Null);
 }
 
 #[test]

@@ -23,9 +23,11 @@ impl Snapshot {
         assert!(self == after, "gone:\n{}new:\n{}", only(&self.0, &after.0), only(&after.0, &self.0));
     }
 
-    /// The facts, for tests that look for one.
-    pub fn lines(&self) -> &[String] {
-        &self.0
+    /// The same facts after a change of every line, sorted again.
+    pub fn map(self, change: impl Fn(&str) -> String) -> Snapshot {
+        let mut lines: Vec<_> = self.0.iter().map(|line| change(line)).collect();
+        lines.sort();
+        Snapshot(lines)
     }
 }
 
@@ -81,12 +83,19 @@ impl Lab {
     /// Lines of `iptables-save` and its sisters that are rules or chains of ours.
     pub fn rules(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for reader in ["iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save"] {
+        for reader in ["iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"] {
             let text = self.ok(reader);
             let rules = text.lines().filter(|line| line.starts_with("-A ") || line.starts_with(":CNI-"));
             lines.extend(rules.map(|line| format!("{reader} {line}")));
         }
         lines
+    }
+
+    /// Makes `iptables` and `ip6tables` the flavour `nft` or `legacy`, as update-alternatives would.
+    pub fn install_iptables(&self, flavour: &str) {
+        for name in ["iptables", "ip6tables"] {
+            self.ok(&format!("ln -sf /usr/sbin/{name}-{flavour} /etc/alternatives/{name}"));
+        }
     }
 
     /// Everything a plugin could leave: links, addresses, routes, rules, kernel switches, files.
