@@ -33,16 +33,36 @@ fn failures() -> Vec<(&'static str, Value, Vec<&'static str>)> {
     let twice = json!({"type": "static", "subnet": null, "ranges": null,
         "addresses": [{"address": "10.1.2.9/24"}, {"address": "10.1.2.9/24"}]});
     vec![
-        ("an unreachable gateway", routes(json!([{"dst": "10.9.0.0/16", "gw": "192.0.2.1"}])), vec!["10.9.0.0", "unreachable"]),
+        (
+            "an unreachable gateway",
+            routes(json!([{"dst": "10.9.0.0/16", "gw": "192.0.2.1"}])),
+            vec!["10.9.0.0", "unreachable"],
+        ),
         (
             "the same route twice",
             routes(json!([{"dst": "10.9.0.0/16"}, {"dst": "10.9.0.0/16"}])),
             vec!["failed to add route", "10.9.0.0", "file exists"],
         ),
-        ("the same address twice", json!({"isDefaultGateway": false, "ipam": twice}), vec!["10.1.2.9/24", "file exists"]),
-        ("an IPAM plugin that is not there", json!({"ipam": {"type": "nope"}}), vec!["failed to find plugin \"nope\" in path"]),
-        ("an IPAM type with a slash", json!({"ipam": {"type": "../bin/static"}}), vec!["invalid plugin name: ../bin/static"]),
-        ("a range that is none", json!({"ipam": {"subnet": "10.1.2.0/31", "ranges": null}}), vec!["too small to allocate from"]),
+        (
+            "the same address twice",
+            json!({"isDefaultGateway": false, "ipam": twice}),
+            vec!["10.1.2.9/24", "file exists"],
+        ),
+        (
+            "an IPAM plugin that is not there",
+            json!({"ipam": {"type": "nope"}}),
+            vec!["failed to find plugin \"nope\" in path"],
+        ),
+        (
+            "an IPAM type with a slash",
+            json!({"ipam": {"type": "../bin/static"}}),
+            vec!["invalid plugin name: ../bin/static"],
+        ),
+        (
+            "a range that is none",
+            json!({"ipam": {"subnet": "10.1.2.0/31", "ranges": null}}),
+            vec!["too small to allocate from"],
+        ),
         ("an MTU that no link takes", json!({"mtu": 10}), vec!["invalid argument"]),
         ("a negative MTU", json!({"mtu": -1}), vec![]),
     ]
@@ -137,7 +157,10 @@ fn with_ipam(script: &str) -> (Lab, Outcome) {
     let lab = Lab::new();
     lab.netns("ns1");
     lab.executable("/run/lab/bin/my-ipam", &format!("#!/bin/sh\ncat >/dev/null\n{script}\n"));
-    let call = lab.plugin("bridge").env("CNI_PATH", "/run/lab/bin").config(&bridge_config(&json!({"ipam": {"type": "my-ipam"}})));
+    let call = lab
+        .plugin("bridge")
+        .env("CNI_PATH", "/run/lab/bin")
+        .config(&bridge_config(&json!({"ipam": {"type": "my-ipam"}})));
     let outcome = call.run();
     (lab, outcome)
 }
@@ -162,9 +185,15 @@ fn errors_of_an_ipam_plugin_pass_through() {
 
 #[test]
 fn better_ipam_answers_that_are_no_result_leave_no_link() {
-    for script in ["true", "echo '[]'", "echo zz", r#"echo '{"cniVersion":"1.0.0","ips":[{"address":"x"}]}'"#,
-        r#"echo '{"cniVersion":"9.9.9"}'"#, r#"echo '{"cniVersion":"1.0.0"}'"#, "echo null"]
-    {
+    for script in [
+        "true",
+        "echo '[]'",
+        "echo zz",
+        r#"echo '{"cniVersion":"1.0.0","ips":[{"address":"x"}]}'"#,
+        r#"echo '{"cniVersion":"9.9.9"}'"#,
+        r#"echo '{"cniVersion":"1.0.0"}'"#,
+        "echo null",
+    ] {
         let (lab, outcome) = with_ipam(script);
         outcome.error();
         assert_eq!(lab.veths(), [""; 0], "{script}");

@@ -229,7 +229,9 @@ fn the_containers_mac_comes_from_runtime_then_args_then_cni_args() {
     let lab = lab();
     let runtime = json!({"runtimeConfig": {"mac": "02:00:00:00:00:03"}, "args": {"cni": {"mac": "02:00:00:00:00:02"}}});
     let args = json!({"args": {"cni": {"mac": "02-00-00-00-00-02"}}});
-    for (changes, mac) in [(runtime, "02:00:00:00:00:03"), (args, "02:00:00:00:00:02"), (json!({}), "02:00:00:00:00:01")] {
+    for (changes, mac) in
+        [(runtime, "02:00:00:00:00:03"), (args, "02:00:00:00:00:02"), (json!({}), "02:00:00:00:00:01")]
+    {
         let call = lab.plugin("bridge").config(&bridge_config(&changes)).args("MAC=02:00:00:00:00:01;IgnoreUnknown=1");
         let result = call.run().result();
         assert_eq!(result["interfaces"][2]["mac"], mac);
@@ -368,7 +370,8 @@ fn containers_of_one_bridge_reach_one_another() {
 fn one_container_may_have_two_attachments() {
     let lab = lab();
     add(&lab, &json!({"isGateway": true})).result();
-    let second = bridge_config(&json!({"name": "net2", "bridge": "cni1", "isGateway": true, "ipam": {"subnet": "10.3.0.0/24"}}));
+    let second =
+        bridge_config(&json!({"name": "net2", "bridge": "cni1", "isGateway": true, "ipam": {"subnet": "10.3.0.0/24"}}));
     let call = lab.plugin("bridge").ifname("net1").config(&second);
     call.run().result();
     reaches(&lab, "ns1", "10.1.2.1");
@@ -384,7 +387,10 @@ fn newer_a_second_add_of_the_same_interface_fails_and_takes_no_address() {
     add(&lab, &json!({})).result();
     let error = add(&lab, &json!({})).error();
     let text = crate::lab::without_random_names(&error.1);
-    assert_eq!((error.0, text.as_str()), (999, "container veth name (\"eth0\") peer provided (\"VETH\") already exists"));
+    assert_eq!(
+        (error.0, text.as_str()),
+        (999, "container veth name (\"eth0\") peer provided (\"VETH\") already exists")
+    );
     assert_eq!(lab.reserved("net"), ["10.1.2.2"]);
     assert_eq!(lab.addresses("ns1", "eth0"), ["10.1.2.2/24"]);
     assert_eq!(lab.veths().len(), 1);

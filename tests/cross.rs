@@ -24,7 +24,8 @@ fn configurations() -> Vec<(&'static str, Value)> {
     let ranges = json!([[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00:1:2::/64"}]]);
     let dual = json!({"isDefaultGateway": true, "ipMasq": true, "ipam": {"subnet": null, "ranges": ranges}});
     let routes = json!([{"dst": "10.50.0.0/16", "gw": "10.1.2.1"}, {"dst": "10.51.0.0/16", "gw": "10.1.2.9"}]);
-    let fixed = json!({"type": "static", "subnet": null, "addresses": [{"address": "10.1.2.7/24", "gateway": "10.1.2.1"}]});
+    let fixed =
+        json!({"type": "static", "subnet": null, "addresses": [{"address": "10.1.2.7/24", "gateway": "10.1.2.1"}]});
     vec![
         ("walk-through", walk.clone()),
         ("old version", merged(walk, &json!({"cniVersion": "0.4.0"}))),

@@ -127,7 +127,8 @@ fn a_range_set_continues_in_its_next_range() {
 #[test]
 fn addresses_may_be_requested_in_three_ways() {
     let lab = Lab::new();
-    let ipam = json!({"ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "10.3.0.0/24"}], [{"subnet": "10.5.0.0/24"}]]});
+    let ipam =
+        json!({"ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "10.3.0.0/24"}], [{"subnet": "10.5.0.0/24"}]]});
     let mut config = host_local_config(&ipam);
     config["args"] = json!({"cni": {"ips": ["10.3.0.50/24"]}});
     config["runtimeConfig"] = json!({"ips": ["10.5.0.60"]});
@@ -142,7 +143,8 @@ fn requests_that_cannot_be_met_say_why_and_reserve_nothing() {
     let ipam = json!({"subnet": "10.1.2.0/24"});
     assert_eq!(add(&lab, "other", &ipam), ["10.1.2.2/24"]);
     let set = "10.1.2.1-10.1.2.254";
-    let taken = format!("failed to allocate for range 0: requested IP address 10.1.2.2 is not available in range set {set}");
+    let taken =
+        format!("failed to allocate for range 0: requested IP address 10.1.2.2 is not available in range set {set}");
     for (args, error) in [
         ("IP=10.1.2.2", taken.as_str()),
         ("IP=10.1.2.1", "failed to allocate for range 0: requested ip 10.1.2.1 is subnet's gateway"),
@@ -158,7 +160,8 @@ fn requests_that_cannot_be_met_say_why_and_reserve_nothing() {
 fn the_same_attachment_gets_no_second_address() {
     let lab = Lab::new();
     let ipam = json!({"subnet": "10.1.2.0/24"});
-    let again = "failed to allocate for range 0: 10.1.2.2 has been allocated to c1, duplicate allocation is not allowed";
+    let again =
+        "failed to allocate for range 0: 10.1.2.2 has been allocated to c1, duplicate allocation is not allowed";
     lab.netns("ns1");
     assert_eq!(add(&lab, "c1", &ipam), ["10.1.2.2/24"]);
     call(&lab, &ipam).run().fails(999, again);
@@ -222,10 +225,7 @@ fn configurations_that_make_no_sense_are_refused_with_the_references_words() {
             json!({"ranges": [[{"subnet": "10.0.1.0/24"}, {"subnet": "10.0.0.0/16"}]]}),
             "invalid range set 0: subnets 10.0.1.1-10.0.1.254 and 10.0.0.1-10.0.255.254 overlap",
         ),
-        (
-            json!({"ranges": [[{"subnet": "10.0.1.0/24"}], [{"subnet": "10.0.0.0/16"}]]}),
-            "range set 0 overlaps with 1",
-        ),
+        (json!({"ranges": [[{"subnet": "10.0.1.0/24"}], [{"subnet": "10.0.0.0/16"}]]}), "range set 0 overlaps with 1"),
     ];
     for (ipam, text) in network_texts {
         call(&lab, &ipam).run().fails(999, text);
@@ -294,7 +294,8 @@ fn files_of_old_releases_that_hold_only_the_id_are_honoured() {
     lab.write("/var/lib/cni/networks/net/10.1.2.2", "c1");
     call(&lab, &ipam).verb("CHECK").run().silent();
     assert_eq!(add(&lab, "c2", &ipam), ["10.1.2.3/24"]);
-    let again = "failed to allocate for range 0: 10.1.2.2 has been allocated to c1, duplicate allocation is not allowed";
+    let again =
+        "failed to allocate for range 0: 10.1.2.2 has been allocated to c1, duplicate allocation is not allowed";
     call(&lab, &ipam).run().fails(999, again);
     del(&lab, "c1", &ipam);
     assert_eq!(lab.reserved("net"), ["10.1.2.3"]);

@@ -15,12 +15,16 @@
 #![allow(unsafe_code, reason = "entering the lab's namespaces between fork and exec: see lab::enter_before_exec")]
 
 mod accidents;
+mod architecture;
 mod bridge;
 mod bridge_after;
+mod cnitool;
 mod cross;
+mod dispatch;
 mod host_local;
 mod lab;
 mod loopback;
 mod masquerade;
 mod protocol;
 mod static_ipam;
+mod walkthroughs;

@@ -145,7 +145,8 @@ fn configurations_that_are_no_network_are_refused_with_their_codes() {
 #[test]
 fn malformed_json_is_a_decoding_error() {
     let lab = Lab::new();
-    let inputs = ["{", "[]", "{\"name\":", "5", "\"text\"", "nul", r#"{"name":5}"#, r#"{"name":"n"} x"#, r#"{"name":"n"}{}"#];
+    let inputs =
+        ["{", "[]", "{\"name\":", "5", "\"text\"", "nul", r#"{"name":5}"#, r#"{"name":"n"} x"#, r#"{"name":"n"}{}"#];
     for plugin in PLUGINS {
         for verb in ["ADD", "DEL"] {
             for stdin in inputs {
@@ -164,9 +165,16 @@ fn wrong_types_are_errors_of_the_plugin_that_name_the_key() {
             call(&lab, plugin, "ADD").config(&config).run().fails_with(999, &["ipam"]);
         }
     }
-    for (key, value) in [("mtu", json!("1500")), ("isGateway", json!("yes")), ("bridge", json!(5)), ("mtu", json!(1.5)),
-        ("hairpinMode", json!(1)), ("args", json!([])), ("dns", json!("8.8.8.8")), ("runtimeConfig", json!(1))]
-    {
+    for (key, value) in [
+        ("mtu", json!("1500")),
+        ("isGateway", json!("yes")),
+        ("bridge", json!(5)),
+        ("mtu", json!(1.5)),
+        ("hairpinMode", json!(1)),
+        ("args", json!([])),
+        ("dns", json!("8.8.8.8")),
+        ("runtimeConfig", json!(1)),
+    ] {
         let config = merged(config("bridge", "1.0.0"), &json!({key: value}));
         call(&lab, "bridge", "ADD").config(&config).run().fails_with(999, &[key]);
     }
@@ -236,7 +244,8 @@ fn newer_gc_and_status_need_1_1_0_and_no_command_takes_a_version_of_the_future()
             let odd = call(&lab, plugin, verb).config(&config(plugin, "1.1.0.0"));
             odd.run().fails(6, "invalid version \"1.1.0.0\": too many parts");
             let text = call(&lab, plugin, verb).config(&config(plugin, "x"));
-            text.run().fails(6, "failed to convert major version part \"x\": strconv.Atoi: parsing \"x\": invalid syntax");
+            text.run()
+                .fails(6, "failed to convert major version part \"x\": strconv.Atoi: parsing \"x\": invalid syntax");
         }
     }
 }

@@ -30,7 +30,8 @@ fn addresses_routes_and_dns_are_handed_on() {
 #[test]
 fn host_bits_and_foreign_gateways_are_kept_and_mapped_addresses_become_v4() {
     let lab = Lab::new();
-    let ipam = json!({"addresses": [{"address": "10.1.2.3/8", "gateway": "192.0.2.1"}, {"address": "::ffff:10.0.0.1/120"}]});
+    let ipam =
+        json!({"addresses": [{"address": "10.1.2.3/8", "gateway": "192.0.2.1"}, {"address": "::ffff:10.0.0.1/120"}]});
     let result = call(&lab, &ipam).run().result();
     assert_eq!(result["ips"], json!([{"address": "10.1.2.3/8", "gateway": "192.0.2.1"}, {"address": "10.0.0.1/24"}]));
 }
@@ -93,7 +94,8 @@ fn a_bad_address_is_not_reported_when_it_is_replaced() {
 #[test]
 fn old_versions_carry_one_address_per_family() {
     let lab = Lab::new();
-    let two = json!({"cniVersion": "0.2.0", "ipam": {"addresses": [{"address": "10.1.2.3/24"}, {"address": "10.1.2.4/24"}]}});
+    let two =
+        json!({"cniVersion": "0.2.0", "ipam": {"addresses": [{"address": "10.1.2.3/24"}, {"address": "10.1.2.4/24"}]}});
     let text = "CNI version 0.2.0 does not support more than 1 address per family";
     call_with(&lab, &two).run().fails(999, text);
     let none = json!({"cniVersion": "0.2.0", "ipam": {"addresses": []}});
