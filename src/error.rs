@@ -7,6 +7,8 @@ pub use nix::errno::Errno;
 
 /// Error codes of the CNI specification 1.1.0 (section "Error") and of the reference implementation.
 pub mod code {
+    /// A delegate failed without an error object.
+    pub const UNKNOWN: u32 = 0;
     /// The plugin does not speak the configuration's `cniVersion`.
     pub const INCOMPATIBLE_VERSION: u32 = 1;
     /// A configuration key or value that this plugin does not support.

@@ -1,5 +1,12 @@
 //! All CNI reference plugins and cnitool in one binary. `ARCHITECTURE.md` is the map.
 
+pub mod applets;
+pub mod cni;
+pub mod dispatch;
 pub mod error;
+pub mod firewall;
+mod install;
+pub mod ipam;
+pub mod net;
 pub mod netlink;
 pub mod sys;

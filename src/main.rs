@@ -1,2 +1,5 @@
 //! The binary: everything happens in `dispatch`.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    cni_box::dispatch::main()
+}

@@ -112,18 +112,17 @@ impl Connection {
         Err(Error::from(Errno::EINTR).context("netlink dump kept being interrupted by changes"))
     }
 
-    /// Sends messages that the kernel takes as one transaction (nfnetlink batches): all are acknowledged or the first
-    /// refusal is the error. `begin` and `end` frame the batch and are not acknowledged.
-    pub fn transaction(&mut self, begin: Message, messages: Vec<Message>, end: Message) -> Result<()> {
-        let mut bytes = Vec::new();
-        let mut last = end;
-        for (mut message, flags) in
-            std::iter::once((begin, 0)).chain(messages.into_iter().map(|message| (message, ACK)))
-        {
-            message.add_flags(flags);
+    /// Sends messages that the kernel takes as one transaction (nfnetlink batches): all are done or the first refusal is
+    /// the error. `begin` and `end` frame the batch. Refusals come unasked, so only the last message between them is
+    /// acknowledged: without any answer nobody has taken the batch.
+    pub fn transaction(&mut self, begin: Message, mut messages: Vec<Message>, end: Message) -> Result<()> {
+        if let Some(last) = messages.last_mut() {
+            last.add_flags(ACK);
+        }
+        let mut bytes = Vec::with_capacity(messages.len() * 512);
+        for mut message in std::iter::once(begin).chain(messages).chain([end]) {
             bytes.extend_from_slice(self.number(&mut message));
         }
-        bytes.extend_from_slice(self.number(&mut last));
         self.socket.send(&bytes)?;
         self.drain_verdicts()
     }
@@ -187,17 +186,17 @@ impl Connection {
 
     /// Reads what a transaction has queued. The kernel has finished with it when send returns, so nothing is waited for.
     fn drain_verdicts(&mut self) -> Result<()> {
-        let mut outcome = Ok(());
+        let mut outcome = None;
         while self.socket.receive(&mut self.buffer, false)? {
             let mut rest = self.buffer.as_slice();
             while let Some((reply, behind)) = Reply::split(rest) {
-                if reply.kind == ERROR && outcome.is_ok() {
-                    outcome = reply.verdict();
+                if reply.kind == ERROR && !matches!(outcome, Some(Err(_))) {
+                    outcome = Some(reply.verdict());
                 }
                 rest = behind;
             }
         }
-        outcome
+        outcome.unwrap_or_else(|| Err(Error::internal("the kernel did not answer a transaction")))
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod attributes;
 pub mod connection;
 pub mod message;
+pub mod nftables;
 pub mod route;
 
 pub use attributes::{Attribute, Attributes};

@@ -17,7 +17,7 @@ pub enum Mode {
 
 /// A held lock; dropping it releases the lock and closes the file.
 #[derive(Debug)]
-pub struct Lock(File);
+pub struct Lock(#[expect(dead_code, reason = "the open file is the lock")] File);
 
 impl Lock {
     /// Waits for the lock without limit.
@@ -40,11 +40,6 @@ impl Lock {
             // flock has no timed form: poll, gently enough not to burn the processor under contention.
             pause = (pause * 2).min(Duration::from_millis(20));
         }
-    }
-
-    /// Changes how the lock is held. The kernel releases the old lock first, so others may come in between.
-    pub fn convert(&self, mode: Mode) -> Result<()> {
-        Ok(flock(&self.0, operation(mode))?)
     }
 }
 

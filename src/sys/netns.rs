@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::fstatfs;
 
-use crate::error::{Error, Result};
+use crate::error::{Errno, Error, Result};
 
 /// Namespace of the calling thread.
 const OWN: &str = "/proc/thread-self/ns/net";
@@ -40,6 +40,19 @@ impl Netns {
         }
         let magic = fstatfs(&file).map_or(0, |stat| stat.filesystem_type().0);
         Err(Error::internal(format!("unknown FS magic on {path:?}: {magic:x}")))
+    }
+
+    /// Opens the namespace for DEL: `None` when there is none left. An empty path, a missing file, and a file that is no
+    /// namespace (a mount point whose namespace a reboot took away) all mean that it is gone.
+    pub fn open_if_left(path: &str) -> Result<Option<Self>> {
+        if path.is_empty() {
+            return Ok(None);
+        }
+        match Netns::open(path) {
+            Ok(netns) => Ok(Some(netns)),
+            Err(error) if matches!(error.errno, None | Some(Errno::ENOENT | Errno::ENOTDIR)) => Ok(None),
+            Err(error) => Err(error.context(&format!("failed to open netns {path:?}"))),
+        }
     }
 
     /// The namespace this thread is in.

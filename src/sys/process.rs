@@ -1,5 +1,6 @@
 //! Running another program to its end: the only exec there is, of plugins that are not ours.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,14 +28,14 @@ pub struct Finished {
 const BUSY_TRIES: u32 = 6;
 
 /// Runs `path` with exactly this environment, feeds it `stdin` and collects what it prints.
-pub fn run(path: &str, environment: &[(String, String)], stdin: &[u8]) -> Result<Finished> {
+pub fn run(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Finished> {
     let mut child = spawn(path, environment)?;
     let (stdout, stderr) = converse(&mut child, stdin);
     let status = child.wait()?;
     Ok(Finished { failure: describe(status), stdout, stderr })
 }
 
-fn spawn(path: &str, environment: &[(String, String)]) -> Result<Child> {
+fn spawn(path: &str, environment: &[(OsString, OsString)]) -> Result<Child> {
     let mut command = Command::new(path);
     command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

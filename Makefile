@@ -1,0 +1,51 @@
+# cni-box: `make` builds it, `make help` lists the rest. What a goal does is in the script it names.
+
+TARGET  ?= x86_64-unknown-linux-musl
+OUT     := $(abspath $(or $(CARGO_TARGET_DIR),target))
+BINARY  := $(OUT)/cni-box
+CNI_REFERENCE_DIR ?= /usr/lib/cni
+
+export TARGET OUT CNI_REFERENCE_DIR
+export CNI_BOX_BIN := $(BINARY)
+
+# Steps share the package manager and the target directory.
+.NOTPARALLEL:
+.PHONY: static deps size test run bench lint clean help
+
+## (nothing): the static binary, at target/cni-box
+static:
+	@scripts/build-static.sh
+
+## size: what is in the binary's bytes, and how many there are
+size: static
+	@scripts/size.sh
+
+## deps: the programs that tests, walk-through and bench call (Debian packages; as root, only what is missing)
+deps:
+	@scripts/install-deps.sh
+
+## test: everything CI checks: lint, unit tests, the tests against the kernel
+test: deps static lint
+	@scripts/test.sh
+
+## run: the redis walk-through, in namespaces of its own: nothing on this machine changes
+run: deps static
+	@scripts/walkthrough.sh
+
+## bench: bare kernel work, cni-box and the reference plugins side by side
+bench: deps static
+	@scripts/bench.sh
+
+## lint: formatting and clippy, warnings are errors
+lint:
+	@cargo fmt --check
+	@cargo clippy --locked --all-targets --quiet -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; fi
+
+## clean: remove everything built
+clean:
+	@rm -rf $(OUT)
+
+## help: this list
+help:
+	@sed -n 's/^## /  make /p' $(firstword $(MAKEFILE_LIST))

@@ -1,0 +1,265 @@
+//! `bridge`: connects a container to a Linux bridge on the host by a veth pair.
+//!
+//! | key | default | meaning |
+//! |---|---|---|
+//! | `bridge` | `cni0` | the bridge; created when it is missing |
+//! | `isGateway` | false | the bridge gets each network's gateway address; the host forwards |
+//! | `isDefaultGateway` | false | `isGateway`, and the container's default routes lead there |
+//! | `forceAddress` | false | a different gateway address on the bridge is replaced |
+//! | `ipMasq`, `ipMasqBackend` | false, `iptables` | traffic leaving the network is masqueraded |
+//! | `mtu` | kernel's | of both veth ends, and of a bridge created here |
+//! | `hairpinMode` | false | the port sends packets back to where they came from |
+//! | `promiscMode` | false | the bridge takes all packets |
+//! | `enabledad` | false | IPv6 duplicate address detection in the container |
+//! | `disableContainerInterface` | false | the container's end stays down |
+//! | `ipam`, `dns` | | address management plugin; name resolution to report |
+//!
+//! The container's hardware address is taken from `runtimeConfig.mac`, `args.cni.mac` or CNI_ARGS `MAC`.
+//!
+//! Left behind on purpose, as by the reference: the bridge with its address, and forwarding.
+
+mod check;
+mod setup;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::cni::args::Args;
+use crate::cni::delegate::Delegate;
+use crate::cni::result::{Dns, Interface};
+use crate::cni::{CniResult, NetworkConfig, Object, Plugin, Request, Undo};
+use crate::error::{Context, Error, Failures, Result, code};
+use crate::firewall::flavour::Flavour;
+use crate::firewall::masquerade::Masquerade;
+use crate::net::{Handle, Mac, Netns, veth};
+
+/// The applet.
+pub static BRIDGE: Bridge = Bridge;
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Bridge;
+
+/// A configuration that can be carried out.
+#[derive(Debug)]
+struct Conf {
+    bridge: String,
+    is_gateway: bool,
+    is_default_gateway: bool,
+    force_address: bool,
+    ip_masq: bool,
+    /// Iptables flavour demanded by the environment.
+    flavour: Option<Flavour>,
+    mtu: u32,
+    hairpin: bool,
+    promiscuous: bool,
+    enable_dad: bool,
+    disable_container_interface: bool,
+    mac: Option<Mac>,
+    ipam: String,
+    /// `dns` if the configuration sets anything there.
+    dns: Option<Dns>,
+}
+
+impl Plugin for Bridge {
+    fn name(&self) -> &'static str {
+        "bridge"
+    }
+
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let conf = Conf::for_add(request)?;
+        let container = open_netns(request)?;
+        setup::attach(&conf, request, &container, undo)
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::decode(&request.config)?;
+        container_mac(request)?;
+        let container = open_netns(request)?;
+        if !conf.ipam.is_empty() {
+            Delegate::find(&conf.ipam, request)?.call(request)?;
+        }
+        check::check(&conf, request, &container)
+    }
+
+    /// Carries on past each failure, so that nothing is kept because something else could not be removed.
+    fn del(&self, request: &Request<'_>) -> Result<()> {
+        let config = &request.config;
+        let ipam = config.ipam_type().context("failed to load netconf")?;
+        let mut failures = Failures::default();
+        let addresses = failures.note(remove_interface(request)).flatten();
+        if !ipam.is_empty() {
+            failures.note(Delegate::find(ipam, request).and_then(|ipam| ipam.call(request)));
+            if config.top().boolean("ipMasq")? {
+                failures.note(masquerade(request).del(addresses.as_deref()));
+            }
+        }
+        failures.finish()
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<()> {
+        call_ipam(request)
+    }
+
+    fn status(&self, request: &Request<'_>) -> Result<()> {
+        call_ipam(request)
+    }
+}
+
+/// Passes a call that concerns the whole network on to the IPAM plugin, if there is one.
+fn call_ipam(request: &Request<'_>) -> Result<()> {
+    match request.config.ipam_type().context("failed to load netconf")? {
+        "" => Ok(()),
+        ipam => Delegate::find(ipam, request)?.call(request),
+    }
+}
+
+impl Conf {
+    /// Decodes and refuses what ADD cannot do, before anything is touched.
+    fn for_add(request: &Request<'_>) -> Result<Conf> {
+        let mut conf = Conf::decode(&request.config)?;
+        conf.mac = container_mac(request)?;
+        conf.flavour = forced_flavour(request)?;
+        if conf.disable_container_interface && !conf.ipam.is_empty() {
+            return Err(Error::internal("cannot use IPAM when DisableContainerInterface flag is set"));
+        }
+        if conf.hairpin && conf.promiscuous {
+            return Err(Error::internal("cannot set hairpin mode and promiscuous mode at the same time"));
+        }
+        refuse_unsupported(&request.config.top())?;
+        Ok(conf)
+    }
+
+    fn decode(config: &NetworkConfig) -> Result<Conf> {
+        Conf::decode_keys(config).context("failed to load netconf")
+    }
+
+    fn decode_keys(config: &NetworkConfig) -> Result<Conf> {
+        let top = config.top();
+        let is_default_gateway = top.boolean("isDefaultGateway")?;
+        let bridge = if top.get("bridge").is_some() { top.string("bridge")? } else { "cni0" };
+        let mtu = top.integer("mtu")?.max(0);
+        Ok(Conf {
+            bridge: bridge.to_string(),
+            is_gateway: top.boolean("isGateway")? || is_default_gateway,
+            is_default_gateway,
+            force_address: top.boolean("forceAddress")?,
+            ip_masq: top.boolean("ipMasq")?,
+            flavour: None,
+            mtu: u32::try_from(mtu).map_err(|_| Error::internal(format!("invalid mtu {mtu}")))?,
+            hairpin: top.boolean("hairpinMode")?,
+            promiscuous: top.boolean("promiscMode")?,
+            enable_dad: top.boolean("enabledad")?,
+            disable_container_interface: top.boolean("disableContainerInterface")?,
+            mac: None,
+            ipam: config.ipam_type()?.to_string(),
+            dns: configured_dns(config)?,
+        })
+    }
+}
+
+/// `dns` counts as configured when any of its keys is set, even to an empty list.
+fn configured_dns(config: &NetworkConfig) -> Result<Option<Dns>> {
+    let dns = config.dns()?;
+    let lists = ["nameservers", "search", "options"];
+    let object = config.top().object("dns")?;
+    let set = object.is_some_and(|dns| lists.iter().any(|key| dns.get(key).is_some()));
+    Ok((set || !dns.domain.is_empty()).then_some(dns))
+}
+
+/// Settings of the reference that this version does not have yet. Ignoring them would open what they close.
+fn refuse_unsupported(top: &Object<'_>) -> Result<()> {
+    let wants = |key: &str| Ok::<_, Error>(top.boolean(key)?.then_some(key.to_string()));
+    let vlan = (top.integer("vlan")? != 0).then_some("vlan".to_string());
+    let trunk = top.get("vlanTrunk").map(|_| "vlanTrunk".to_string());
+    let backend = match top.string("ipMasqBackend")? {
+        "" | "iptables" => None,
+        "nftables" => Some("ipMasqBackend nftables".to_string()),
+        other => return Err(Error::internal(format!("unknown ipmasq backend {other:?}"))),
+    };
+    let flags = [wants("preserveDefaultVlan")?, wants("macspoofchk")?, wants("portIsolation")?];
+    match [vlan, trunk, backend].into_iter().chain(flags).flatten().next() {
+        None => Ok(()),
+        Some(key) => {
+            let msg = format!("bridge: {key} is not supported by this version of cni-box");
+            Err(Error::new(code::UNSUPPORTED_FIELD, msg).with_details("remove the key, or use the reference plugin"))
+        }
+    }
+}
+
+/// The hardware address asked for: the most specific wish wins.
+fn container_mac(request: &Request<'_>) -> Result<Option<Mac>> {
+    let args = Args::parse(&request.args, &["MAC"])?;
+    let config = &request.config;
+    let mut wish = args.get("MAC").unwrap_or("");
+    for object in [config.args_cni()?, config.runtime()?].into_iter().flatten() {
+        let mac = object.string("mac")?;
+        wish = if mac.is_empty() { wish } else { mac };
+    }
+    match wish {
+        "" => Ok(None),
+        wish => Mac::parse(wish).map(Some).context("failed to make veth pair"),
+    }
+}
+
+fn open_netns(request: &Request<'_>) -> Result<Netns> {
+    Netns::open(&request.netns).with_context(|| format!("failed to open netns {:?}", request.netns))
+}
+
+/// The rules for this attachment's addresses.
+fn masquerade<'r>(request: &'r Request<'_>) -> Masquerade<'r> {
+    Masquerade { network: &request.config.name, container: &request.container_id }
+}
+
+/// The iptables flavour that the administrator demands, if any.
+fn forced_flavour(request: &Request<'_>) -> Result<Option<Flavour>> {
+    match request.host.variable("CNI_BOX_IPTABLES").as_str() {
+        "" => Ok(None),
+        name => Flavour::parse(name).map(Some).context("CNI_BOX_IPTABLES"),
+    }
+}
+
+/// Deletes the interface and gives the addresses it had, as far as anybody knows them: read from the interface, or else
+/// from prevResult. Where the namespace cannot be reached any more the pair is deleted from the host's end.
+fn remove_interface(request: &Request<'_>) -> Result<Option<Vec<IpAddr>>> {
+    let found = match Netns::open_if_left(&request.netns)? {
+        Some(container) => remove_from(&container, &request.ifname)?,
+        None => remove_host_end(request)?,
+    };
+    let remembered = || Some(request.config.prev_result().ok()??.ips.iter().map(|ip| ip.address.addr()).collect());
+    Ok(found.or_else(remembered))
+}
+
+fn remove_from(container: &Netns, ifname: &str) -> Result<Option<Vec<IpAddr>>> {
+    let mut inside = Handle::inside(container)?;
+    let Some(link) = inside.find_link(ifname)? else { return Ok(None) };
+    let addresses = inside.addresses(link.index)?;
+    let deleted = inside.delete_link(link.index);
+    deleted.with_context(|| format!("failed to delete {ifname:?} in {:?}", container.path()))?;
+    Ok(Some(addresses.iter().map(|address| address.net.addr()).collect()))
+}
+
+/// Deletes the host's end that prevResult names, if it is still the one: a veth with the same hardware address.
+fn remove_host_end(request: &Request<'_>) -> Result<Option<Vec<IpAddr>>> {
+    let Ok(Some(previous)) = request.config.prev_result() else { return Ok(None) };
+    let mut host = Handle::current()?;
+    for interface in previous.interfaces.iter().filter(|interface| interface.sandbox.is_empty()) {
+        match host.find_link(&interface.name)? {
+            Some(link) if link.kind == "veth" && link.mac.to_string() == interface.mac => veth::delete(&link.name)?,
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// The interface entry of a result.
+fn entry(name: &str, mac: &Mac, sandbox: &str) -> Interface {
+    Interface { name: name.to_string(), mac: mac.to_string(), sandbox: sandbox.to_string(), ..Interface::default() }
+}
+
+/// The default route of an address's family.
+fn default_route(like: IpAddr) -> IpNet {
+    let any: IpAddr = if like.is_ipv4() { [0u8; 4].into() } else { [0u8; 16].into() };
+    IpNet::new_assert(any, 0)
+}

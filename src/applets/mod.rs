@@ -1,0 +1,90 @@
+//! The applets, one file (or folder) each, and the table of them. An applet speaks to `cni`, `ipam`, `net` and `firewall`,
+//! never to the layers below and never to another applet: it calls other plugins as any plugin does, by name.
+
+pub mod bridge;
+pub mod loopback;
+
+use crate::cni::serve::Answer;
+use crate::cni::{Host, Plugin};
+
+/// A name that the binary answers to.
+pub struct Applet {
+    /// The name, as in CNI_PATH and on the command line.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// The two kinds of applet.
+pub enum Kind {
+    /// Called by runtimes, through environment and standard input.
+    Plugin(&'static dyn Plugin),
+    /// Called by people, with arguments (without the program's name).
+    Tool(fn(&[String], &Host) -> Answer),
+}
+
+/// All applets, sorted by name.
+pub const APPLETS: &[Applet] = &[plugin("bridge", &bridge::BRIDGE), plugin("loopback", &loopback::LOOPBACK)];
+
+const fn plugin(name: &'static str, plugin: &'static dyn Plugin) -> Applet {
+    Applet { name, kind: Kind::Plugin(plugin) }
+}
+
+/// The files in this folder, from build.rs.
+const FILES: &[&str] = include!(concat!(env!("OUT_DIR"), "/applet_files.rs"));
+
+/// File and table must agree, or the program does not compile.
+const _: () = {
+    assert!(FILES.len() == APPLETS.len(), "src/applets and the APPLETS table differ in number");
+    let mut row = 0;
+    while row < FILES.len() {
+        #[allow(clippy::indexing_slicing)] // Evaluated by the compiler; `row` is in range of both.
+        let same = same_text(FILES[row], APPLETS[row].name);
+        assert!(same, "src/applets and the sorted APPLETS table differ");
+        row += 1;
+    }
+};
+
+const fn same_text(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut at = 0;
+    if a.len() != b.len() {
+        return false;
+    }
+    while at < a.len() {
+        #[allow(clippy::indexing_slicing)] // Evaluated by the compiler; `at` is in range of both.
+        if a[at] != b[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// The applet with this name.
+pub fn find(name: &str) -> Option<&'static Applet> {
+    APPLETS.iter().find(|applet| applet.name == name)
+}
+
+/// The plugin with this name.
+pub fn find_plugin(name: &str) -> Option<&'static dyn Plugin> {
+    match find(name)?.kind {
+        Kind::Plugin(plugin) => Some(plugin),
+        Kind::Tool(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_call_themselves_what_the_table_calls_them() {
+        assert!(APPLETS.is_sorted_by_key(|applet| applet.name));
+        for applet in APPLETS {
+            if let Kind::Plugin(plugin) = applet.kind {
+                assert_eq!(plugin.name(), applet.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! JSON as Go writes it: a chosen or sorted key order, four-space indentation or none, and `<`, `>`, `&` escaped. Reading
+//! is serde_json's; the texts for empty input are Go's.
+
+use std::fmt::Write;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// JSON to be written. Unlike [`Value`], whose objects are sorted, an object here keeps the order it was given.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Node {
+    /// Anything parsed or simple; objects inside are written sorted.
+    Value(Value),
+    /// An object in this order.
+    Object(Vec<(&'static str, Node)>),
+    /// A list.
+    List(Vec<Node>),
+}
+
+impl<T: Into<Value>> From<T> for Node {
+    fn from(value: T) -> Self {
+        Node::Value(value.into())
+    }
+}
+
+/// Parses a whole document. Bytes that are no UTF-8 are replaced, as Go does.
+pub fn parse(bytes: &[u8]) -> Result<Value> {
+    let text = String::from_utf8_lossy(bytes);
+    serde_json::from_str(&text).map_err(|error| match error.is_eof() {
+        true => Error::internal("unexpected end of JSON input"),
+        false => Error::internal(error.to_string()),
+    })
+}
+
+/// Parses a document that must be an object; `null` counts as an empty one, as it does in Go.
+pub fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>> {
+    match parse(bytes)? {
+        Value::Object(map) => Ok(map),
+        Value::Null => Ok(Map::new()),
+        other => Err(Error::internal(format!("json: cannot unmarshal {} into an object", type_name(&other)))),
+    }
+}
+
+/// What Go calls the type of a JSON value in decoding errors.
+pub fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// One line without spaces.
+pub fn compact(node: &Node) -> String {
+    let mut writer = Writer { text: String::new(), indent: None };
+    writer.node(node);
+    writer.text
+}
+
+/// Four-space indentation, no newline at the end.
+pub fn pretty(node: &Node) -> String {
+    let mut writer = Writer { text: String::new(), indent: Some(0) };
+    writer.node(node);
+    writer.text
+}
+
+struct Writer {
+    text: String,
+    /// Current depth; `None` for compact output.
+    indent: Option<usize>,
+}
+
+impl Writer {
+    fn node(&mut self, node: &Node) {
+        match node {
+            Node::Value(value) => self.value(value),
+            Node::Object(members) => self.container('{', '}', members, |writer, (key, member)| {
+                writer.key(key);
+                writer.node(member);
+            }),
+            Node::List(items) => self.container('[', ']', items, |writer, item| writer.node(item)),
+        }
+    }
+
+    fn value(&mut self, value: &Value) {
+        match value {
+            Value::Null => self.text.push_str("null"),
+            Value::Bool(flag) => self.text.push_str(if *flag { "true" } else { "false" }),
+            Value::Number(number) => self.number(number),
+            Value::String(text) => self.string(text),
+            Value::Array(items) => self.container('[', ']', items, |writer, item| writer.value(item)),
+            Value::Object(map) => self.container('{', '}', map, |writer, (key, member)| {
+                writer.key(key);
+                writer.value(member);
+            }),
+        }
+    }
+
+    fn container<I: IntoIterator>(
+        &mut self,
+        open: char,
+        close: char,
+        items: I,
+        mut item: impl FnMut(&mut Self, I::Item),
+    ) {
+        self.text.push(open);
+        self.indent = self.indent.map(|depth| depth + 1);
+        let mut empty = true;
+        for each in items {
+            if !empty {
+                self.text.push(',');
+            }
+            empty = false;
+            self.line();
+            item(self, each);
+        }
+        self.indent = self.indent.map(|depth| depth - 1);
+        if !empty {
+            self.line();
+        }
+        self.text.push(close);
+    }
+
+    fn line(&mut self) {
+        if let Some(depth) = self.indent {
+            self.text.push('\n');
+            self.text.extend(std::iter::repeat_n("    ", depth));
+        }
+    }
+
+    fn key(&mut self, key: &str) {
+        self.string(key);
+        self.text.push_str(if self.indent.is_some() { ": " } else { ":" });
+    }
+
+    /// Whole floating-point numbers lose their fraction, as they do on their way through Go's generic decoding.
+    fn number(&mut self, number: &serde_json::Number) {
+        const GO_SWITCHES_TO_EXPONENTS: f64 = 1e21;
+        let whole = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < GO_SWITCHES_TO_EXPONENTS);
+        let _ = match whole.filter(|_| number.is_f64()) {
+            Some(float) => write!(self.text, "{float:.0}"),
+            None => write!(self.text, "{number}"),
+        };
+    }
+
+    fn string(&mut self, text: &str) {
+        self.text.push('"');
+        for letter in text.chars() {
+            match letter {
+                '"' => self.text.push_str("\\\""),
+                '\\' => self.text.push_str("\\\\"),
+                '\n' => self.text.push_str("\\n"),
+                '\r' => self.text.push_str("\\r"),
+                '\t' => self.text.push_str("\\t"),
+                '\u{8}' => self.text.push_str("\\b"),
+                '\u{c}' => self.text.push_str("\\f"),
+                '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => {
+                    let _ = write!(self.text, "\\u{:04x}", letter as u32);
+                }
+                other => self.text.push(other),
+            }
+        }
+        self.text.push('"');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn writes_as_go_does() {
+        let node = Node::Object(vec![
+            ("b", json!({"z": 1.0, "a": "<&>\u{2028}\u{1}"}).into()),
+            ("a", Node::List(vec![])),
+            ("c", Node::List(vec![1.into(), Node::Object(vec![])])),
+        ]);
+        assert_eq!(compact(&node), r#"{"b":{"a":"\u003c\u0026\u003e\u2028\u0001","z":1},"a":[],"c":[1,{}]}"#);
+        assert_eq!(
+            pretty(&node),
+            "{\n    \"b\": {\n        \"a\": \"\\u003c\\u0026\\u003e\\u2028\\u0001\",\n        \"z\": 1\n    },\n    \"a\": [],\n    \"c\": [\n        1,\n        {}\n    ]\n}"
+        );
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        assert_eq!(compact(&json!([9007199254740993u64, -1, 0.5, 3e2]).into()), "[9007199254740993,-1,0.5,300]");
+    }
+
+    #[test]
+    fn empty_input_is_an_unexpected_end() {
+        assert_eq!(parse(b" ").unwrap_err().msg, "unexpected end of JSON input");
+        assert!(parse(b"{} x").is_err());
+        assert!(parse_object(b"null").unwrap().is_empty());
+        assert!(parse_object(b"[]").is_err());
+    }
+}

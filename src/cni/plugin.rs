@@ -1,0 +1,84 @@
+//! What a plugin is, and what it is asked.
+
+use std::ffi::OsString;
+
+use crate::cni::config::NetworkConfig;
+use crate::cni::environment::Verb;
+use crate::cni::result::CniResult;
+use crate::cni::undo::Undo;
+use crate::cni::version;
+use crate::error::Result;
+
+/// A CNI plugin. It reads no environment and prints nothing, so the same code serves as a process, as a delegate inside
+/// another plugin and as a link of a chain.
+pub trait Plugin: Sync {
+    /// The name it is found by: `type` in configurations, the file name in CNI_PATH.
+    fn name(&self) -> &'static str;
+
+    /// Specification versions it accepts.
+    fn versions(&self) -> &'static [&'static str] {
+        version::ALL
+    }
+
+    /// Attaches the container. Whatever is done is written to `undo` as soon as it is done.
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult>;
+
+    /// Verifies the attachment.
+    fn check(&self, request: &Request<'_>) -> Result<()>;
+
+    /// Removes the attachment. Succeeds when there is nothing left to remove.
+    fn del(&self, request: &Request<'_>) -> Result<()>;
+
+    /// Removes what belongs to attachments of the network that are not valid any more.
+    fn gc(&self, _request: &Request<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Fails when ADD could not be served.
+    fn status(&self, _request: &Request<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// One call of a plugin.
+#[derive(Debug, Clone)]
+pub struct Request<'h> {
+    /// What is asked.
+    pub verb: Verb,
+    /// CNI_CONTAINERID.
+    pub container_id: String,
+    /// CNI_NETNS; may be empty on DEL.
+    pub netns: String,
+    /// CNI_IFNAME.
+    pub ifname: String,
+    /// CNI_ARGS.
+    pub args: String,
+    /// CNI_PATH; empty means the built-in plugins.
+    pub path: String,
+    /// Standard input.
+    pub config: NetworkConfig,
+    /// The process around the call.
+    pub host: &'h Host,
+}
+
+/// The process that plugins run in.
+pub struct Host {
+    /// The environment, which delegates that are other programs inherit.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The plugins of this executable, by name.
+    pub plugins: fn(&str) -> Option<&'static dyn Plugin>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Host")
+    }
+}
+
+impl Host {
+    /// A variable of the environment; empty when it is missing.
+    pub fn variable(&self, name: &str) -> String {
+        let found = self.environment.iter().rev().find(|(key, _)| key == name);
+        found.map_or(String::new(), |(_, value)| value.to_string_lossy().into_owned())
+    }
+}

@@ -1,0 +1,60 @@
+//! The journal of an ADD: how to take back each thing it has done. Runs backwards unless committed.
+
+use crate::error::{Error, Failures, Result};
+
+type Step = Box<dyn FnOnce() -> Result<()>>;
+
+/// Steps that take back what has been done so far. Every ADD in a process (a plugin, its delegate, a whole chain) writes
+/// to the same journal, so that a failure anywhere takes back everything.
+#[derive(Default)]
+pub struct Undo(Vec<Step>);
+
+impl Undo {
+    /// Remembers how to take back what was just done. The step must not depend on the state of the caller.
+    pub fn push(&mut self, step: impl FnOnce() -> Result<()> + 'static) {
+        self.0.push(Box::new(step));
+    }
+
+    /// Everything stays.
+    pub fn commit(self) {}
+
+    /// Takes everything back, last first, past failures, and gives the error that made it necessary, with what could not
+    /// be taken back in its details.
+    pub fn roll_back(self, cause: Error) -> Error {
+        let mut failures = Failures::default();
+        for step in self.0.into_iter().rev() {
+            failures.note(step());
+        }
+        match failures.finish() {
+            Ok(()) => cause,
+            Err(left) => {
+                let separator = if cause.details.is_empty() { "" } else { "; " };
+                let details = format!("{}{separator}not everything could be undone: {left}", cause.details);
+                cause.with_details(details)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    #[test]
+    fn runs_backwards_and_past_failures() {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let mut undo = Undo::default();
+        for step in 1..=3 {
+            let seen = Rc::clone(&seen);
+            undo.push(move || {
+                seen.borrow_mut().push(step);
+                if step == 2 { Err(Error::internal("stuck")) } else { Ok(()) }
+            });
+        }
+        let error = undo.roll_back(Error::new(7, "bad"));
+        assert_eq!(*seen.borrow(), [3, 2, 1]);
+        assert_eq!((error.code, error.details.as_str()), (7, "not everything could be undone: stuck"));
+    }
+}

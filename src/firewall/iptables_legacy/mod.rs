@@ -1,0 +1,154 @@
+//! iptables' tables in x_tables: each is read and replaced as a whole, under the lock that iptables takes too.
+
+mod entry;
+mod layout;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::time::Duration;
+
+use layout::{
+    BEHIND_NAME_AND_COUNT, COUNTERS_LENGTH, HOOKS, INFO_LENGTH, REPLACE_LENGTH, REPLACE_POINTER, TABLE_NAME_LENGTH,
+    put, u32_at,
+};
+use table::{Info, Rendered, TableData};
+
+use crate::error::{Context, Errno, Error, Result};
+use crate::firewall::{Edit, Family, Table, View};
+use crate::sys::file;
+use crate::sys::lock::{Lock, Mode};
+use crate::sys::xtables::{self, GET_ENTRIES, GET_INFO, SET_ADD_COUNTERS, TableSocket};
+
+/// The lock of every iptables since 1.4.20.
+const LOCK: &str = "/run/xtables.lock";
+
+/// How long others may hold the lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Times a table is read again because it changed under us: somebody works without the lock.
+const TRIES: u32 = 100;
+
+/// Asks `plan` what to do with a table and does it, in one step. The kernel makes a missing table.
+pub(super) fn edit<T>(
+    family: Family,
+    table: Table,
+    mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
+) -> Result<T> {
+    let table = table.name();
+    let describe = || format!("failed to change {} table {table:?} in x_tables", family.program());
+    let _lock = lock()?;
+    let socket = open(family).with_context(describe)?;
+    let mut last = Error::from(Errno::EAGAIN);
+    for _ in 0..TRIES {
+        match try_edit(&socket, family, table, &mut plan) {
+            Err(error) if error.is(Errno::EAGAIN) => last = error,
+            done => return done.with_context(describe),
+        }
+    }
+    let why = format!("others kept changing it without the lock ({TRIES} attempts)");
+    Err(last.context(&why)).with_context(describe)
+}
+
+/// Whether a table that the kernel already has holds rules or user chains.
+pub(super) fn holds_rules(family: Family, table: &str) -> Result<bool> {
+    let info = get_info(&open(family)?, table)?;
+    Ok(info.entries > info.valid_hooks.count_ones() + 1)
+}
+
+/// Whether a table that the kernel already has holds a user chain with such a name.
+pub(super) fn has_chain(family: Family, table: &str, is_wanted: impl Fn(&str) -> bool) -> Result<bool> {
+    let socket = open(family)?;
+    let (info, blob) = read(&socket, table)?;
+    let data = TableData::parse(family, &info, entries(&blob))?;
+    Ok(data.user_chains().any(is_wanted))
+}
+
+fn lock() -> Result<Lock> {
+    let file = file::open_or_create(Path::new(LOCK), 0o600)?;
+    Lock::acquire_within(file, Mode::Exclusive, LOCK_PATIENCE).map_err(|error| {
+        let holder = if error.is(Errno::ETIMEDOUT) { "another program holds it" } else { "flock" };
+        error.context(holder).context(&format!("failed to lock {LOCK:?}"))
+    })
+}
+
+fn open(family: Family) -> Result<TableSocket> {
+    TableSocket::open(match family {
+        Family::V4 => xtables::Family::V4,
+        Family::V6 => xtables::Family::V6,
+    })
+}
+
+fn try_edit<T>(
+    socket: &TableSocket,
+    family: Family,
+    table: &str,
+    plan: &mut impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
+) -> Result<T> {
+    let (info, blob) = read(socket, table)?;
+    let mut data = TableData::parse(family, &info, entries(&blob))?;
+    let (edits, outcome) = plan(&mut data)?;
+    if !edits.is_empty() {
+        data.apply(&edits)?;
+        write(socket, table, &info, &data.render())?;
+    }
+    Ok(outcome)
+}
+
+/// The table's description and its entries. `EAGAIN` when it changed between the two questions.
+fn read(socket: &TableSocket, table: &str) -> Result<(Info, Vec<u8>)> {
+    let info = get_info(socket, table)?;
+    let mut bytes = vec![0; BEHIND_NAME_AND_COUNT + info.size as usize];
+    put(&mut bytes, 0, table.as_bytes());
+    put(&mut bytes, TABLE_NAME_LENGTH, &info.size.to_ne_bytes());
+    socket.get(GET_ENTRIES, &mut bytes).context("failed to read its entries")?;
+    Ok((info, bytes))
+}
+
+/// The entries in the answer to `IPT_SO_GET_ENTRIES`.
+fn entries(answer: &[u8]) -> &[u8] {
+    answer.get(BEHIND_NAME_AND_COUNT..).unwrap_or_default()
+}
+
+fn get_info(socket: &TableSocket, table: &str) -> Result<Info> {
+    let mut bytes = [0; INFO_LENGTH];
+    put(&mut bytes, 0, table.as_bytes());
+    socket.get(GET_INFO, &mut bytes).context("failed to read its size")?;
+    let mut numbers = [0; 3 + 2 * HOOKS];
+    for (index, number) in numbers.iter_mut().enumerate() {
+        *number = u32_at(&bytes, TABLE_NAME_LENGTH + 4 * index)?;
+    }
+    let [valid_hooks, a, b, c, d, e, f, g, h, i, j, entries, size] = numbers;
+    Ok(Info { valid_hooks, hook_entry: [a, b, c, d, e], underflow: [f, g, h, i, j], entries, size })
+}
+
+/// Replaces the table and gives every surviving entry its counters back. `EAGAIN` when somebody else replaced it.
+fn write(socket: &TableSocket, table: &str, old: &Info, new: &Rendered) -> Result<()> {
+    let mut request = vec![0; REPLACE_LENGTH];
+    put(&mut request, 0, table.as_bytes());
+    let Info { valid_hooks, hook_entry, underflow, entries, size } = new.info;
+    let numbers = [valid_hooks, entries, size].into_iter().chain(hook_entry).chain(underflow).chain([old.entries]);
+    for (index, number) in numbers.enumerate() {
+        put(&mut request, TABLE_NAME_LENGTH + 4 * index, &number.to_ne_bytes());
+    }
+    request.extend_from_slice(&new.blob);
+    let mut counters = vec![0; old.entries as usize * COUNTERS_LENGTH];
+    socket.replace(&mut request, REPLACE_POINTER, &mut counters).context("failed to replace it")?;
+    let carried = carried_counters(table, &new.continues, &counters);
+    // The rules are in force. Failing now would only make the caller believe that they are not.
+    let _ = socket.set(SET_ADD_COUNTERS, &carried);
+    Ok(())
+}
+
+/// `struct xt_counters_info`: what each entry of the new table counted in the old one.
+fn carried_counters(table: &str, continues: &[Option<u32>], counters: &[u8]) -> Vec<u8> {
+    let mut request = vec![0; BEHIND_NAME_AND_COUNT];
+    put(&mut request, 0, table.as_bytes());
+    put(&mut request, TABLE_NAME_LENGTH, &(continues.len() as u32).to_ne_bytes());
+    for old in continues {
+        let counted = old.and_then(|old| counters.chunks_exact(COUNTERS_LENGTH).nth(old as usize));
+        request.extend_from_slice(counted.unwrap_or(&[0; COUNTERS_LENGTH]));
+    }
+    request
+}

@@ -1,0 +1,344 @@
+//! A whole table: the blob taken apart into chains, changed, and put together again. Entries that nobody touches keep
+//! every byte but the offset in a verdict that leads to a place which has moved.
+
+use std::borrow::Cow;
+
+use super::entry::{Shape, chain_end, chain_head, decode, encode};
+use super::layout::{EXTENSION_HEADER, HOOKS, malformed, put};
+use crate::error::{Error, Result};
+use crate::firewall::{Edit, Family, Rule, StoredChain, StoredRule, Target, View};
+
+/// `IPT_SO_GET_INFO`'s answer: where the hooks enter the table and what each falls through to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Info {
+    /// Bit N is set when the table has a chain for hook N.
+    pub(super) valid_hooks: u32,
+    /// Offset of the first entry for each hook.
+    pub(super) hook_entry: [u32; HOOKS],
+    /// Offset of the policy for each hook.
+    pub(super) underflow: [u32; HOOKS],
+    /// Number of entries.
+    pub(super) entries: u32,
+    /// Length of all entries.
+    pub(super) size: u32,
+}
+
+impl Info {
+    fn set_hook(&mut self, hook: usize, entry: u32, underflow: u32) {
+        self.valid_hooks |= 1 << hook;
+        if let (Some(at), Some(end)) = (self.hook_entry.get_mut(hook), self.underflow.get_mut(hook)) {
+            (*at, *end) = (entry, underflow);
+        }
+    }
+}
+
+/// A table as chains.
+#[derive(Debug)]
+pub(super) struct TableData<'a> {
+    family: Family,
+    chains: Vec<Chain<'a>>,
+    /// The error entry that ends every table.
+    trailer: Entry<'a>,
+    /// The next identity for a chain.
+    next_id: usize,
+}
+
+/// What goes back to the kernel.
+#[derive(Debug)]
+pub(super) struct Rendered {
+    /// The new table's description.
+    pub(super) info: Info,
+    /// Its entries.
+    pub(super) blob: Vec<u8>,
+    /// For each new entry the number of the old one that it continues.
+    pub(super) continues: Vec<Option<u32>>,
+}
+
+#[derive(Debug)]
+struct Chain<'a> {
+    /// Stays when other chains come and go; jumps are kept as this number.
+    id: usize,
+    name: String,
+    kind: Kind<'a>,
+    rules: Vec<Entry<'a>>,
+    /// Policy of a built-in chain, RETURN of a user chain.
+    end: Entry<'a>,
+}
+
+#[derive(Debug)]
+enum Kind<'a> {
+    BuiltIn { hook: usize },
+    User { head: Entry<'a> },
+}
+
+#[derive(Debug)]
+struct Entry<'a> {
+    bytes: Cow<'a, [u8]>,
+    /// Its number in the table that was read.
+    old: Option<u32>,
+    leads: Leads,
+}
+
+/// Where the verdict of an entry leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leads {
+    /// To no place in the table.
+    Nowhere,
+    /// To a user chain.
+    Chain(usize),
+    /// To the next entry: a rule without a target.
+    Next,
+}
+
+/// Built-in chains by hook number.
+const HOOK_NAMES: [&str; HOOKS] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+
+impl<'a> TableData<'a> {
+    /// Takes a blob apart.
+    pub(super) fn parse(family: Family, info: &Info, blob: &'a [u8]) -> Result<Self> {
+        let mut reader = Reader { family, info, blob, chains: Vec::new(), starts: Vec::new(), at: 0, number: 0 };
+        let trailer = reader.read_all()?;
+        let Reader { mut chains, starts, .. } = reader;
+        let mut offset = 0;
+        for chain in &mut chains {
+            offset += chain.head_length();
+            for entry in chain.rules.iter_mut().chain([&mut chain.end]) {
+                let next = offset + entry.bytes.len();
+                entry.leads = leads(family, &entry.bytes, next, &starts)?;
+                offset = next;
+            }
+        }
+        Ok(TableData { family, next_id: chains.len(), chains, trailer })
+    }
+
+    /// Applies changes that a plan made looking at this table.
+    pub(super) fn apply(&mut self, edits: &[Edit]) -> Result<()> {
+        edits.iter().try_for_each(|edit| match edit {
+            Edit::CreateChain(name) => self.create(name),
+            Edit::Append { chain, rule } => self.add(chain, rule, |rules, entry| rules.push(entry)),
+            Edit::Prepend { chain, rule } => self.add(chain, rule, |rules, entry| rules.insert(0, entry)),
+            Edit::Delete { chain, id } => self.delete(chain, *id),
+            Edit::DeleteChain(name) => self.delete_chain(name),
+        })
+    }
+
+    /// Puts the table together.
+    pub(super) fn render(&self) -> Rendered {
+        let mut info = Info { valid_hooks: 0, hook_entry: [0; HOOKS], underflow: [0; HOOKS], entries: 0, size: 0 };
+        let (starts, capacity) = self.starts();
+        let (mut blob, mut continues) = (Vec::with_capacity(capacity), Vec::new());
+        let mut push = |entry: &Entry<'_>| {
+            let start = blob.len();
+            blob.extend_from_slice(&entry.bytes);
+            continues.push(entry.old);
+            let place = match entry.leads {
+                Leads::Nowhere => return start,
+                Leads::Next => blob.len(),
+                Leads::Chain(id) => starts.get(id).copied().unwrap_or_default(),
+            };
+            if let Ok(shape) = Shape::read(self.family, &entry.bytes) {
+                put(&mut blob, start + shape.target + EXTENSION_HEADER, &(place as u32).to_ne_bytes());
+            }
+            start
+        };
+        for chain in &self.chains {
+            chain.head().map(&mut push);
+            let first = chain.rules.iter().map(&mut push).fold(None, |first, start| first.or(Some(start)));
+            let end = push(&chain.end);
+            if let Kind::BuiltIn { hook } = chain.kind {
+                info.set_hook(hook, first.unwrap_or(end) as u32, end as u32);
+            }
+        }
+        push(&self.trailer);
+        info.entries = continues.len() as u32;
+        info.size = blob.len() as u32;
+        Rendered { info, blob, continues }
+    }
+
+    /// Where jumps to each chain lead, by identity, and the length of the table.
+    fn starts(&self) -> (Vec<usize>, usize) {
+        let mut starts = vec![0; self.next_id];
+        let mut offset = 0;
+        for chain in &self.chains {
+            offset += chain.head_length();
+            if let Some(start) = starts.get_mut(chain.id) {
+                *start = offset;
+            }
+            offset += chain.rules.iter().map(|entry| entry.bytes.len()).sum::<usize>() + chain.end.bytes.len();
+        }
+        (starts, offset + self.trailer.bytes.len())
+    }
+
+    fn find(&self, name: &str) -> Option<&Chain<'a>> {
+        self.chains.iter().find(|chain| chain.name == name)
+    }
+
+    fn find_mut(&mut self, name: &str) -> Result<&mut Chain<'a>> {
+        let missing = || Error::internal(format!("chain {name:?} is missing"));
+        self.chains.iter_mut().find(|chain| chain.name == name).ok_or_else(missing)
+    }
+
+    /// User chains are sorted by name: iptables searches them so.
+    fn create(&mut self, name: &str) -> Result<()> {
+        let later = |chain: &Chain<'_>| matches!(chain.kind, Kind::User { .. }) && chain.name.as_str() > name;
+        let place = self.chains.iter().position(later).unwrap_or(self.chains.len());
+        let head = Entry::new(chain_head(self.family, name)?, Leads::Nowhere);
+        let end = Entry::new(chain_end(self.family), Leads::Nowhere);
+        let kind = Kind::User { head };
+        self.chains.insert(place, Chain { id: self.next_id, name: name.to_string(), kind, rules: Vec::new(), end });
+        self.next_id += 1;
+        Ok(())
+    }
+
+    fn add(&mut self, chain: &str, rule: &Rule, place: impl Fn(&mut Vec<Entry<'a>>, Entry<'a>)) -> Result<()> {
+        let leads = match &rule.target {
+            Some(Target::Jump(target)) => Leads::Chain(self.find_mut(target)?.id),
+            None => Leads::Next,
+            _ => Leads::Nowhere,
+        };
+        let entry = Entry::new(encode(self.family, rule), leads);
+        place(&mut self.find_mut(chain)?.rules, entry);
+        Ok(())
+    }
+
+    fn delete(&mut self, chain: &str, id: u64) -> Result<()> {
+        self.find_mut(chain)?.rules.retain(|entry| entry.old.map(u64::from) != Some(id));
+        Ok(())
+    }
+
+    fn delete_chain(&mut self, name: &str) -> Result<()> {
+        let id = self.find_mut(name)?.id;
+        self.chains.retain(|chain| chain.id != id);
+        match self.references(id) {
+            0 => Ok(()),
+            _ => Err(Error::internal(format!("chain {name:?} is still in use"))),
+        }
+    }
+
+    fn references(&self, id: usize) -> usize {
+        let rules = self.chains.iter().flat_map(|chain| &chain.rules);
+        rules.filter(|entry| entry.leads == Leads::Chain(id)).count()
+    }
+
+    fn stored(&self, entry: &Entry<'a>) -> Result<StoredRule> {
+        let target = match entry.leads {
+            Leads::Chain(id) => self.chains.iter().find(|chain| chain.id == id),
+            Leads::Nowhere | Leads::Next => None,
+        };
+        let (rule, whole) = decode(self.family, &entry.bytes, target.map(|chain| chain.name.as_str()))?;
+        Ok(StoredRule { id: entry.old.unwrap_or(u32::MAX).into(), rule, foreign: !whole })
+    }
+
+    /// Names of the user chains.
+    pub(super) fn user_chains(&self) -> impl Iterator<Item = &str> {
+        let user = self.chains.iter().filter(|chain| matches!(chain.kind, Kind::User { .. }));
+        user.map(|chain| chain.name.as_str())
+    }
+}
+
+impl View for TableData<'_> {
+    fn chain(&mut self, name: &str) -> Result<Option<StoredChain>> {
+        let Some(chain) = self.find(name) else { return Ok(None) };
+        let rules = chain.rules.iter().map(|entry| self.stored(entry)).collect::<Result<_>>()?;
+        Ok(Some(StoredChain { rules, references: self.references(chain.id) }))
+    }
+}
+
+impl<'a> Entry<'a> {
+    fn new(bytes: Vec<u8>, leads: Leads) -> Self {
+        Entry { bytes: Cow::Owned(bytes), old: None, leads }
+    }
+}
+
+impl<'a> Chain<'a> {
+    fn head(&self) -> Option<&Entry<'a>> {
+        match &self.kind {
+            Kind::User { head } => Some(head),
+            Kind::BuiltIn { .. } => None,
+        }
+    }
+
+    fn head_length(&self) -> usize {
+        self.head().map_or(0, |head| head.bytes.len())
+    }
+}
+
+/// Walks over the entries of a blob.
+struct Reader<'a, 'i> {
+    family: Family,
+    info: &'i Info,
+    blob: &'a [u8],
+    chains: Vec<Chain<'a>>,
+    /// Offsets that jumps to the chains have.
+    starts: Vec<usize>,
+    at: usize,
+    number: u32,
+}
+
+impl<'a> Reader<'a, '_> {
+    /// Reads the chains; what remains is the trailer.
+    fn read_all(&mut self) -> Result<Entry<'a>> {
+        loop {
+            let start = self.at;
+            let hook = (0..HOOKS).find(|hook| self.enters(*hook, start));
+            let (name, kind) = match hook {
+                Some(hook) => (HOOK_NAMES.get(hook).copied().unwrap_or_default().to_string(), Kind::BuiltIn { hook }),
+                None => {
+                    let (head, name) = self.next()?;
+                    let name = name.ok_or_else(malformed)?;
+                    if self.at == self.blob.len() {
+                        return Ok(head);
+                    }
+                    (name, Kind::User { head })
+                }
+            };
+            self.starts.push(self.at);
+            let (rules, end) = self.read_rules()?;
+            self.chains.push(Chain { id: self.chains.len(), name, kind, rules, end });
+        }
+    }
+
+    fn enters(&self, hook: usize, offset: usize) -> bool {
+        self.info.valid_hooks & (1 << hook) != 0 && self.info.hook_entry.get(hook).copied() == Some(offset as u32)
+    }
+
+    /// Reads up to the next chain's start. The last entry is the policy or the RETURN.
+    fn read_rules(&mut self) -> Result<(Vec<Entry<'a>>, Entry<'a>)> {
+        let first = self.at;
+        let mut rules = Vec::new();
+        while self.at < self.blob.len() {
+            let (at, number) = (self.at, self.number);
+            let enters = at != first && (0..HOOKS).any(|hook| self.enters(hook, at));
+            let (entry, chain_name) = self.next()?;
+            if enters || chain_name.is_some() {
+                (self.at, self.number) = (at, number);
+                break;
+            }
+            rules.push(entry);
+        }
+        let end = rules.pop().ok_or_else(malformed)?;
+        Ok((rules, end))
+    }
+
+    /// The next entry, and the name in it if it is an error entry.
+    fn next(&mut self) -> Result<(Entry<'a>, Option<String>)> {
+        let rest = self.blob.get(self.at..).ok_or_else(malformed)?;
+        let shape = Shape::read(self.family, rest)?;
+        let bytes = rest.get(..shape.length).ok_or_else(malformed)?;
+        let entry = Entry { bytes: Cow::Borrowed(bytes), old: Some(self.number), leads: Leads::Nowhere };
+        self.at += shape.length;
+        self.number += 1;
+        Ok((entry, shape.chain_name(bytes)?))
+    }
+}
+
+/// Where an entry's verdict leads, when `next` is the offset behind it and `starts` are those of the chains.
+fn leads(family: Family, bytes: &[u8], next: usize, starts: &[usize]) -> Result<Leads> {
+    let Some(verdict) = Shape::read(family, bytes)?.verdict(bytes)? else { return Ok(Leads::Nowhere) };
+    let Ok(offset) = usize::try_from(verdict) else { return Ok(Leads::Nowhere) };
+    if offset == next {
+        return Ok(Leads::Next);
+    }
+    // Chains were read in the order of their offsets.
+    starts.binary_search(&offset).map(Leads::Chain).map_err(|_| malformed())
+}

@@ -1,0 +1,180 @@
+//! Source NAT of containers: the `ipMasq` of the reference's bridge and ptp (`pkg/ip/ipmasq_iptables_linux.go`).
+//!
+//! A container's chain accepts what stays in its subnets and masquerades the rest but multicast; POSTROUTING jumps there
+//! for the container's addresses. The chain belongs to network and container, so several attachments of one container
+//! to one network share it.
+
+mod plan;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::error::{Context, Failures, Result};
+use crate::firewall::flavour::{Flavour, Preference, choose, legacy_tables};
+use crate::firewall::iptables_nft::Nftables;
+use crate::firewall::{Edit, Family, Rule, Table, View, iptables_legacy, names};
+
+/// The length of a chain's name in the reference; the kernel's limit is 28 characters too.
+const CHAIN_NAME_LENGTH: usize = 28;
+
+/// The chain of a container's attachments to a network: `CNI-` and 24 hexadecimal digits.
+pub fn chain_name(network: &str, container: &str) -> String {
+    names::hashed("CNI-", network, container, CHAIN_NAME_LENGTH)
+}
+
+/// The comment of all rules of a container's attachments to a network.
+pub fn comment(network: &str, container: &str) -> String {
+    names::comment(network, container)
+}
+
+/// Whose traffic is masqueraded.
+#[derive(Debug, Clone, Copy)]
+pub struct Masquerade<'a> {
+    /// Name of the network.
+    pub network: &'a str,
+    /// The container's id.
+    pub container: &'a str,
+}
+
+/// What one [`Masquerade::add`] has added, no more: what was there before it stays when it is undone.
+#[derive(Debug, Clone, Default)]
+#[must_use = "an ADD that fails later has to undo this"]
+pub struct Added(Vec<AddedFamily>);
+
+#[derive(Debug, Clone)]
+struct AddedFamily {
+    flavour: Flavour,
+    family: Family,
+    /// The container's chain.
+    chain: String,
+    /// The chain did not exist.
+    created: bool,
+    /// Rules that did not exist, each with its chain.
+    rules: Vec<(String, Rule)>,
+}
+
+impl Masquerade<'_> {
+    /// Makes packets from these addresses (each with the prefix length of its subnet) leave with the host's address.
+    /// What is there already is not added again. One transaction for each family; all or nothing.
+    pub fn add(&self, addresses: &[IpNet], preference: &Preference<'_>) -> Result<Added> {
+        let mut added = Added::default();
+        if addresses.is_empty() {
+            return Ok(added);
+        }
+        let flavour = choose(preference).with_context(|| self.failed_to("add"))?;
+        for family in Family::BOTH {
+            match self.add_family(flavour, family, addresses) {
+                Ok(more) => added.0.extend(more),
+                Err(error) => {
+                    let mut failures = Failures::default();
+                    failures.note::<()>(Err(error.context(&self.failed_to("add"))));
+                    failures.note(added.undo());
+                    return failures.finish().map(|()| Added::default());
+                }
+            }
+        }
+        Ok(added)
+    }
+
+    /// Ends it for these addresses, or, when nobody knows them any more, for the container's every attachment to the
+    /// network. Both flavours are searched. What is missing is no failure; failures are reported together.
+    pub fn del(&self, addresses: Option<&[IpAddr]>) -> Result<()> {
+        let mut failures = Failures::default();
+        let chain = chain_name(self.network, self.container);
+        let mut nftables = failures.note(Nftables::open_if_supported()).flatten();
+        for family in Family::BOTH {
+            if let Some(nftables) = &mut nftables {
+                failures.note(del_nft(nftables, family, &chain, addresses));
+            }
+            failures.note(del_legacy(family, &chain, addresses));
+        }
+        failures.finish().with_context(|| self.failed_to("delete"))
+    }
+
+    fn add_family(&self, flavour: Flavour, family: Family, addresses: &[IpNet]) -> Result<Option<AddedFamily>> {
+        let addresses: Vec<IpNet> = addresses.iter().copied().filter(|address| Family::of(address) == family).collect();
+        if addresses.is_empty() {
+            return Ok(None);
+        }
+        let chain = chain_name(self.network, self.container);
+        let rules = plan::Rules::new(family, &chain, &comment(self.network, self.container), &addresses);
+        let edits = add_rules(flavour, family, &rules)?;
+        Ok(Some(AddedFamily::from_edits(flavour, family, chain, edits)))
+    }
+
+    fn failed_to(&self, verb: &str) -> String {
+        format!("failed to {verb} masquerade rules of container {:?} in network {:?}", self.container, self.network)
+    }
+}
+
+/// Adds what is missing and says what that was.
+fn add_rules(flavour: Flavour, family: Family, rules: &plan::Rules) -> Result<Vec<Edit>> {
+    let look_first = |view: &mut dyn View| {
+        let edits = rules.missing(view)?;
+        Ok((edits.clone(), edits))
+    };
+    if flavour == Flavour::Legacy {
+        return iptables_legacy::edit(family, Table::Nat, look_first);
+    }
+    let mut nftables = Nftables::open()?;
+    // Nearly always the chain is new. Then there is nothing to look at, however many rules others have, and one message
+    // to the kernel does it.
+    let all = rules.all();
+    match nftables.write(family, Table::Nat, &all) {
+        Ok(()) => Ok(all),
+        Err(_) => nftables.edit(family, Table::Nat, look_first),
+    }
+}
+
+fn del_nft(nftables: &mut Nftables, family: Family, chain: &str, addresses: Option<&[IpAddr]>) -> Result<()> {
+    if nftables.chain_use(family, Table::Nat, chain)?.is_none() {
+        return Ok(());
+    }
+    nftables.edit(family, Table::Nat, |view| Ok((plan::removal(view, chain, addresses)?, ())))
+}
+
+fn del_legacy(family: Family, chain: &str, addresses: Option<&[IpAddr]>) -> Result<()> {
+    // Looking needs no lock, so a host whose x_tables are not ours never waits for it.
+    let table = Table::Nat.name();
+    let exists = legacy_tables(family)?.iter().any(|name| name == table)
+        && iptables_legacy::has_chain(family, table, |name| name == chain)?;
+    if !exists {
+        return Ok(());
+    }
+    iptables_legacy::edit(family, Table::Nat, |view| Ok((plan::removal(view, chain, addresses)?, ())))
+}
+
+impl Added {
+    /// Takes away what was added. Rules that others share by now stay.
+    pub fn undo(self) -> Result<()> {
+        let mut failures = Failures::default();
+        for family in self.0.into_iter().rev() {
+            failures.note(family.undo());
+        }
+        failures.finish()
+    }
+}
+
+impl AddedFamily {
+    fn from_edits(flavour: Flavour, family: Family, chain: String, edits: Vec<Edit>) -> Self {
+        let created = edits.iter().any(|edit| matches!(edit, Edit::CreateChain(_)));
+        let rules = edits.into_iter().filter_map(|edit| match edit {
+            Edit::Append { chain, rule } | Edit::Prepend { chain, rule } => Some((chain, rule)),
+            _ => None,
+        });
+        AddedFamily { flavour, family, chain, created, rules: rules.collect() }
+    }
+
+    fn undo(&self) -> Result<()> {
+        if self.rules.is_empty() && !self.created {
+            return Ok(());
+        }
+        let plan = |view: &mut dyn View| Ok((plan::reversal(view, &self.chain, self.created, &self.rules)?, ()));
+        let undone = match self.flavour {
+            Flavour::Nft => Nftables::open().and_then(|mut nftables| nftables.edit(self.family, Table::Nat, plan)),
+            Flavour::Legacy => iptables_legacy::edit(self.family, Table::Nat, plan),
+        };
+        undone.with_context(|| format!("failed to undo masquerade chain {:?}", self.chain))
+    }
+}

@@ -1,0 +1,126 @@
+//! Applying a result's addresses and routes to a container's interface (`pkg/ipam/ipam_linux.go`, `ConfigureIface`).
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::cni::CniResult;
+use crate::cni::result::{IpConfig, Route as CniRoute};
+use crate::error::{Context, Error, Result};
+use crate::net::routes::Route;
+use crate::net::steps::Step;
+use crate::net::{Handle, Netns, sysctls};
+
+/// How long duplicate address detection may take.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The interface that a result is applied to.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// Its namespace.
+    pub netns: &'a Netns,
+    /// A handle on that namespace.
+    pub handle: &'a mut Handle,
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: &'a str,
+}
+
+/// Adds the addresses, sets the link up and adds the routes. `prepare` runs inside the namespace before anything else,
+/// for the plugin's own settings.
+pub fn configure(target: &mut Target<'_>, result: &CniResult, prepare: impl FnOnce()) -> Result<()> {
+    if result.interfaces.is_empty() {
+        return Err(Error::internal("no interfaces to configure"));
+    }
+    let ips = ips_of(target.name, result)?;
+    let name = target.name;
+    let has_v6 = ips.iter().any(|ip| ip.address.addr().is_ipv6());
+    target.netns.run(|| {
+        prepare();
+        if has_v6 { enable_v6(name) } else { Ok(()) }
+    })??;
+    let mut steps: Vec<Step> = ips.iter().map(|ip| Step::Address(ip.address)).collect();
+    steps.push(Step::Up);
+    let gateway = |v6: bool| ips.iter().filter_map(|ip| ip.gateway).find(|gateway| gateway.is_ipv6() == v6);
+    let routes = result.routes.iter().map(|route| route_step(route, target.index, gateway(is_v6(route))));
+    let routes: Vec<Step> = routes.collect::<Result<_>>()?;
+    if gateway(true).is_none() {
+        steps.extend(routes);
+        return perform(target, &steps);
+    }
+    // A tentative IPv6 address cannot be used yet, and one that turns out to be a duplicate never can.
+    perform(target, &steps)?;
+    let settled = target.handle.settle_addresses(name, SETTLE_LIMIT);
+    settled.with_context(|| format!("failed to settle addresses for {name:?}"))?;
+    perform(target, &routes)
+}
+
+/// The result's addresses that are for this interface: those with an index, which must then name it.
+fn ips_of<'r>(name: &str, result: &'r CniResult) -> Result<Vec<&'r IpConfig>> {
+    let indexed: Vec<&IpConfig> = result.ips.iter().filter(|ip| ip.interface.is_some()).collect();
+    match indexed.iter().find(|ip| result.interface_of(ip).is_none_or(|interface| interface.name != name)) {
+        None => Ok(indexed),
+        Some(ip) => {
+            let address = ip.address;
+            Err(Error::internal(format!("failed to add IP addr {address} to {name:?}: invalid interface index")))
+        }
+    }
+}
+
+/// Switches IPv6 on, which some hosts have off by default, and keeps addresses when the link goes down. Kernels without
+/// the settings are left alone: adding the address will say what is wrong.
+fn enable_v6(name: &str) -> Result<()> {
+    for link in ["lo", name] {
+        let setting = format!("net/ipv6/conf/{link}/disable_ipv6");
+        if sysctls::read(&setting).is_ok_and(|value| value != "0") {
+            let written = sysctls::write(&setting, "0");
+            written.with_context(|| format!("failed to enable IPv6 for interface {name:?}"))?;
+        }
+    }
+    let _ = sysctls::write(&format!("net/ipv6/conf/{name}/keep_addr_on_down"), "1");
+    Ok(())
+}
+
+fn is_v6(route: &CniRoute) -> bool {
+    route.dst.is_some_and(|dst| dst.addr().is_ipv6())
+}
+
+fn route_step(route: &CniRoute, link: u32, default_gateway: Option<IpAddr>) -> Result<Step> {
+    let dst = route.dst.ok_or_else(|| Error::internal("failed to add route: it has no destination (dst)"))?;
+    let number = |what: &str, value: i64| {
+        u32::try_from(value).map_err(|_| Error::internal(format!("failed to add route '{dst}': bad {what} {value}")))
+    };
+    let scope = number("scope", route.scope.unwrap_or(0))?;
+    Ok(Step::Route(Route {
+        table: number("table", route.table.unwrap_or(0))?,
+        scope: u8::try_from(scope)
+            .map_err(|_| Error::internal(format!("failed to add route '{dst}': bad scope {scope}")))?,
+        priority: number("priority", route.priority)?,
+        mtu: number("mtu", route.mtu)?,
+        advmss: number("advmss", route.advmss)?,
+        ..Route::new(dst, route.gw.or(default_gateway), link)
+    }))
+}
+
+fn perform(target: &mut Target<'_>, steps: &[Step]) -> Result<()> {
+    let name = target.name;
+    target.handle.perform(target.index, steps).map_err(|(failed, error)| match steps.get(failed) {
+        Some(Step::Address(net)) => error.context(&format!("failed to add IP addr {net} to {name:?}")),
+        Some(Step::Route(route)) => error.context(&format!("failed to add route '{}'", describe(route, name))),
+        _ => error.context(&format!("failed to set {name:?} UP")),
+    })
+}
+
+fn describe(route: &Route, name: &str) -> String {
+    let scope = match route.scope {
+        0 => "universe".to_string(),
+        200 => "site".to_string(),
+        253 => "link".to_string(),
+        254 => "host".to_string(),
+        255 => "nowhere".to_string(),
+        other => other.to_string(),
+    };
+    let gateway = route.gateway.map_or("<nil>".to_string(), |gateway| gateway.to_string());
+    let (dst, metric, table) = (route.dst, route.priority, route.table);
+    format!("{dst} via {gateway} dev {name} metric {metric} (Scope: {scope}, Table: {table})")
+}

@@ -1,0 +1,60 @@
+//! Verifying that a result is still applied to a container's interface (`pkg/ip/utils_linux.go`), comparing what matters:
+//! only the addresses of this interface, and each route in its own table.
+
+use crate::cni::CniResult;
+use crate::cni::result::{Interface, Route};
+use crate::error::{Context, Error, Result};
+use crate::net::Handle;
+use crate::net::routes::Route as KernelRoute;
+
+/// Table that a result's route is in when it names none.
+const MAIN: u32 = 254;
+
+/// The container's interface in a previous result: the last one with this name and namespace.
+pub fn container_interface<'r>(result: &'r CniResult, ifname: &str, netns: &str) -> Result<&'r Interface> {
+    let mine = |interface: &&Interface| interface.name == ifname && interface.sandbox == netns;
+    result.interfaces.iter().rfind(mine).ok_or_else(|| {
+        // The double space is where the reference prints the empty sandbox of an interface it did not find.
+        Error::internal(format!("Sandbox in prevResult  doesn't match configured netns: {netns}"))
+    })
+}
+
+/// Every address of this interface is on the link, and its network can be reached.
+pub fn addresses(handle: &mut Handle, ifname: &str, result: &CniResult) -> Result<()> {
+    let link = handle.find_link(ifname)?;
+    let link = link.ok_or_else(|| Error::internal(format!("Cannot find container link {ifname}")))?;
+    let present = handle.addresses(link.index).context("Cannot obtain List of IP Addresses")?;
+    for ip in &result.ips {
+        if result.interface_of(ip).is_some_and(|interface| interface.name != ifname) {
+            continue;
+        }
+        if !present.iter().any(|address| address.net == ip.address) {
+            let address = ip.address;
+            return Err(Error::internal(format!("Failed to match addr {address} on interface {ifname}")));
+        }
+        let network = ip.address.trunc();
+        let single = network.prefix_len() == network.max_prefix_len();
+        if !single && !handle.routes(network.addr(), MAIN)?.iter().any(|route| route.dst == network) {
+            let gateway = ip.gateway.map_or("<nil>".to_string(), |gateway| gateway.to_string());
+            return Err(Error::internal(format!("Failed to find Gateway {gateway} for interface {ifname}")));
+        }
+    }
+    Ok(())
+}
+
+/// Every route is in its table. For default routes any default route of the family will do.
+pub fn routes(handle: &mut Handle, expected: &[Route]) -> Result<()> {
+    for route in expected {
+        let Some(dst) = route.dst else { continue };
+        let table = route.table.and_then(|table| u32::try_from(table).ok()).filter(|table| *table != 0);
+        let table = table.unwrap_or(MAIN);
+        let is_default = dst.prefix_len() == 0;
+        let matches =
+            |found: &KernelRoute| found.dst == dst && (is_default || route.gw.is_none() || found.gateway == route.gw);
+        if !handle.routes(dst.addr(), table)?.iter().any(matches) {
+            let gateway = route.gw.map_or(String::new(), |gateway| format!(" via {gateway}"));
+            return Err(Error::internal(format!("Expected Route {dst}{gateway} not found in routing table {table}")));
+        }
+    }
+    Ok(())
+}

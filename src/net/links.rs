@@ -1,0 +1,327 @@
+//! Links: looking up, creating, changing, deleting.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use crate::error::{Context, Errno, Error, Result};
+use crate::net::{Handle, Mac, Netns};
+use crate::netlink::message::{CREATE, EXCL};
+use crate::netlink::route::*;
+use crate::netlink::{Attribute, Attributes, Connection, Message};
+use crate::sys::random;
+use crate::sys::socket::Protocol;
+
+/// Longest interface name in bytes (`IFNAMSIZ` without the NUL); longer ones are alternative names.
+const LONGEST_NAME: usize = 15;
+
+/// Length of `struct ifinfomsg` in bytes.
+const IFINFOMSG: usize = 16;
+
+/// A network interface as the kernel describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index, unique in its namespace.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// Kind of a virtual device (`bridge`, `veth`); empty for others.
+    pub kind: String,
+    /// Hardware address.
+    pub mac: Mac,
+    /// Maximum transmission unit in bytes.
+    pub mtu: u32,
+    /// `IFF_…` flags.
+    pub flags: u32,
+    /// Operational state (RFC 2863).
+    pub state: State,
+    /// Index of the bridge or similar it belongs to.
+    pub master: Option<u32>,
+    /// Index of the peer or lower device, possibly in another namespace.
+    pub lower: Option<u32>,
+}
+
+/// Operational state of a link (RFC 2863, `IF_OPER_…` of `linux/if.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State(pub u8);
+
+impl State {
+    /// Ready to pass packets.
+    pub const UP: State = State(6);
+
+    /// The name that `ip link` and the reference print.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            1 => "not-present",
+            2 => "down",
+            3 => "lower-layer-down",
+            4 => "testing",
+            5 => "dormant",
+            6 => "up",
+            _ => "unknown",
+        }
+    }
+}
+
+/// A veth pair to be created: one end here, the other in a container.
+#[derive(Debug)]
+pub struct NewVeth<'a> {
+    /// Name of the end in this namespace.
+    pub name: &'a str,
+    /// Hardware address of the end in this namespace.
+    pub mac: &'a Mac,
+    /// Bridge that the end in this namespace joins.
+    pub master: Option<u32>,
+    /// Namespace of the other end.
+    pub peer_netns: &'a Netns,
+    /// Name of the other end.
+    pub peer_name: &'a str,
+    /// Hardware address of the other end.
+    pub peer_mac: &'a Mac,
+    /// Maximum transmission unit of both ends in bytes; 0 leaves the kernel's default.
+    pub mtu: u32,
+}
+
+impl Link {
+    /// True when the link is administratively up.
+    pub fn is_up(&self) -> bool {
+        self.flags & IFF_UP != 0
+    }
+
+    /// True when the link was asked to take all packets.
+    pub fn is_promiscuous(&self) -> bool {
+        self.flags & IFF_PROMISC != 0
+    }
+
+    fn parse(body: &[u8]) -> Result<Link> {
+        let word =
+            |at: usize| body.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
+        let attributes = Attributes::after(body, IFINFOMSG)?;
+        let number = |kind| attributes.find(kind).and_then(Attribute::u32);
+        let info = attributes.find(IFLA_LINKINFO).map(Attribute::nested).transpose()?;
+        Ok(Link {
+            index: word(4),
+            name: attributes.find(IFLA_IFNAME).map(Attribute::text).unwrap_or_default(),
+            kind: info.and_then(|info| info.find(IFLA_INFO_KIND)).map(Attribute::text).unwrap_or_default(),
+            mac: Mac::from_bytes(attributes.find(IFLA_ADDRESS).map_or(&[], |mac| mac.payload)),
+            mtu: number(IFLA_MTU).unwrap_or(0),
+            flags: word(8),
+            state: State(attributes.find(IFLA_OPERSTATE).and_then(Attribute::u8).unwrap_or(0)),
+            master: number(IFLA_MASTER),
+            lower: number(IFLA_LINK),
+        })
+    }
+}
+
+impl Handle {
+    /// The link with this name, if there is one.
+    pub fn find_link(&mut self, name: &str) -> Result<Option<Link>> {
+        let mut request = message(RTM_GETLINK, 0, 0, 0, 0);
+        request.string(if name.len() > LONGEST_NAME { IFLA_ALT_IFNAME } else { IFLA_IFNAME }, name);
+        self.get_link(request).with_context(|| format!("failed to look up link {name:?}"))
+    }
+
+    /// The link with this name; `Link not found` as the reference says when there is none.
+    pub fn link(&mut self, name: &str) -> Result<Link> {
+        let missing = || Error { errno: Some(Errno::ENODEV), ..Error::internal("Link not found") };
+        self.find_link(name)?.ok_or_else(missing)
+    }
+
+    /// The link with this index, if there is one.
+    pub fn find_link_at(&mut self, index: u32) -> Result<Option<Link>> {
+        let request = message(RTM_GETLINK, 0, index, 0, 0);
+        self.get_link(request).with_context(|| format!("failed to look up link {index}"))
+    }
+
+    /// Links that belong to this bridge.
+    pub fn ports_of(&mut self, master: u32) -> Result<Vec<Link>> {
+        let mut request = message(RTM_GETLINK, 0, 0, 0, 0);
+        request.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS).u32(IFLA_MASTER, master);
+        let mut ports = self.connection.dump(&request, Vec::new, |links, reply| {
+            links.push(Link::parse(reply.body)?);
+            Ok(())
+        })?;
+        ports.retain(|link| link.master == Some(master));
+        Ok(ports)
+    }
+
+    /// Creates a bridge that is up. Its hardware address is set, so that it does not follow its ports'.
+    pub fn create_bridge(&mut self, name: &str, mac: &Mac, mtu: u32) -> Result<()> {
+        let mut request = message(RTM_NEWLINK, CREATE | EXCL, 0, IFF_UP, IFF_UP);
+        request.string(IFLA_IFNAME, name).attribute(IFLA_ADDRESS, mac.bytes());
+        push_mtu(&mut request, mtu);
+        request.container(IFLA_LINKINFO, |info| {
+            info.string(IFLA_INFO_KIND, "bridge");
+        });
+        self.connection.request(request)
+    }
+
+    /// Creates a veth pair in one request. The end here is up and in its bridge; the other end is down.
+    pub fn create_veth(&mut self, veth: &NewVeth<'_>) -> Result<()> {
+        self.connection.request(veth.message())
+    }
+
+    /// Deletes a link; one that is gone already counts as deleted.
+    pub fn delete_link(&mut self, index: u32) -> Result<()> {
+        match self.connection.request(message(RTM_DELLINK, 0, index, 0, 0)) {
+            Err(error) if error.is(Errno::ENODEV) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Sets a link up or down.
+    pub fn set_up(&mut self, index: u32, up: bool) -> Result<()> {
+        self.connection.request(up_message(index, up))
+    }
+
+    /// Makes a link take all packets.
+    pub fn set_promiscuous(&mut self, index: u32) -> Result<()> {
+        self.connection.request(message(RTM_SETLINK, 0, index, IFF_PROMISC, IFF_PROMISC))
+    }
+
+    /// Sets the hardware address of a link.
+    pub fn set_mac(&mut self, index: u32, mac: &Mac) -> Result<()> {
+        let mut request = message(RTM_SETLINK, 0, index, 0, 0);
+        request.attribute(IFLA_ADDRESS, mac.bytes());
+        self.connection.request(request)
+    }
+
+    /// Lets a bridge port send packets back to where they came from.
+    pub fn set_hairpin(&mut self, index: u32, on: bool) -> Result<()> {
+        let mut request = Message::new(RTM_SETLINK, 0);
+        request.raw(&ifinfomsg(AF_BRIDGE, index, 0, 0)).nested(IFLA_PROTINFO, |port| {
+            port.u8(IFLA_BRPORT_MODE, u8::from(on));
+        });
+        self.connection.request(request)
+    }
+
+    /// Waits at most `limit` for a link to be operationally up and gives its last state. Wakes on the kernel's events.
+    pub fn wait_until_up(&mut self, link: Link, limit: Duration) -> Result<Link> {
+        if link.state == State::UP {
+            return Ok(link);
+        }
+        let deadline = Instant::now() + limit;
+        let mut events = Connection::open(Protocol::Route)?;
+        events.subscribe(RTNLGRP_LINK)?;
+        loop {
+            let now = self.find_link_at(link.index)?.ok_or_else(|| Error::from(Errno::ENODEV))?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if now.state == State::UP || left.is_zero() {
+                return Ok(now);
+            }
+            events.await_events(left)?;
+        }
+    }
+
+    fn get_link(&mut self, mut request: Message) -> Result<Option<Link>> {
+        request.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+        match self.connection.get(request, Link::parse) {
+            Err(error) if error.is(Errno::ENODEV) => Ok(None),
+            result => result,
+        }
+    }
+}
+
+impl NewVeth<'_> {
+    fn message(&self) -> Message {
+        let mut request = message(RTM_NEWLINK, CREATE | EXCL, 0, IFF_UP, IFF_UP);
+        request.string(IFLA_IFNAME, self.name).attribute(IFLA_ADDRESS, self.mac.bytes());
+        // The reference's host ends have no transmit queue length, and qdiscs put on them later inherit it.
+        request.u32(IFLA_TXQLEN, 0);
+        push_mtu(&mut request, self.mtu);
+        if let Some(master) = self.master {
+            request.u32(IFLA_MASTER, master);
+        }
+        request.container(IFLA_LINKINFO, |info| {
+            info.string(IFLA_INFO_KIND, "veth");
+            info.container(IFLA_INFO_DATA, |data| {
+                data.container(VETH_INFO_PEER, |peer| self.write_peer(peer));
+            });
+        });
+        request
+    }
+
+    fn write_peer(&self, peer: &mut Message) {
+        peer.raw(&ifinfomsg(AF_UNSPEC, 0, 0, 0));
+        peer.string(IFLA_IFNAME, self.peer_name).attribute(IFLA_ADDRESS, self.peer_mac.bytes());
+        push_mtu(peer, self.mtu);
+        peer.u32(IFLA_NET_NS_FD, self.peer_netns.as_fd().as_raw_fd() as u32);
+    }
+}
+
+/// The request that sets a link up or down, for pipelines.
+pub(crate) fn up_message(index: u32, up: bool) -> Message {
+    message(RTM_NEWLINK, 0, index, if up { IFF_UP } else { 0 }, IFF_UP)
+}
+
+/// A name for the host's end of a veth pair, or for a link that is renamed later: `veth` and 8 random digits.
+pub fn random_name() -> Result<String> {
+    Ok(format!("veth{:08x}", u32::from_be_bytes(random::bytes()?)))
+}
+
+fn push_mtu(request: &mut Message, mtu: u32) {
+    if mtu > 0 {
+        request.u32(IFLA_MTU, mtu);
+    }
+}
+
+fn message(kind: u16, flags: u16, index: u32, link_flags: u32, change: u32) -> Message {
+    let mut message = Message::new(kind, flags);
+    message.raw(&ifinfomsg(AF_UNSPEC, index, link_flags, change));
+    message
+}
+
+/// `struct ifinfomsg`: family, padding, device type, index, flags, mask of flags to change.
+fn ifinfomsg(family: u8, index: u32, flags: u32, change: u32) -> [u8; IFINFOMSG] {
+    let mut bytes = [0; IFINFOMSG];
+    let fields = [u32::from(family).to_le_bytes(), index.to_ne_bytes(), flags.to_ne_bytes(), change.to_ne_bytes()];
+    for (place, field) in bytes.chunks_exact_mut(4).zip(fields) {
+        place.copy_from_slice(&field);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_veth_pair_is_one_request() {
+        let netns = Netns::current().unwrap();
+        let (mac, peer_mac) = (Mac::from_bytes(&[2, 0, 0, 0, 0, 1]), Mac::from_bytes(&[2, 0, 0, 0, 0, 2]));
+        let veth = NewVeth {
+            name: "veth0",
+            mac: &mac,
+            master: Some(7),
+            peer_netns: &netns,
+            peer_name: "eth0",
+            peer_mac: &peer_mac,
+            mtu: 1400,
+        };
+        let fd = netns.as_fd().as_raw_fd() as u8;
+        #[rustfmt::skip]
+        let golden = [
+            0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0,         // ifinfomsg: any family, IFF_UP of IFF_UP
+            10, 0, 3, 0, b'v', b'e', b't', b'h', b'0', 0, 0, 0,     // IFLA_IFNAME
+            10, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 0,                    // IFLA_ADDRESS
+            8, 0, 13, 0, 0, 0, 0, 0,                                // IFLA_TXQLEN
+            8, 0, 4, 0, 0x78, 5, 0, 0,                              // IFLA_MTU 1400
+            8, 0, 10, 0, 7, 0, 0, 0,                                // IFLA_MASTER
+            80, 0, 18, 0,                                           // IFLA_LINKINFO
+            9, 0, 1, 0, b'v', b'e', b't', b'h', 0, 0, 0, 0,         //   IFLA_INFO_KIND
+            64, 0, 2, 0,                                            //   IFLA_INFO_DATA
+            60, 0, 1, 0,                                            //     VETH_INFO_PEER
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,         //       ifinfomsg
+            9, 0, 3, 0, b'e', b't', b'h', b'0', 0, 0, 0, 0,         //       IFLA_IFNAME
+            10, 0, 1, 0, 2, 0, 0, 0, 0, 2, 0, 0,                    //       IFLA_ADDRESS
+            8, 0, 4, 0, 0x78, 5, 0, 0,                              //       IFLA_MTU
+            8, 0, 28, 0, fd, 0, 0, 0,                               //       IFLA_NET_NS_FD
+        ];
+        assert_eq!(veth.message().body(), golden);
+    }
+
+    #[test]
+    fn random_names_fit() {
+        let name = random_name().unwrap();
+        assert_eq!((name.len(), &name[..4]), (12, "veth"));
+    }
+}

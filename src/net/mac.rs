@@ -1,0 +1,86 @@
+//! Hardware addresses.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::sys::random;
+
+/// A hardware address of 6 bytes (Ethernet), or 8 or 20 (EUI-64, InfiniBand).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mac(Vec<u8>);
+
+impl Mac {
+    /// Bytes as the kernel gives them.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Mac(bytes.to_vec())
+    }
+
+    /// A random Ethernet address: unicast, locally administered.
+    pub fn random() -> Result<Self> {
+        const LOCAL: u8 = 0x02;
+        const MULTICAST: u8 = 0x01;
+        let mut bytes: [u8; 6] = random::bytes()?;
+        if let Some(first) = bytes.first_mut() {
+            *first = (*first | LOCAL) & !MULTICAST;
+        }
+        Ok(Mac(bytes.to_vec()))
+    }
+
+    /// Reads the forms that Go's `net.ParseMAC` reads: byte pairs with `:` or `-`, or groups of four digits with `.`; 6, 8
+    /// or 20 bytes.
+    pub fn parse(text: &str) -> Result<Self> {
+        let invalid = || Error::internal(format!("address {text}: invalid MAC address"));
+        let (separator, width) = match (text.as_bytes().get(2), text.as_bytes().get(4)) {
+            (Some(b':'), _) => (':', 2),
+            (Some(b'-'), _) => ('-', 2),
+            (_, Some(b'.')) => ('.', 4),
+            _ => return Err(invalid()),
+        };
+        let mut bytes = Vec::new();
+        for group in text.split(separator) {
+            let digits = group.len() == width && group.bytes().all(|digit| digit.is_ascii_hexdigit());
+            let number = u16::from_str_radix(group, 16).ok().filter(|_| digits).ok_or_else(invalid)?;
+            let pair = number.to_be_bytes();
+            bytes.extend_from_slice(if width == 4 { &pair } else { &pair[1..] });
+        }
+        if matches!(bytes.len(), 6 | 8 | 20) { Ok(Mac(bytes)) } else { Err(invalid()) }
+    }
+
+    /// The raw bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, byte) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ":" };
+            write!(out, "{separator}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_go_reads() {
+        for text in ["02:00:5e:10:00:01", "02-00-5E-10-00-01", "0200.5e10.0001"] {
+            assert_eq!(Mac::parse(text).unwrap().to_string(), "02:00:5e:10:00:01");
+        }
+        assert_eq!(Mac::parse("02:00:5e:10:00:00:00:01").unwrap().bytes().len(), 8);
+        for bad in ["zz", "02:00:5e:10:00", "2:0:5e:10:0:1", "02:00-5e:10:00:01", "", "+2:00:5e:10:00:01"] {
+            assert_eq!(Mac::parse(bad).unwrap_err().msg, format!("address {bad}: invalid MAC address"));
+        }
+    }
+
+    #[test]
+    fn random_addresses_are_local_and_unicast() {
+        for _ in 0..64 {
+            assert_eq!(Mac::random().unwrap().bytes()[0] & 3, 2);
+        }
+    }
+}

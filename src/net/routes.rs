@@ -1,0 +1,166 @@
+//! Routes.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::error::{Context, Errno, Result};
+use crate::net::Handle;
+use crate::net::addresses::{family_of, ip_from, push_ip};
+use crate::netlink::message::CREATE;
+use crate::netlink::route::*;
+use crate::netlink::{Attribute, Attributes, Message};
+
+/// Length of `struct rtmsg` in bytes.
+const RTMSG: usize = 12;
+
+/// A unicast route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Destination.
+    pub dst: IpNet,
+    /// Next hop; `None` for destinations on the link.
+    pub gateway: Option<IpAddr>,
+    /// Index of the outgoing link.
+    pub link: u32,
+    /// Routing table; 0 is main.
+    pub table: u32,
+    /// Scope (`rt_scope_t`); 0 is the whole world.
+    pub scope: u8,
+    /// Metric; 0 leaves the kernel's default.
+    pub priority: u32,
+    /// Path MTU in bytes; 0 when not set.
+    pub mtu: u32,
+    /// Maximum segment size to advertise, in bytes; 0 when not set.
+    pub advmss: u32,
+}
+
+impl Route {
+    /// A route in the main table with nothing special about it.
+    pub fn new(dst: IpNet, gateway: Option<IpAddr>, link: u32) -> Self {
+        Route { dst, gateway, link, table: 0, scope: 0, priority: 0, mtu: 0, advmss: 0 }
+    }
+
+    /// The table it is in, with main by its number.
+    pub fn effective_table(&self) -> u32 {
+        if self.table == 0 { RT_TABLE_MAIN } else { self.table }
+    }
+
+    /// The request that adds the route, for pipelines. The same route again is `EEXIST`; the same destination with
+    /// another next hop is added beside the first.
+    pub(crate) fn message(&self) -> Message {
+        let mut message = Message::new(RTM_NEWROUTE, CREATE);
+        let family = family_of(self.dst.addr());
+        message.raw(&rtmsg(family, self.dst.prefix_len(), self.effective_table(), self.scope));
+        if self.effective_table() > u32::from(u8::MAX) {
+            message.u32(RTA_TABLE, self.table);
+        }
+        if self.dst.prefix_len() > 0 {
+            push_ip(&mut message, RTA_DST, self.dst.addr());
+        }
+        if let Some(gateway) = self.gateway {
+            push_ip(&mut message, RTA_GATEWAY, gateway);
+        }
+        if self.priority > 0 {
+            message.u32(RTA_PRIORITY, self.priority);
+        }
+        self.push_metrics(&mut message);
+        message.u32(RTA_OIF, self.link);
+        message
+    }
+
+    fn push_metrics(&self, message: &mut Message) {
+        let metrics = [(RTAX_MTU, self.mtu), (RTAX_ADVMSS, self.advmss)];
+        if metrics.iter().any(|(_, value)| *value > 0) {
+            message.nested(RTA_METRICS, |nested| {
+                for (kind, value) in metrics.iter().filter(|(_, value)| *value > 0) {
+                    nested.u32(*kind, *value);
+                }
+            });
+        }
+    }
+
+    /// A unicast route of a dump; `None` for anything else (local, broadcast, cached).
+    fn parse(body: &[u8]) -> Result<Option<Route>> {
+        const CLONED: u32 = 0x200;
+        let header = body.first_chunk::<RTMSG>().unwrap_or(&[0; RTMSG]);
+        let &[family, prefix, _, _, table, _, scope, kind, flags @ ..] = header;
+        if kind != RTN_UNICAST || u32::from_ne_bytes(flags) & CLONED != 0 {
+            return Ok(None);
+        }
+        let attributes = Attributes::after(body, RTMSG)?;
+        let number = |kind| attributes.find(kind).and_then(Attribute::u32);
+        let ip = |kind| attributes.find(kind).and_then(|found| ip_from(family, found.payload));
+        let any = ip_from(family, if family == AF_INET { &[0; 4] } else { &[0; 16] });
+        let dst = ip(RTA_DST).or(any).and_then(|dst| IpNet::new(dst, prefix).ok());
+        Ok(dst.map(|dst| Route {
+            table: number(RTA_TABLE).unwrap_or(u32::from(table)),
+            scope,
+            priority: number(RTA_PRIORITY).unwrap_or(0),
+            ..Route::new(dst, ip(RTA_GATEWAY), number(RTA_OIF).unwrap_or(0))
+        }))
+    }
+}
+
+impl Handle {
+    /// The unicast routes of one table, of the family of `like`.
+    pub fn routes(&mut self, like: IpAddr, table: u32) -> Result<Vec<Route>> {
+        let mut request = Message::new(RTM_GETROUTE, 0);
+        request.raw(&[family_of(like), 0, 0, 0, u8::try_from(table).unwrap_or(0), 0, 0, 0, 0, 0, 0, 0]);
+        if table > u32::from(u8::MAX) {
+            request.u32(RTA_TABLE, table);
+        }
+        let listed = self.connection.dump(&request, Vec::new, |routes, reply| {
+            routes.extend(Route::parse(reply.body)?.filter(|route| route.table == table));
+            Ok(())
+        });
+        match listed {
+            // A kernel that filters says so when the table does not exist.
+            Err(error) if error.is(Errno::ENOENT) => Ok(Vec::new()),
+            result => result.with_context(|| format!("failed to list the routes of table {table}")),
+        }
+    }
+}
+
+/// `struct rtmsg`: family, prefix lengths, type of service, table, protocol, scope, type, flags.
+fn rtmsg(family: u8, prefix: u8, table: u32, scope: u8) -> [u8; RTMSG] {
+    let table = u8::try_from(table).unwrap_or(0);
+    [family, prefix, 0, 0, table, RTPROT_BOOT, scope, RTN_UNICAST, 0, 0, 0, 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_route() {
+        #[rustfmt::skip]
+        let golden = [
+            2, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0,   // rtmsg: IPv4, /0, main, boot, universe, unicast
+            8, 0, 5, 0, 10, 88, 0, 1,               // RTA_GATEWAY
+            8, 0, 4, 0, 2, 0, 0, 0,                 // RTA_OIF
+        ];
+        let route = Route::new("0.0.0.0/0".parse().unwrap(), "10.88.0.1".parse().ok(), 2);
+        assert_eq!(route.message().body(), golden);
+        let read = Route::parse(&golden).unwrap().unwrap();
+        assert_eq!((read.dst, read.gateway, read.table), (route.dst, route.gateway, 254));
+    }
+
+    #[test]
+    fn metrics_and_large_tables_travel_as_attributes() {
+        let dst = "10.0.0.0/8".parse().unwrap();
+        let route = Route { table: 300, mtu: 1300, advmss: 1200, priority: 5, scope: 253, ..Route::new(dst, None, 2) };
+        #[rustfmt::skip]
+        let golden = [
+            2, 8, 0, 0, 0, 3, 253, 1, 0, 0, 0, 0,   // rtmsg: the table does not fit
+            8, 0, 15, 0, 0x2c, 1, 0, 0,             // RTA_TABLE
+            8, 0, 1, 0, 10, 0, 0, 0,                // RTA_DST
+            8, 0, 6, 0, 5, 0, 0, 0,                 // RTA_PRIORITY
+            20, 0, 8, 0x80,                         // RTA_METRICS
+            8, 0, 2, 0, 0x14, 5, 0, 0,              //   RTAX_MTU
+            8, 0, 8, 0, 0xb0, 4, 0, 0,              //   RTAX_ADVMSS
+            8, 0, 4, 0, 2, 0, 0, 0,                 // RTA_OIF
+        ];
+        assert_eq!(route.message().body(), golden);
+    }
+}

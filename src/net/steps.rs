@@ -1,0 +1,35 @@
+//! Several changes to one link in one send.
+
+use ipnet::IpNet;
+
+use crate::error::Error;
+use crate::net::Handle;
+use crate::net::addresses::new_address;
+use crate::net::links::up_message;
+use crate::net::routes::Route;
+
+/// A change to a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Add an address.
+    Address(IpNet),
+    /// Set the link up.
+    Up,
+    /// Add a route.
+    Route(Route),
+}
+
+impl Handle {
+    /// Makes the changes in order, all in one send. The first that failed is named by its index; those behind it have
+    /// been tried nevertheless, so the caller is expected to take all of them back.
+    pub fn perform(&mut self, link: u32, steps: &[Step]) -> std::result::Result<(), (usize, Error)> {
+        let messages = steps.iter().map(|step| match step {
+            Step::Address(net) => new_address(link, *net),
+            Step::Up => up_message(link, true),
+            Step::Route(route) => route.message(),
+        });
+        let verdicts = self.connection.pipeline(messages.collect());
+        let failed = verdicts.into_iter().enumerate().find_map(|(index, verdict)| Some((index, verdict.err()?)));
+        failed.map_or(Ok(()), Err)
+    }
+}

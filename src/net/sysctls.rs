@@ -1,0 +1,38 @@
+//! Kernel settings below /proc/sys. `/proc/sys/net` shows the namespace of the thread that looks.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+
+use crate::error::{Context, Result};
+
+/// Writes a setting, such as `net/ipv6/conf/eth0/accept_ra`.
+pub fn write(name: &str, value: &str) -> Result<()> {
+    let written = OpenOptions::new().write(true).open(path(name)).and_then(|mut file| file.write_all(value.as_bytes()));
+    written.with_context(|| format!("failed to set {name} to {value}"))
+}
+
+/// Reads a setting without the newline at its end.
+pub fn read(name: &str) -> Result<String> {
+    let text = fs::read_to_string(path(name)).with_context(|| format!("failed to read {name}"))?;
+    Ok(text.trim_end().to_string())
+}
+
+/// Sets a setting unless it has the value already, so that a read-only /proc/sys with the right values does no harm.
+pub fn ensure(name: &str, value: &str) -> Result<()> {
+    if read(name)? == value { Ok(()) } else { write(name, value) }
+}
+
+/// Lets the host pass packets between its interfaces: the reference's `EnableForward`. Never undone.
+pub fn enable_forwarding(v4: bool, v6: bool) -> Result<()> {
+    if v4 {
+        ensure("net/ipv4/ip_forward", "1")?;
+    }
+    if v6 {
+        ensure("net/ipv6/conf/all/forwarding", "1")?;
+    }
+    Ok(())
+}
+
+fn path(name: &str) -> String {
+    format!("/proc/sys/{name}")
+}
