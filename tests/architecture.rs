@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Height of a top-level module: a file imports only from lower ones or its own.
-const RANKS: [(&str, u32); 9] = [
+const RANKS: [(&str, u32); 10] = [
     ("sys", 0),
     ("netlink", 1),
     ("net", 2),
@@ -13,8 +13,9 @@ const RANKS: [(&str, u32); 9] = [
     ("firewall", 3),
     ("ipam", 3),
     ("applets", 4),
-    ("dispatch", 5),
-    ("main", 6),
+    ("install", 5),
+    ("dispatch", 6),
+    ("main", 7),
 ];
 /// What a module must not see although it is lower: cni knows no kernel, applets only the floors made for them.
 const FORBIDDEN: [(&str, &[&str]); 5] = [

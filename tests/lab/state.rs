@@ -104,7 +104,10 @@ impl Lab {
         lines.extend(self.address_lines());
         for family in ["-4", "-6"] {
             let routes = self.ok(&format!("ip {family} route show table all"));
-            let own = routes.lines().filter(|line| !line.contains("fe80::") && !line.starts_with("multicast"));
+            // IPv6 gets its local routes only when duplicate address detection is done; the addresses are listed anyway.
+            let late = |line: &str| family == "-6" && line.contains("table local");
+            let noise = |line: &str| line.contains("fe80::") || line.starts_with("multicast") || late(line);
+            let own = routes.lines().filter(|line| !noise(line));
             lines.extend(own.map(|line| format!("route {}", line.replace(" linkdown", "").trim())));
         }
         lines.extend(self.rules());
@@ -146,7 +149,8 @@ impl Lab {
         lines.map(|line| format!("nft {}", without_counters(line))).collect()
     }
 
-    /// Files below a folder with their content. The lock and the round-robin pointer stay by design.
+    /// Files below a folder with their content. The lock, the round-robin pointer and our index of a folder stay by
+    /// design.
     fn file_lines(&self, folder: &Path, name: &str, lines: &mut Vec<String>) {
         let Ok(entries) = std::fs::read_dir(folder) else { return };
         for entry in entries.map(Result::unwrap) {
@@ -154,12 +158,19 @@ impl Lab {
             let full = format!("{name}/{file}");
             if entry.file_type().unwrap().is_dir() {
                 self.file_lines(&entry.path(), &full, lines);
-            } else if file != "lock" && !file.starts_with("last_reserved_ip.") {
+            } else if !is_bookkeeping(&full) {
                 let content = String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()).into_owned();
                 lines.push(format!("file {full} {content:?}"));
             }
         }
     }
+}
+
+/// Files that outlive every reservation.
+fn is_bookkeeping(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap();
+    let index = name.contains("/.cni-box/") && file.ends_with(".index");
+    file == "lock" || file.starts_with("last_reserved_ip.") || index
 }
 
 /// An nft rule with the figures of its counter taken out: traffic is no change.
