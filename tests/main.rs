@@ -1,1 +1,30 @@
+//! All integration tests, in one binary: the built program is spawned on private hosts made of namespaces.
+//!
+//! `CNI_BOX_BIN` names the program (default: cargo's debug build), `CNI_REFERENCE_DIR` the reference plugins (default
+//! `/usr/lib/cni`). `CNI_TEST_PLUGINS=reference` puts the reference plugins in the place of ours; tests whose
+//! name starts with `better_` (we do better on purpose) or `newer_` (Debian's reference is 1.1.1), and those of programs
+//! that it does not have (cnitool, dispatch), then fail by design.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "clippy.toml allows them in tests, but does not recognise the helpers of an integration test"
+)]
+#![allow(missing_docs, unreachable_pub, reason = "nobody links against a test binary")]
+#![allow(unsafe_code, reason = "entering the lab's namespaces between fork and exec: see lab::enter_before_exec")]
 
+mod accidents;
+mod architecture;
+mod bridge;
+mod bridge_after;
+mod cnitool;
+mod cross;
+mod dispatch;
+mod host_local;
+mod lab;
+mod loopback;
+mod masquerade;
+mod protocol;
+mod static_ipam;
+mod walkthroughs;
