@@ -5,6 +5,8 @@
 //! to one network share it.
 
 mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 
@@ -118,8 +120,7 @@ fn add_rules(flavour: Flavour, family: Family, rules: &plan::Rules) -> Result<Ve
         return iptables_legacy::edit(family, Table::Nat, look_first);
     }
     let mut nftables = Nftables::open()?;
-    // Nearly always the chain is new. Then there is nothing to look at, however many rules others have, and one message
-    // to the kernel does it.
+    // Nearly always the chain is new. Then there is nothing to look at, however many rules others have.
     let all = rules.all();
     match nftables.write(family, Table::Nat, &all) {
         Ok(()) => Ok(all),

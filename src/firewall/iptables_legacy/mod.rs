@@ -37,7 +37,7 @@ pub(super) fn edit<T>(
     mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
 ) -> Result<T> {
     let table = table.name();
-    let describe = || format!("failed to change {} table {table:?} in x_tables", family.program());
+    let describe = || failed_to("change", family, table);
     let _lock = lock()?;
     let socket = open(family).with_context(describe)?;
     again_while_changing(|| try_edit(&socket, family, table, &mut plan)).with_context(describe)
@@ -45,16 +45,23 @@ pub(super) fn edit<T>(
 
 /// Whether a table that the kernel already has holds rules or user chains.
 pub(super) fn holds_rules(family: Family, table: &str) -> Result<bool> {
-    let info = get_info(&open(family)?, table)?;
+    let info = open(family).and_then(|socket| get_info(&socket, table));
+    let info = info.with_context(|| failed_to("read", family, table))?;
     Ok(info.entries > info.valid_hooks.count_ones() + 1)
 }
 
 /// Whether a table that the kernel already has holds a user chain with such a name.
 pub(super) fn has_chain(family: Family, table: &str, is_wanted: impl Fn(&str) -> bool) -> Result<bool> {
-    let socket = open(family)?;
-    let (info, blob) = again_while_changing(|| read(&socket, table))?;
-    let data = TableData::parse(family, &info, entries(&blob))?;
-    Ok(data.user_chains().any(is_wanted))
+    let search = || -> Result<bool> {
+        let socket = open(family)?;
+        let (info, blob) = again_while_changing(|| read(&socket, table))?;
+        Ok(TableData::parse(family, &info, entries(&blob))?.user_chains().any(is_wanted))
+    };
+    search().with_context(|| failed_to("read", family, table))
+}
+
+fn failed_to(verb: &str, family: Family, table: &str) -> String {
+    format!("failed to {verb} {} table {table:?} in x_tables", family.program())
 }
 
 /// Repeats what failed because the table changed under us: we look without the lock, or others write without it.
