@@ -115,35 +115,23 @@ impl<'a> TableData<'a> {
 
     /// Puts the table together.
     pub(super) fn render(&self) -> Rendered {
-        let mut info = Info { valid_hooks: 0, hook_entry: [0; HOOKS], underflow: [0; HOOKS], entries: 0, size: 0 };
-        let (starts, capacity) = self.starts();
-        let (mut blob, mut continues) = (Vec::with_capacity(capacity), Vec::new());
-        let mut push = |entry: &Entry<'_>| {
-            let start = blob.len();
-            blob.extend_from_slice(&entry.bytes);
-            continues.push(entry.old);
-            let place = match entry.leads {
-                Leads::Nowhere => return start,
-                Leads::Next => blob.len(),
-                Leads::Chain(id) => starts.get(id).copied().unwrap_or_default(),
-            };
-            if let Ok(shape) = Shape::read(self.family, &entry.bytes) {
-                put(&mut blob, start + shape.target + EXTENSION_HEADER, &(place as u32).to_ne_bytes());
-            }
-            start
-        };
+        let (starts, size) = self.starts();
+        let info =
+            Info { valid_hooks: 0, hook_entry: [0; HOOKS], underflow: [0; HOOKS], entries: 0, size: size as u32 };
+        let mut out = Rendered { info, blob: Vec::with_capacity(size), continues: Vec::new() };
         for chain in &self.chains {
-            chain.head().map(&mut push);
-            let first = chain.rules.iter().map(&mut push).fold(None, |first, start| first.or(Some(start)));
-            let end = push(&chain.end);
+            chain.head().into_iter().for_each(|head| out.push(self.family, &starts, head));
+            let first = out.blob.len();
+            chain.rules.iter().for_each(|rule| out.push(self.family, &starts, rule));
+            let end = out.blob.len();
+            out.push(self.family, &starts, &chain.end);
             if let Kind::BuiltIn { hook } = chain.kind {
-                info.set_hook(hook, first.unwrap_or(end) as u32, end as u32);
+                out.info.set_hook(hook, first as u32, end as u32);
             }
         }
-        push(&self.trailer);
-        info.entries = continues.len() as u32;
-        info.size = blob.len() as u32;
-        Rendered { info, blob, continues }
+        out.push(self.family, &starts, &self.trailer);
+        out.info.entries = out.continues.len() as u32;
+        out
     }
 
     /// Where jumps to each chain lead, by identity, and the length of the table.
@@ -232,6 +220,23 @@ impl View for TableData<'_> {
         let Some(chain) = self.find(name) else { return Ok(None) };
         let rules = chain.rules.iter().map(|entry| self.stored(entry)).collect::<Result<_>>()?;
         Ok(Some(StoredChain { rules, references: self.references(chain.id) }))
+    }
+}
+
+impl Rendered {
+    /// Appends an entry, its verdict leading to where that place is now.
+    fn push(&mut self, family: Family, starts: &[usize], entry: &Entry<'_>) {
+        let start = self.blob.len();
+        self.blob.extend_from_slice(&entry.bytes);
+        self.continues.push(entry.old);
+        let place = match entry.leads {
+            Leads::Nowhere => return,
+            Leads::Next => Some(self.blob.len()),
+            Leads::Chain(id) => starts.get(id).copied(),
+        };
+        if let (Some(place), Ok(shape)) = (place, Shape::read(family, &entry.bytes)) {
+            put(&mut self.blob, start + shape.target + EXTENSION_HEADER, &(place as u32).to_ne_bytes());
+        }
     }
 }
 
