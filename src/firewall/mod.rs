@@ -9,7 +9,7 @@
 //! - [`flavour`]: which of the two a host uses.
 //! - [`masquerade`]: source NAT of containers (the reference's `ipMasq`).
 //!
-//! Both backends offer the same door, `edit`: a plan looks at a table through [`View`] and answers with [`Edit`]s. It
+//! Both backends offer the same door, `edit`: a plan looks at a table through `View` and answers with `Edit`s. It
 //! may be asked again when the table has changed meanwhile, so it must not keep anything from one time to the next.
 
 pub mod flavour;
