@@ -5,8 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, code};
-use crate::firewall::iptables_nft::Nftables;
-use crate::firewall::{Family, iptables_legacy};
+use crate::firewall::{Family, Session, iptables_legacy};
 
 /// A kind of iptables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,14 +59,14 @@ impl Flavour {
 
 /// The flavour for new rules: the forced one, else the only one that holds rules, else (both do) the only one that
 /// holds chains of CNI plugins, else the one that the installed program `iptables` is, else nft.
-pub fn choose(preference: &Preference<'_>) -> Result<Flavour> {
+pub fn choose(session: &mut Session, preference: &Preference<'_>) -> Result<Flavour> {
     if let Some(forced) = preference.forced {
         return Ok(forced);
     }
     if !legacy_holds_rules()? {
-        return without_legacy_rules(preference.path);
+        return without_legacy_rules(session, preference.path);
     }
-    let nft = nft_contents()?;
+    let nft = nft_contents(session)?;
     if !nft.rules {
         return Ok(Flavour::Legacy);
     }
@@ -79,12 +78,12 @@ pub fn choose(preference: &Preference<'_>) -> Result<Flavour> {
 }
 
 /// The common case. Whatever nf_tables holds, an installed iptables-nft settles it, and nothing is asked.
-fn without_legacy_rules(path: &str) -> Result<Flavour> {
+fn without_legacy_rules(session: &mut Session, path: &str) -> Result<Flavour> {
     let legacy_unless = |nft: bool| if nft { Flavour::Nft } else { Flavour::Legacy };
     match installed(path) {
         Some(Flavour::Nft) => Ok(Flavour::Nft),
-        Some(Flavour::Legacy) => Ok(legacy_unless(nft_contents()?.rules)),
-        None => Ok(legacy_unless(Nftables::open_if_supported()?.is_some())),
+        Some(Flavour::Legacy) => Ok(legacy_unless(nft_contents(session)?.rules)),
+        None => Ok(legacy_unless(session.nftables()?.is_some())),
     }
 }
 
@@ -120,8 +119,8 @@ fn any_legacy_table(holds: impl Fn(Family, &str) -> Result<bool>) -> Result<bool
     Ok(false)
 }
 
-fn nft_contents() -> Result<Contents> {
-    let Some(mut nftables) = Nftables::open_if_supported()? else { return Ok(Contents::default()) };
+fn nft_contents(session: &mut Session) -> Result<Contents> {
+    let Some(nftables) = session.nftables()? else { return Ok(Contents::default()) };
     let (v4, v6) = (nftables.contents(Family::V4)?, nftables.contents(Family::V6)?);
     Ok(Contents { rules: v4.rules || v6.rules, cni: v4.cni || v6.cni })
 }

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use crate::error::{Context, Failures, Result};
 use crate::firewall::flavour::{Flavour, Preference, choose, legacy_tables};
 use crate::firewall::iptables_nft::Nftables;
-use crate::firewall::{Edit, Family, Rule, Table, View, iptables_legacy, names};
+use crate::firewall::{Edit, Family, Rule, Session, Table, View, iptables_legacy, names};
 
 /// The length of a chain's name in the reference; the kernel's limit is 28 characters too.
 const CHAIN_NAME_LENGTH: usize = 28;
@@ -59,19 +59,19 @@ struct AddedFamily {
 impl Masquerade<'_> {
     /// Makes packets from these addresses (each with the prefix length of its subnet) leave with the host's address.
     /// What is there already is not added again. One transaction for each family; all or nothing.
-    pub fn add(&self, addresses: &[IpNet], preference: &Preference<'_>) -> Result<Added> {
+    pub fn add(&self, session: &mut Session, addresses: &[IpNet], preference: &Preference<'_>) -> Result<Added> {
         let mut added = Added::default();
         if addresses.is_empty() {
             return Ok(added);
         }
-        let flavour = choose(preference).with_context(|| self.failed_to("add"))?;
+        let flavour = choose(session, preference).with_context(|| self.failed_to("add"))?;
         for family in Family::BOTH {
-            match self.add_family(flavour, family, addresses) {
+            match self.add_family(session, flavour, family, addresses) {
                 Ok(more) => added.0.extend(more),
                 Err(error) => {
                     let mut failures = Failures::default();
                     failures.note::<()>(Err(error.context(&self.failed_to("add"))));
-                    failures.note(added.undo());
+                    failures.note(added.undo(session));
                     return failures.finish().map(|()| Added::default());
                 }
             }
@@ -81,12 +81,12 @@ impl Masquerade<'_> {
 
     /// Ends it for these addresses, or, when nobody knows them any more, for the container's every attachment to the
     /// network. Both flavours are searched. What is missing is no failure; failures are reported together.
-    pub fn del(&self, addresses: Option<&[IpAddr]>) -> Result<()> {
+    pub fn del(&self, session: &mut Session, addresses: Option<&[IpAddr]>) -> Result<()> {
         let mut failures = Failures::default();
         let chain = chain_name(self.network, self.container);
-        let mut nftables = failures.note(Nftables::open_if_supported()).flatten();
+        let mut nftables = failures.note(session.nftables()).flatten();
         for family in Family::BOTH {
-            if let Some(nftables) = &mut nftables {
+            if let Some(nftables) = nftables.as_deref_mut() {
                 failures.note(del_nft(nftables, family, &chain, addresses));
             }
             failures.note(del_legacy(family, &chain, addresses));
@@ -94,14 +94,20 @@ impl Masquerade<'_> {
         failures.finish().with_context(|| self.failed_to("delete"))
     }
 
-    fn add_family(&self, flavour: Flavour, family: Family, addresses: &[IpNet]) -> Result<Option<AddedFamily>> {
+    fn add_family(
+        &self,
+        session: &mut Session,
+        flavour: Flavour,
+        family: Family,
+        addresses: &[IpNet],
+    ) -> Result<Option<AddedFamily>> {
         let addresses: Vec<IpNet> = addresses.iter().copied().filter(|address| Family::of(address) == family).collect();
         if addresses.is_empty() {
             return Ok(None);
         }
         let chain = chain_name(self.network, self.container);
         let rules = plan::Rules::new(family, &chain, &comment(self.network, self.container), &addresses);
-        let edits = add_rules(flavour, family, &rules)?;
+        let edits = add_rules(session, flavour, family, &rules)?;
         Ok(Some(AddedFamily::from_edits(flavour, family, chain, edits)))
     }
 
@@ -111,7 +117,7 @@ impl Masquerade<'_> {
 }
 
 /// Adds what is missing and says what that was.
-fn add_rules(flavour: Flavour, family: Family, rules: &plan::Rules) -> Result<Vec<Edit>> {
+fn add_rules(session: &mut Session, flavour: Flavour, family: Family, rules: &plan::Rules) -> Result<Vec<Edit>> {
     let look_first = |view: &mut dyn View| {
         let edits = rules.missing(view)?;
         Ok((edits.clone(), edits))
@@ -119,7 +125,7 @@ fn add_rules(flavour: Flavour, family: Family, rules: &plan::Rules) -> Result<Ve
     if flavour == Flavour::Legacy {
         return iptables_legacy::edit(family, Table::Nat, look_first);
     }
-    let mut nftables = Nftables::open()?;
+    let nftables = session.require_nftables()?;
     // Nearly always the chain is new. Then there is nothing to look at, however many rules others have.
     if nftables.chain_use(family, Table::Nat, &rules.chain)?.is_none() {
         let all = rules.all();
@@ -151,10 +157,10 @@ fn del_legacy(family: Family, chain: &str, addresses: Option<&[IpAddr]>) -> Resu
 
 impl Added {
     /// Takes away what was added. Rules that others share by now stay.
-    pub fn undo(self) -> Result<()> {
+    pub fn undo(self, session: &mut Session) -> Result<()> {
         let mut failures = Failures::default();
         for family in self.0.into_iter().rev() {
-            failures.note(family.undo());
+            failures.note(family.undo(session));
         }
         failures.finish()
     }
@@ -170,13 +176,15 @@ impl AddedFamily {
         AddedFamily { flavour, family, chain, created, rules: rules.collect() }
     }
 
-    fn undo(&self) -> Result<()> {
+    fn undo(&self, session: &mut Session) -> Result<()> {
         if self.rules.is_empty() && !self.created {
             return Ok(());
         }
         let plan = |view: &mut dyn View| Ok((plan::reversal(view, &self.chain, self.created, &self.rules)?, ()));
         let undone = match self.flavour {
-            Flavour::Nft => Nftables::open().and_then(|mut nftables| nftables.edit(self.family, Table::Nat, plan)),
+            Flavour::Nft => {
+                session.require_nftables().and_then(|nftables| nftables.edit(self.family, Table::Nat, plan))
+            }
             Flavour::Legacy => iptables_legacy::edit(self.family, Table::Nat, plan),
         };
         undone.with_context(|| format!("failed to undo masquerade chain {:?}", self.chain))

@@ -9,7 +9,7 @@
 //! - [`flavour`]: which of the two a host uses.
 //! - [`masquerade`]: source NAT of containers (the reference's `ipMasq`).
 //!
-//! Both backends offer the same door, `edit`: a plan looks at a table through [`View`] and answers with [`Edit`]s. It
+//! Both backends offer the same door, `edit`: a plan looks at a table through `View` and answers with `Edit`s. It
 //! may be asked again when the table has changed meanwhile, so it must not keep anything from one time to the next.
 
 pub mod flavour;
@@ -22,7 +22,18 @@ mod names;
 
 use ipnet::IpNet;
 
-use crate::error::Result;
+use crate::error::{Errno, Error, Result};
+
+/// The connection of one command to nf_tables, opened when first needed, in the namespace that is current then.
+///
+/// Keep it until the command's other work is done: after something was deleted, the kernel makes whoever closes such a
+/// socket wait for the end of an RCU grace period (about 12 ms). Other deletions, of a link for instance, wait for one
+/// too, and then it is the same.
+#[derive(Debug, Default)]
+pub struct Session {
+    /// `Some(None)`: the kernel has no nf_tables.
+    nftables: Option<Option<iptables_nft::Nftables>>,
+}
 
 /// Which of the two rule sets of the kernel: IPv4's or IPv6's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +137,21 @@ enum Edit {
     Delete { chain: String, id: u64 },
     /// Deletes a user chain and the rules in it.
     DeleteChain(String),
+}
+
+impl Session {
+    /// nf_tables, if the kernel has it.
+    fn nftables(&mut self) -> Result<Option<&mut iptables_nft::Nftables>> {
+        if self.nftables.is_none() {
+            self.nftables = Some(iptables_nft::Nftables::open_if_supported()?);
+        }
+        Ok(self.nftables.as_mut().and_then(Option::as_mut))
+    }
+
+    /// nf_tables, for a caller that cannot do without.
+    fn require_nftables(&mut self) -> Result<&mut iptables_nft::Nftables> {
+        self.nftables()?.ok_or_else(|| Error::from(Errno::EOPNOTSUPP).context("the kernel has no nf_tables"))
+    }
 }
 
 impl Family {

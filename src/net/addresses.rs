@@ -16,6 +16,9 @@ use crate::sys::socket::Protocol;
 /// Length of `struct ifaddrmsg` in bytes.
 const IFADDRMSG: usize = 8;
 
+/// In place of a link's index: no filter.
+const ALL_LINKS: u32 = 0;
+
 /// An address on a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
@@ -40,14 +43,22 @@ impl Address {
 impl Handle {
     /// The addresses of a link, IPv4 first.
     pub fn addresses(&mut self, index: u32) -> Result<Vec<Address>> {
+        let listed = self.list_addresses(index);
+        listed.with_context(|| format!("failed to list the addresses of link {index}"))
+    }
+
+    /// The addresses of all links.
+    pub fn all_addresses(&mut self) -> Result<Vec<Address>> {
+        self.list_addresses(ALL_LINKS).context("failed to list the addresses of all links")
+    }
+
+    fn list_addresses(&mut self, index: u32) -> Result<Vec<Address>> {
         let mut request = Message::new(RTM_GETADDR, 0);
         request.raw(&ifaddrmsg(AF_UNSPEC, 0, index));
-        self.connection
-            .dump(&request, Vec::new, |addresses, reply| {
-                addresses.extend(parse(reply.body, index)?);
-                Ok(())
-            })
-            .with_context(|| format!("failed to list the addresses of link {index}"))
+        self.connection.dump(&request, Vec::new, |addresses, reply| {
+            addresses.extend(parse(reply.body, index)?);
+            Ok(())
+        })
     }
 
     /// Adds an address; `EEXIST` when it is there already.
@@ -124,7 +135,7 @@ fn address_message(kind: u16, flags: u16, index: u32, net: IpNet) -> Message {
 /// One address of a dump. Kernels before 4.20 ignore the filter by link.
 fn parse(body: &[u8], wanted: u32) -> Result<Option<Address>> {
     let &[family, prefix, flags, _, index @ ..] = body.first_chunk::<IFADDRMSG>().unwrap_or(&[0; IFADDRMSG]);
-    if u32::from_ne_bytes(index) != wanted {
+    if wanted != ALL_LINKS && u32::from_ne_bytes(index) != wanted {
         return Ok(None);
     }
     let attributes = Attributes::after(body, IFADDRMSG)?;

@@ -19,6 +19,7 @@
 //! Left behind on purpose, as by the reference: the bridge with its address, and forwarding.
 
 mod check;
+mod remove;
 mod setup;
 
 use std::net::IpAddr;
@@ -30,9 +31,10 @@ use crate::cni::delegate::Delegate;
 use crate::cni::result::{Dns, Interface};
 use crate::cni::{CniResult, NetworkConfig, Object, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
+use crate::firewall::Session;
 use crate::firewall::flavour::Flavour;
 use crate::firewall::masquerade::Masquerade;
-use crate::net::{Handle, Mac, Netns, veth};
+use crate::net::{Mac, Netns};
 
 /// The applet.
 pub static BRIDGE: Bridge = Bridge;
@@ -83,17 +85,24 @@ impl Plugin for Bridge {
         check::check(&conf, request, &container)
     }
 
-    /// Carries on past each failure, so that nothing is kept because something else could not be removed.
+    /// Carries on past each failure, so that nothing is kept because something else could not be removed. The rules go
+    /// first: what the kernel still has to tidy up after them then overlaps with the removal of the link, and a DEL that
+    /// is killed in between still finds the addresses when it is repeated.
     fn del(&self, request: &Request<'_>) -> Result<()> {
         let config = &request.config;
         let ipam = config.ipam_type().context("failed to load netconf")?;
+        let masquerades = !ipam.is_empty() && config.top().boolean("ipMasq").context("failed to load netconf")?;
         let mut failures = Failures::default();
-        let addresses = failures.note(remove_interface(request)).flatten();
+        let mut session = Session::default();
+        if let Some(mut attachment) = failures.note(remove::Attachment::find(request)) {
+            if masquerades {
+                let addresses = attachment.addresses(request);
+                failures.note(addresses.and_then(|known| masquerade(request).del(&mut session, known.as_deref())));
+            }
+            failures.note(attachment.remove(request));
+        }
         if !ipam.is_empty() {
             failures.note(Delegate::find(ipam, request).and_then(|ipam| ipam.call(request)));
-            if config.top().boolean("ipMasq")? {
-                failures.note(masquerade(request).del(addresses.as_deref()));
-            }
         }
         failures.finish()
     }
@@ -218,39 +227,6 @@ fn forced_flavour(request: &Request<'_>) -> Result<Option<Flavour>> {
         "" => Ok(None),
         name => Flavour::parse(name).map(Some).context("CNI_BOX_IPTABLES"),
     }
-}
-
-/// Deletes the interface and gives the addresses it had, as far as anybody knows them: read from the interface, or else
-/// from prevResult. Where the namespace cannot be reached any more the pair is deleted from the host's end.
-fn remove_interface(request: &Request<'_>) -> Result<Option<Vec<IpAddr>>> {
-    let found = match Netns::open_if_left(&request.netns)? {
-        Some(container) => remove_from(&container, &request.ifname)?,
-        None => remove_host_end(request)?,
-    };
-    let remembered = || Some(request.config.prev_result().ok()??.ips.iter().map(|ip| ip.address.addr()).collect());
-    Ok(found.or_else(remembered))
-}
-
-fn remove_from(container: &Netns, ifname: &str) -> Result<Option<Vec<IpAddr>>> {
-    let mut inside = Handle::inside(container)?;
-    let Some(link) = inside.find_link(ifname)? else { return Ok(None) };
-    let addresses = inside.addresses(link.index)?;
-    let deleted = inside.delete_link(link.index);
-    deleted.with_context(|| format!("failed to delete {ifname:?} in {:?}", container.path()))?;
-    Ok(Some(addresses.iter().map(|address| address.net.addr()).collect()))
-}
-
-/// Deletes the host's end that prevResult names, if it is still the one: a veth with the same hardware address.
-fn remove_host_end(request: &Request<'_>) -> Result<Option<Vec<IpAddr>>> {
-    let Ok(Some(previous)) = request.config.prev_result() else { return Ok(None) };
-    let mut host = Handle::current()?;
-    for interface in previous.interfaces.iter().filter(|interface| interface.sandbox.is_empty()) {
-        match host.find_link(&interface.name)? {
-            Some(link) if link.kind == "veth" && link.mac.to_string() == interface.mac => veth::delete(&link.name)?,
-            _ => {}
-        }
-    }
-    Ok(None)
 }
 
 /// The interface entry of a result.

@@ -11,6 +11,7 @@ use crate::cni::delegate::Delegate;
 use crate::cni::result::{IpConfig, Route};
 use crate::cni::{CniResult, Request, Undo};
 use crate::error::{Context, Errno, Error, Result};
+use crate::firewall::Session;
 use crate::firewall::flavour::Preference;
 use crate::ipam::apply::{self, Target};
 use crate::net::links::State;
@@ -178,8 +179,9 @@ fn configure(
     if conf.ip_masq {
         let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
         let path = request.host.variable("PATH");
-        let added = masquerade(request).add(&addresses, &Preference { forced: conf.flavour, path: &path })?;
-        undo.push(move || added.undo());
+        let preference = Preference { forced: conf.flavour, path: &path };
+        let added = masquerade(request).add(&mut Session::default(), &addresses, &preference)?;
+        undo.push(move || added.undo(&mut Session::default()));
     }
     Ok(())
 }

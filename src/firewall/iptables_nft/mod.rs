@@ -32,14 +32,10 @@ const IPTABLES_TABLES: [&str; 5] = ["nat", "filter", "mangle", "raw", "security"
 pub(super) struct Nftables(Connection);
 
 impl Nftables {
-    pub(super) fn open() -> Result<Self> {
-        Ok(Nftables(Connection::open(Protocol::Netfilter)?))
-    }
-
-    /// As [`Nftables::open`]; `None` when the kernel has no nf_tables.
+    /// Connects in the current namespace; `None` when the kernel has no nf_tables.
     pub(super) fn open_if_supported() -> Result<Option<Self>> {
-        let opened = Nftables::open().and_then(|mut nftables| nftables.generation().map(|_| nftables));
-        match opened {
+        let opened = Connection::open(Protocol::Netfilter).map(Nftables);
+        match opened.and_then(|mut nftables| nftables.generation().map(|_| nftables)) {
             // nfnetlink refuses a subsystem that it doesn't have with EINVAL.
             Err(error) if error.is(Errno::EPROTONOSUPPORT) || error.is(Errno::EINVAL) => Ok(None),
             opened => opened.map(Some),
