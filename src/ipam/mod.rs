@@ -8,3 +8,5 @@ pub mod ranges;
 pub mod resolv_conf;
 pub mod store;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;

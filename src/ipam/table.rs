@@ -106,7 +106,7 @@ impl Table {
         for position in 0..self.slots {
             slots.extend(self.read(position)?);
         }
-        self.clear(slots.len() * 2)?;
+        self.clear(slots.len())?;
         slots.into_iter().try_for_each(|slot| self.insert(slot.hash, slot.address))
     }
 
