@@ -120,6 +120,23 @@ fn everything_works_without_the_index() {
 }
 
 #[test]
+fn a_container_with_very_many_addresses_is_found_and_released_whole() {
+    let data = Directory::new();
+    for last in 2..202 {
+        put(&data, &format!("10.0.0.{last}"), "c1\r\neth0");
+    }
+    assert_eq!((held(&data, "c2").exact.len(), held(&data, "c1").exact.len()), (0, 200));
+    let attachment = Attachment::new("c1", "eth0");
+    let mut store = open(&data);
+    store.release(ip("10.0.0.2"), &attachment).unwrap();
+    assert_eq!(store.held_by(&attachment).unwrap().exact.len(), 199);
+    drop(store);
+    assert_eq!(held(&data, "c1").exact.len(), 199);
+    open(&data).release_all(&attachment).unwrap();
+    assert_eq!((held(&data, "c1"), data.files("net").len()), (Held::default(), 0));
+}
+
+#[test]
 fn only_the_holder_gives_back() {
     let data = Directory::new();
     let (one, other) = (Attachment::new("c1", "eth0"), Attachment::new("c2", "eth0"));

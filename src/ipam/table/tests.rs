@@ -54,6 +54,20 @@ fn agrees_with_a_map_through_insertions_removals_and_growth() {
 }
 
 #[test]
+fn many_entries_of_one_hash_are_an_error_and_not_a_long_run() {
+    let directory = Directory::new();
+    let (mut table, _) = Table::open(&directory.path().join("t")).unwrap();
+    table.clear(0).unwrap();
+    for number in 0..5000 {
+        table.insert(7, address(number)).unwrap();
+    }
+    assert_eq!(table.used, MOST_ALIKE as u64);
+    assert!(table.find(7).is_err() && table.remove(7, address(1)).is_err());
+    table.insert(8, address(1)).unwrap();
+    assert_eq!(table.find(8).unwrap(), [address(1)]);
+}
+
+#[test]
 fn is_found_again_with_its_stamp() {
     let directory = Directory::new();
     let path = directory.path().join("t");
