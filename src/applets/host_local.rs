@@ -17,7 +17,7 @@
 //! `args.cni.ips` and `runtimeConfig.ips`, all three together.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::cni::args::{self, Args};
 use crate::cni::config::{NetworkConfig, routes};
@@ -183,35 +183,21 @@ fn attachment(request: &Request<'_>) -> Attachment {
 /// Takes back this reservation alone: the attachment may hold others from before.
 fn undo_reservation(undo: &mut Undo, config: &Config, address: IpAddr, attachment: &Attachment) {
     let (data_dir, network, attachment) = (config.data_dir.clone(), config.network.clone(), attachment.clone());
-    undo.push(move || Store::open(Path::new(&data_dir), &network)?.release(address, &attachment));
+    undo.push(move || Store::open(&data_dir, &network)?.release(address, &attachment));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cni::{Host, Verb};
-    use crate::ipam::testing::Directory;
+    use crate::ipam::testing::{self, Directory};
     use serde_json::{Value, json};
-
-    static HOST: Host = Host { environment: Vec::new(), plugins: |_| None };
 
     /// A request for container c1; `ipam` lacks the data directory, `more` goes to the top of the configuration.
     fn request(data: &Directory, mut ipam: Value, more: Value, args: &str) -> Request<'static> {
         if ipam.is_object() {
             ipam["dataDir"] = data.path().to_str().into();
         }
-        let mut config = json!({"cniVersion": "1.0.0", "name": "net", "ipam": ipam});
-        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        Request {
-            verb: Verb::Add,
-            container_id: "c1".into(),
-            netns: "/nonexistent".into(),
-            ifname: "eth0".into(),
-            args: args.into(),
-            path: String::new(),
-            config: NetworkConfig::parse(config.to_string().into_bytes()).unwrap(),
-            host: &HOST,
-        }
+        testing::request("1.0.0", ipam, more, args)
     }
 
     /// Does what the frame does: commits, or rolls back.

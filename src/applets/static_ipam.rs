@@ -143,25 +143,8 @@ impl Plugin for Static {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cni::{Host, NetworkConfig, Verb};
+    use crate::ipam::testing::request;
     use serde_json::{Value, json};
-
-    static HOST: Host = Host { environment: Vec::new(), plugins: |_| None };
-
-    fn request(version: &str, ipam: Value, more: Value, args: &str) -> Request<'static> {
-        let mut config = json!({"cniVersion": version, "name": "net", "ipam": ipam});
-        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        Request {
-            verb: Verb::Add,
-            container_id: "c1".into(),
-            netns: "/nonexistent".into(),
-            ifname: "eth0".into(),
-            args: args.into(),
-            path: String::new(),
-            config: NetworkConfig::parse(config.to_string().into_bytes()).unwrap(),
-            host: &HOST,
-        }
-    }
 
     fn add(ipam: Value, more: Value, args: &str) -> std::result::Result<String, String> {
         let result = STATIC.add(&request("1.0.0", ipam, more, args), &mut Undo::default());

@@ -4,6 +4,27 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::{Value, json};
+
+use crate::cni::{Host, NetworkConfig, Request, Verb};
+
+/// An ADD of c1's eth0 to the network "net"; `more` goes to the top of the configuration.
+pub(crate) fn request(version: &str, ipam: Value, more: Value, args: &str) -> Request<'static> {
+    static HOST: Host = Host { environment: Vec::new(), plugins: |_| None };
+    let mut config = json!({"cniVersion": version, "name": "net", "ipam": ipam});
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    Request {
+        verb: Verb::Add,
+        container_id: "c1".into(),
+        netns: "/nonexistent".into(),
+        ifname: "eth0".into(),
+        args: args.into(),
+        path: String::new(),
+        config: NetworkConfig::parse(config.to_string().into_bytes()).unwrap(),
+        host: &HOST,
+    }
+}
+
 /// An empty directory, removed at the end of the test.
 pub(crate) struct Directory(PathBuf);
 
