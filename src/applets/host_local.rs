@@ -17,7 +17,7 @@
 //! `args.cni.ips` and `runtimeConfig.ips`, all three together.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::cni::args::{self, Args};
 use crate::cni::config::{NetworkConfig, routes};
@@ -183,5 +183,119 @@ fn attachment(request: &Request<'_>) -> Attachment {
 /// Takes back this reservation alone: the attachment may hold others from before.
 fn undo_reservation(undo: &mut Undo, config: &Config, address: IpAddr, attachment: &Attachment) {
     let (data_dir, network, attachment) = (config.data_dir.clone(), config.network.clone(), attachment.clone());
-    undo.push(move || Store::open(Path::new(&data_dir), &network)?.release(address, &attachment));
+    undo.push(move || Store::open(&data_dir, &network)?.release(address, &attachment));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipam::testing::{self, Directory};
+    use serde_json::{Value, json};
+
+    /// A request for container c1; `ipam` lacks the data directory, `more` goes to the top of the configuration.
+    fn request(data: &Directory, mut ipam: Value, more: Value, args: &str) -> Request<'static> {
+        if ipam.is_object() {
+            ipam["dataDir"] = data.path().to_str().into();
+        }
+        testing::request("1.0.0", ipam, more, args)
+    }
+
+    /// Does what the frame does: commits, or rolls back.
+    fn add(request: &Request<'_>) -> std::result::Result<String, String> {
+        let mut undo = Undo::default();
+        match HOST_LOCAL.add(request, &mut undo) {
+            Ok(result) => {
+                undo.commit();
+                let ips = result.ips.iter().map(|ip| format!("{} via {}", ip.address, ip.gateway.unwrap()));
+                Ok(ips.collect::<Vec<_>>().join(", "))
+            }
+            Err(error) => Err(undo.roll_back(error).to_string()),
+        }
+    }
+
+    fn names(data: &Directory) -> Vec<String> {
+        data.files("net").into_iter().map(|(name, _)| name).filter(|name| !name.starts_with("last")).collect()
+    }
+
+    fn two_sets() -> Value {
+        json!({"subnet": "10.0.0.0/29", "ranges": [[{"subnet": "fd00::/126"}]]})
+    }
+
+    #[test]
+    fn one_address_of_each_set_in_order() {
+        let data = Directory::new();
+        let runtime = json!({"runtimeConfig": {"ipRanges": [[{"subnet": "10.7.0.0/29"}]]}});
+        let given = add(&request(&data, two_sets(), runtime, "")).unwrap();
+        assert_eq!(given, "10.7.0.2/29 via 10.7.0.1, 10.0.0.2/29 via 10.0.0.1, fd00::2/126 via fd00::1");
+        let pointers = data.files("net").into_iter().filter(|(name, _)| name.starts_with("last")).collect::<Vec<_>>();
+        assert_eq!(pointers.iter().map(|(_, ip)| ip.as_str()).collect::<Vec<_>>(), ["10.7.0.2", "10.0.0.2", "fd00::2"]);
+    }
+
+    #[test]
+    fn requested_addresses_are_merged() {
+        let data = Directory::new();
+        let more = json!({"args": {"cni": {"ips": ["fd00::3/64"]}}, "runtimeConfig": {"ips": ["10.0.0.5", "fd00::3"]}});
+        let request = request(&data, two_sets(), more, "IgnoreUnknown=1;IP=10.0.0.5/8");
+        assert_eq!(add(&request).unwrap(), "10.0.0.5/29 via 10.0.0.1, fd00::3/126 via fd00::1");
+    }
+
+    #[test]
+    fn a_failed_add_takes_back_what_it_reserved_and_nothing_else() {
+        let data = Directory::new();
+        let wish = |ip: &str| request(&data, two_sets(), json!({}), &format!("IP={ip}"));
+        assert!(add(&wish("10.0.0.5")).is_ok());
+        let error = add(&wish("10.0.0.6")).unwrap_err();
+        let duplicate = "fd00::2 has been allocated to c1, duplicate allocation is not allowed";
+        assert_eq!(error, format!("failed to allocate for range 1: {duplicate}"));
+        assert_eq!(names(&data), ["10.0.0.5", "fd00::2"]);
+    }
+
+    #[test]
+    fn nothing_is_reserved_before_everything_is_verified() {
+        let data = Directory::new();
+        let none = json!({});
+        let cases = [
+            (json!(null), none.clone(), "", "IPAM config missing 'ipam' key"),
+            (json!({}), none.clone(), "", "no IP ranges specified"),
+            (json!({"rangeStart": "10.0.0.1"}), none.clone(), "", "no IP ranges specified"),
+            (json!({}), none.clone(), "IP=z", "ARGS: error parsing value of pair \"IP=z\": invalid IP address z"),
+            (json!({}), none.clone(), "A=B", "ARGS: unknown args [\"A=B\"]"),
+            (json!({}), json!({"runtimeConfig": {"ips": [""]}}), "", "cannot understand ip: IP <nil> not v4 nor v6"),
+            (json!({}), json!({"runtimeConfig": {"ips": ["zz"]}}), "A=B", "invalid IP address zz"),
+            (two_sets(), none.clone(), "IP=10.9.0.1", "failed to allocate all requested IPs: 10.9.0.1"),
+            (
+                json!({"subnet": "10.0.0.0/24", "resolvConf": "/nope"}),
+                none,
+                "",
+                "open /nope: no such file or directory",
+            ),
+        ];
+        for (ipam, more, args, expected) in cases {
+            assert_eq!(add(&request(&data, ipam, more, args)).unwrap_err(), expected);
+        }
+        assert!(!data.path().join("net").exists());
+    }
+
+    #[test]
+    fn check_compares_the_previous_result() {
+        let data = Directory::new();
+        let check = |ips: Value| {
+            let more = json!({"prevResult": {"cniVersion": "1.0.0", "ips": ips}});
+            HOST_LOCAL.check(&request(&data, two_sets(), more, "")).map_err(|error| error.msg)
+        };
+        let missing = |what: &str| Err(format!("host-local: Failed to find address {what}added by container c1"));
+        assert_eq!(check(json!([])), missing(""));
+        add(&request(&data, two_sets(), json!({}), "")).unwrap();
+        assert_eq!(check(json!([{"address": "10.0.0.2/29"}, {"address": "9.9.9.9/8"}])), Ok(()));
+        assert_eq!(check(json!([{"address": "10.0.0.3/29"}])), missing("10.0.0.3 "));
+    }
+
+    #[test]
+    fn del_needs_no_valid_ranges_and_succeeds_twice() {
+        let data = Directory::new();
+        add(&request(&data, two_sets(), json!({}), "")).unwrap();
+        let broken = request(&data, json!({"ranges": [[{"subnet": "nonsense"}]]}), json!({}), "what");
+        assert!(HOST_LOCAL.del(&broken).is_ok() && HOST_LOCAL.del(&broken).is_ok());
+        assert!(names(&data).is_empty());
+    }
 }

@@ -139,3 +139,83 @@ impl Plugin for Static {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipam::testing::request;
+    use serde_json::{Value, json};
+
+    fn add(ipam: Value, more: Value, args: &str) -> std::result::Result<String, String> {
+        let result = STATIC.add(&request("1.0.0", ipam, more, args), &mut Undo::default());
+        let via = |ip: &IpConfig| ip.gateway.map_or(String::new(), |gateway| format!(" via {gateway}"));
+        let texts = |result: CniResult| result.ips.iter().map(|ip| format!("{}{}", ip.address, via(ip))).collect();
+        result
+            .map(|result| {
+                let texts: Vec<String> = texts(result);
+                texts.join(", ")
+            })
+            .map_err(|error| error.msg)
+    }
+
+    fn addresses() -> Value {
+        json!({"addresses": [{"address": "10.1.0.5/24", "gateway": "10.9.9.9"}, {"address": "::ffff:10.2.0.5/120"}]})
+    }
+
+    #[test]
+    fn the_runtime_overrides_what_is_configured() {
+        let configured = "10.1.0.5/24 via 10.9.9.9, 10.2.0.5/24";
+        let args_cni = json!({"args": {"cni": {"ips": ["10.4.0.1/8"]}}});
+        let both = json!({"args": {"cni": {"ips": ["10.4.0.1/8"]}}, "runtimeConfig": {"ips": ["fd00::1/64"]}});
+        let args = "IP=10.3.0.1/24, 10.3.0.2/24;GATEWAY=10.3.0.9, 10.3.0.8 ,10.1.0.1";
+        assert_eq!(add(addresses(), json!({}), ""), Ok(configured.into()));
+        let added = format!("{configured}, 10.3.0.1/24 via 10.3.0.8, 10.3.0.2/24 via 10.3.0.8");
+        assert_eq!(add(addresses(), json!({}), args), Ok(added));
+        assert_eq!(add(addresses(), args_cni, args), Ok("10.4.0.1/8".into()));
+        assert_eq!(add(addresses(), both, args), Ok("fd00::1/64".into()));
+        assert_eq!(add(json!({}), json!({}), "IP=;GATEWAY="), Ok(String::new()));
+    }
+
+    #[test]
+    fn errors_are_the_references_and_in_its_order() {
+        let bad = json!({"addresses": [{"address": "x"}]});
+        let list = |ip: &str| json!({"args": {"cni": {"ips": [ip]}}});
+        let cases = [
+            (json!(null), json!({}), "", "IPAM config missing 'ipam' key"),
+            (bad.clone(), list("y"), "A=B", "ARGS: unknown args [\"A=B\"]"),
+            (bad.clone(), list("y"), "IP= z ", "the 'ip' field is expected to be in CIDR notation, got: 'z'"),
+            (bad.clone(), list("y"), "GATEWAY= z", "invalid gateway address:  z"),
+            (bad.clone(), list("y"), "", "an entry in the 'ips' field is NOT in CIDR notation, got: 'y'"),
+            (bad.clone(), json!({}), "", "the 'address' field is expected to be in CIDR notation, got: 'x'"),
+        ];
+        for (ipam, more, args, expected) in cases {
+            assert_eq!(add(ipam, more, args).unwrap_err(), expected);
+        }
+        assert!(add(bad, list("10.0.0.1/8"), "").is_ok(), "what is replaced is not parsed");
+        let old = STATIC.add(&request("0.2.0", addresses(), json!({}), ""), &mut Undo::default()).unwrap_err();
+        assert_eq!(old.msg, "CNI version 0.2.0 does not support more than 1 address per family");
+    }
+
+    #[test]
+    fn routes_and_dns_are_copied() {
+        let ipam = json!({"routes": [{"dst": "0.0.0.0/0", "mtu": 1400}], "dns": {"nameservers": ["1.1.1.1"]}});
+        let result = STATIC.add(&request("1.0.0", ipam, json!({}), ""), &mut Undo::default()).unwrap();
+        assert_eq!((result.routes[0].mtu, result.dns.nameservers[0].as_str()), (1400, "1.1.1.1"));
+    }
+
+    #[test]
+    fn check_compares_address_and_gateway() {
+        let check = |ips: Value| {
+            let more = json!({"prevResult": {"cniVersion": "1.0.0", "ips": ips}});
+            STATIC.check(&request("1.0.0", addresses(), more, "")).map_err(|error| error.msg)
+        };
+        let failed = |ip| Err(format!("static: Failed to match addr {ip} on interface eth0"));
+        let second = json!({"address": "10.2.0.5/16", "gateway": "10.2.0.1"});
+        assert_eq!(check(json!([second, {"address": "10.1.0.5/24", "gateway": "10.9.9.9"}])), Ok(()));
+        assert_eq!(check(json!([second, {"address": "10.1.0.5/24"}])), failed("10.1.0.5"));
+        assert_eq!(check(json!([{"address": "10.1.0.5/24", "gateway": "10.9.9.9"}])), failed("10.2.0.5"));
+        let none = STATIC.check(&request("1.0.0", addresses(), json!({}), "")).unwrap_err();
+        assert_eq!(none.msg, "Required prevResult missing");
+        assert!(STATIC.del(&request("1.0.0", json!(null), json!({}), "")).is_ok());
+    }
+}

@@ -9,4 +9,6 @@ pub mod ranges;
 pub mod resolv_conf;
 pub mod store;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod verify;

@@ -93,7 +93,7 @@ impl Draft {
         let too_small = |network: &dyn fmt::Display| format!("Network {network} too small to allocate from");
         let subnet = self.subnet.as_ref().ok_or_else(|| Error::internal("IP <nil> not v4 nor v6"))?;
         let problem = match subnet {
-            Subnet::Plain(net) if net.max_prefix_len() - net.prefix_len() < HOST_BITS => too_small(&net.trunc()),
+            Subnet::Plain(net) if net.max_prefix_len() - net.prefix_len() < HOST_BITS => too_small(net),
             Subnet::Plain(net) if net.addr() != net.network() => {
                 let (bits, network) = (net.prefix_len(), net.network());
                 format!(

@@ -2,6 +2,9 @@
 //! few reads of 24 bytes, however many entries there are. Open addressing with linear probing; removal moves later
 //! entries back, so there are no markers of deleted entries. At most half of the slots are used.
 //!
+//! A hash has at most [`MOST_ALIKE`] entries, or thousands of files that all say "reserved" would make one long run of
+//! slots. One that has so many may have more that are not in the table; asking for it is an error.
+//!
 //! File, all numbers little endian: at 0 ten 64-bit words (magic with format version; seven words of the owner's stamp;
 //! number of slots, a power of two; number of used slots), zeros up to 128, then the slots: 64-bit hash (0 = empty) and
 //! 16 bytes of address, IPv4 in its v4-mapped form.
@@ -36,6 +39,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"cnibox\0\x01");
 const SLOTS_AT: u64 = 128;
 const SLOT_BYTES: u64 = 24;
 const FEWEST_SLOTS: u64 = 256;
+const MOST_ALIKE: usize = 16;
 const WORDS: usize = 10;
 const HEADER_BYTES: usize = WORDS * 8;
 
@@ -64,7 +68,9 @@ impl Table {
     pub(super) fn clear(&mut self, entries: usize) -> Result<()> {
         let wanted = (entries as u64).saturating_mul(2).saturating_add(2).max(FEWEST_SLOTS);
         (self.slots, self.used) = (wanted.next_power_of_two(), 0);
-        self.file.file().set_len(0)?;
+        self.write_header(&Stamp::default())?;
+        // Not to nothing: ext4 flushes files that were emptied.
+        self.file.file().set_len(SLOTS_AT)?;
         Ok(self.file.file().set_len(SLOTS_AT + self.slots * SLOT_BYTES)?)
     }
 
@@ -72,7 +78,7 @@ impl Table {
     pub(super) fn find(&self, hash: u64) -> Result<Vec<IpAddr>> {
         let mut found = Vec::new();
         self.probe(hash, |_, slot| found.extend(Some(slot.address).filter(|_| slot.hash == hash)))?;
-        Ok(found)
+        if found.len() < MOST_ALIKE { Ok(found) } else { Err(Errno::EOVERFLOW.into()) }
     }
 
     /// Adds an entry.
@@ -80,20 +86,27 @@ impl Table {
         if self.used >= self.slots / 2 {
             self.grow()?;
         }
-        let free = self.probe(hash, |_, _| ())?;
-        self.write(free, Some(Slot { hash, address }))?;
-        self.used += 1;
+        let mut alike = 0;
+        let free = self.probe(hash, |_, slot| alike += usize::from(slot.hash == hash))?;
+        if alike < MOST_ALIKE {
+            self.write(free, Some(Slot { hash, address }))?;
+            self.used += 1;
+        }
         Ok(())
     }
 
     /// Removes an entry, if it is there.
     pub(super) fn remove(&mut self, hash: u64, address: IpAddr) -> Result<()> {
-        let mut place = None;
+        let (mut place, mut alike) = (None, 0);
         self.probe(hash, |position, slot| {
+            alike += usize::from(slot.hash == hash);
             if (slot.hash, slot.address) == (hash, address) {
                 place = Some(position);
             }
         })?;
+        if alike >= MOST_ALIKE {
+            return Err(Errno::EOVERFLOW.into());
+        }
         let Some(place) = place else { return Ok(()) };
         self.close_gap(place)?;
         self.used = self.used.saturating_sub(1);
@@ -106,7 +119,7 @@ impl Table {
         for position in 0..self.slots {
             slots.extend(self.read(position)?);
         }
-        self.clear(slots.len() * 2)?;
+        self.clear(slots.len())?;
         slots.into_iter().try_for_each(|slot| self.insert(slot.hash, slot.address))
     }
 

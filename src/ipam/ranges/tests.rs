@@ -48,7 +48,7 @@ fn a_range_that_makes_no_sense_is_refused_with_the_references_words() {
         (json!(null), "IP <nil> not v4 nor v6"),
         (json!({"subnet": "10.0.1.0/31"}), "Network 10.0.1.0/31 too small to allocate from"),
         (json!({"subnet": "10.0.1.1/32"}), "Network 10.0.1.1/32 too small to allocate from"),
-        (json!({"subnet": "10.0.1.1/31"}), "Network 10.0.1.0/31 too small to allocate from"),
+        (json!({"subnet": "10.0.1.1/31"}), "Network 10.0.1.1/31 too small to allocate from"),
         (json!({"subnet": "fd00::/127"}), "Network fd00::/127 too small to allocate from"),
         (json!({"subnet": "::ffff:10.0.0.0/127"}), "Network 10.0.0.0/31 too small to allocate from"),
         (json!({"subnet": "::ffff:10.0.0.0/120"}), "IPNet IP and Mask version mismatch"),
