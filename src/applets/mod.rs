@@ -2,7 +2,10 @@
 //! never to the layers below and never to another applet: it calls other plugins as any plugin does, by name.
 
 pub mod bridge;
+pub mod cnitool;
+pub mod host_local;
 pub mod loopback;
+pub mod static_ipam;
 
 use crate::cni::serve::Answer;
 use crate::cni::{Host, Plugin};
@@ -24,7 +27,13 @@ pub enum Kind {
 }
 
 /// All applets, sorted by name.
-pub const APPLETS: &[Applet] = &[plugin("bridge", &bridge::BRIDGE), plugin("loopback", &loopback::LOOPBACK)];
+pub const APPLETS: &[Applet] = &[
+    plugin("bridge", &bridge::BRIDGE),
+    Applet { name: "cnitool", kind: Kind::Tool(cnitool::run) },
+    plugin("host-local", &host_local::HOST_LOCAL),
+    plugin("loopback", &loopback::LOOPBACK),
+    plugin("static", &static_ipam::STATIC),
+];
 
 const fn plugin(name: &'static str, plugin: &'static dyn Plugin) -> Applet {
     Applet { name, kind: Kind::Plugin(plugin) }

@@ -3,10 +3,12 @@
 //!
 //! Where keys differ only in letter case the exact spelling wins, then the one that sorts last.
 
+use std::net::IpAddr;
+
 use serde_json::{Map, Value};
 
 use crate::cni::json::{self, type_name};
-use crate::cni::result::{CniResult, Dns, Route};
+use crate::cni::result::{CniResult, Dns, Route, parse_ip};
 use crate::cni::version;
 use crate::error::{Context, Error, Result};
 
@@ -202,6 +204,14 @@ impl Dns {
 /// Decodes the list of routes at `key`.
 pub fn routes(object: &Object<'_>, key: &str) -> Result<Vec<Route>> {
     object.objects(key)?.iter().map(Route::decode).collect()
+}
+
+/// Decodes an address; `None` when it is missing or empty.
+pub fn optional_ip(object: &Object<'_>, key: &str) -> Result<Option<IpAddr>> {
+    match object.string(key)? {
+        "" => Ok(None),
+        text => parse_ip(text).map(Some),
+    }
 }
 
 #[cfg(test)]

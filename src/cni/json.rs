@@ -24,6 +24,19 @@ impl<T: Into<Value>> From<T> for Node {
     }
 }
 
+impl Node {
+    /// The same JSON with the keys of every object sorted.
+    pub fn into_value(self) -> Value {
+        match self {
+            Node::Value(value) => value,
+            Node::Object(members) => {
+                Value::Object(members.into_iter().map(|(key, member)| (key.to_string(), member.into_value())).collect())
+            }
+            Node::List(items) => Value::Array(items.into_iter().map(Node::into_value).collect()),
+        }
+    }
+}
+
 /// Parses a whole document. Bytes that are no UTF-8 are replaced, as Go does.
 pub fn parse(bytes: &[u8]) -> Result<Value> {
     let text = String::from_utf8_lossy(bytes);

@@ -2,14 +2,22 @@
 //! rules or addresses in the kernel; `sys` gives it files, processes and namespace identity.
 
 pub mod args;
+pub mod attachment;
+pub mod cache;
+pub mod chain;
 pub mod config;
+pub mod conflist;
+pub mod conflist_files;
 pub mod delegate;
 pub mod environment;
 pub mod json;
 pub mod plugin;
+pub mod plugin_config;
 pub mod result;
 mod result_json;
 pub mod serve;
+#[cfg(test)]
+mod testing;
 pub mod undo;
 pub mod version;
 

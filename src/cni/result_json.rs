@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
-use crate::cni::config::{Object, routes};
+use crate::cni::config::{Object, optional_ip, routes};
 use crate::cni::json::{Node, type_name};
-use crate::cni::result::{CniResult, Dns, Interface, IpConfig, Route, parse_cidr, parse_ip};
+use crate::cni::result::{CniResult, Dns, Interface, IpConfig, Route, parse_cidr};
 use crate::cni::version::{self, Family};
 use crate::error::{Error, Result};
 
@@ -35,9 +35,18 @@ impl CniResult {
 
     /// Writes the result in the shape of a known version. 0.1.0 and 0.2.0 cannot say that there is no address.
     pub fn to_json(&self, version: &str) -> Result<Node> {
+        if self.ips.is_empty() && version::family(version) == Some(Family::Two) {
+            return Err(Error::internal("cannot convert: no valid IP addresses"));
+        }
+        self.to_json_as_received(version)
+    }
+
+    /// Like [`CniResult::to_json`] for the result of another program: the reference hands on what that printed, also a
+    /// result of 0.1.0 or 0.2.0 without any address.
+    pub fn to_json_as_received(&self, version: &str) -> Result<Node> {
         let version = version::or_default(version);
         match version::family(version) {
-            Some(Family::Two) => write_slots(self, version),
+            Some(Family::Two) => Ok(write_slots(self, version)),
             Some(Family::Four) => Ok(write_lists(self, version)),
             Some(Family::One) => Ok(write_sorted(self, version)),
             None => Err(Error::internal(format!("no converter for CNI result version 1.1.0 to {version}"))),
@@ -71,13 +80,6 @@ fn dns_of(result: &Object<'_>) -> Result<Dns> {
 
 fn required_cidr(object: &Object<'_>, key: &str) -> Result<IpNet> {
     parse_cidr(object.string(key)?)
-}
-
-fn optional_ip(object: &Object<'_>, key: &str) -> Result<Option<IpAddr>> {
-    match object.string(key)? {
-        "" => Ok(None),
-        text => parse_ip(text).map(Some),
-    }
 }
 
 impl Interface {
@@ -191,18 +193,15 @@ impl Dns {
     }
 }
 
-fn write_slots(result: &CniResult, version: &str) -> Result<Node> {
+fn write_slots(result: &CniResult, version: &str) -> Node {
     let mut members = vec![("cniVersion", version.into())];
     for (slot, v4) in [("ip4", true), ("ip6", false)] {
         if let Some(ip) = result.ips.iter().find(|ip| ip.address.addr().is_ipv4() == v4) {
             members.push((slot, Node::Object(slot_members(result, ip, v4))));
         }
     }
-    if members.len() == 1 {
-        return Err(Error::internal("cannot convert: no valid IP addresses"));
-    }
     members.push(("dns", Node::Object(result.dns.members())));
-    Ok(Node::Object(members))
+    Node::Object(members)
 }
 
 /// One family's address with its routes, of which only destination and next hop exist in these versions.

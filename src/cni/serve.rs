@@ -93,7 +93,7 @@ fn answer(
     };
     let request = request(verb, environment, config, host);
     gate(plugin, &request)?;
-    let own = if environment.overrides_netns() { Ok(()) } else { check_netns(&request) };
+    let own = check_netns(&request);
     perform(plugin, request, own, undo)
 }
 
@@ -173,9 +173,11 @@ fn gate_verb(plugin: &dyn Plugin, request: &Request<'_>, least: Number) -> Resul
     Ok(())
 }
 
-/// Fails when CNI_NETNS is the namespace this process is in. One that cannot be opened is not.
-fn check_netns(request: &Request<'_>) -> Result<()> {
-    if !matches!(request.verb, Verb::Add | Verb::Del) {
+/// Fails when an ADD or DEL names the namespace this process is in, unless CNI_NETNS_OVERRIDE allows that. A namespace
+/// that cannot be opened is another one.
+pub fn check_netns(request: &Request<'_>) -> Result<()> {
+    let attaches = matches!(request.verb, Verb::Add | Verb::Del);
+    if !attaches || Environment::read(|name| request.host.variable(name)).overrides_netns() {
         return Ok(());
     }
     let Some(theirs) = netns::identity_at(&request.netns) else { return Ok(()) };

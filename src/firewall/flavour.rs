@@ -2,7 +2,7 @@
 //! what is there.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, code};
 use crate::firewall::iptables_nft::Nftables;
@@ -40,6 +40,9 @@ pub(super) const CNI_PREFIX: &str = "CNI-";
 
 /// Where iptables is looked for when `PATH` does not have it; service managers often give plugins a short one.
 const FALLBACK_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
+
+/// Links that lead from one to the next (the kernel's own limit).
+const MOST_LINKS: u32 = 40;
 
 impl Flavour {
     /// The flavour that an administrator named: `nft` or `legacy`.
@@ -127,12 +130,25 @@ fn nft_contents() -> Result<Contents> {
 /// `xtables-legacy-multi`, or before version 1.8, when there was nothing but legacy, `xtables-multi`.
 fn installed(path: &str) -> Option<Flavour> {
     let directories = path.split(':').chain(FALLBACK_PATH.split(':')).filter(|directory| directory.starts_with('/'));
-    let program = directories.map(|directory| Path::new(directory).join("iptables")).find_map(|program| {
-        let target = program.canonicalize().ok()?;
-        Some(target.file_name()?.to_string_lossy().into_owned())
-    })?;
+    let program = directories.map(|directory| Path::new(directory).join("iptables")).find_map(final_name)?;
     let legacy = program.contains("legacy") || program == "xtables-multi";
     Some(if legacy { Flavour::Legacy } else { Flavour::Nft })
+}
+
+/// The name of the file that a path leads to. Only links in the last component are followed: one system call for each,
+/// where resolving all components takes dozens.
+fn final_name(mut path: PathBuf) -> Option<String> {
+    for _ in 0..MOST_LINKS {
+        match path.read_link() {
+            Ok(target) => path = path.parent()?.join(target),
+            // It exists and is no link.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                return Some(path.file_name()?.to_string_lossy().into_owned());
+            }
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 #[cfg(test)]

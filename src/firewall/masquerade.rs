@@ -5,6 +5,8 @@
 //! to one network share it.
 
 mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 
@@ -118,13 +120,15 @@ fn add_rules(flavour: Flavour, family: Family, rules: &plan::Rules) -> Result<Ve
         return iptables_legacy::edit(family, Table::Nat, look_first);
     }
     let mut nftables = Nftables::open()?;
-    // Nearly always the chain is new. Then there is nothing to look at, however many rules others have, and one message
-    // to the kernel does it.
-    let all = rules.all();
-    match nftables.write(family, Table::Nat, &all) {
-        Ok(()) => Ok(all),
-        Err(_) => nftables.edit(family, Table::Nat, look_first),
+    // Nearly always the chain is new. Then there is nothing to look at, however many rules others have.
+    if nftables.chain_use(family, Table::Nat, &rules.chain)?.is_none() {
+        let all = rules.all();
+        if nftables.write(family, Table::Nat, &all).is_ok() {
+            return Ok(all);
+        }
+        // Somebody has just made it, or we are told below what is wrong.
     }
+    nftables.edit(family, Table::Nat, look_first)
 }
 
 fn del_nft(nftables: &mut Nftables, family: Family, chain: &str, addresses: Option<&[IpAddr]>) -> Result<()> {

@@ -13,6 +13,8 @@
 //! may be asked again when the table has changed meanwhile, so it must not keep anything from one time to the next.
 
 pub mod flavour;
+#[cfg(test)]
+mod golden;
 mod iptables_legacy;
 mod iptables_nft;
 pub mod masquerade;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use sha2::{Digest, Sha512};
+use crate::digest::sha512_hex;
 
 /// Longest text of a `comment` match (`XT_MAX_COMMENT_LEN` with its NUL).
 const COMMENT_LENGTH: usize = 255;
@@ -10,12 +10,7 @@ const COMMENT_LENGTH: usize = 255;
 /// `prefix` and the lower-case hexadecimal SHA-512 of `network` directly followed by `container`, cut to `length` bytes
 /// in all.
 pub(super) fn hashed(prefix: &str, network: &str, container: &str, length: usize) -> String {
-    let digest = Sha512::new().chain_update(network).chain_update(container).finalize();
-    let mut name = String::with_capacity(prefix.len() + 128);
-    name.push_str(prefix);
-    for byte in digest {
-        let _ = write!(name, "{byte:02x}"); // Writing to a String cannot fail.
-    }
+    let mut name = prefix.to_string() + &sha512_hex(&[network, container]);
     name.truncate(length);
     name
 }

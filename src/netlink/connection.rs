@@ -10,6 +10,9 @@ use crate::sys::socket::{NetlinkSocket, Protocol};
 /// Times a dump that changes disturbed is read again before we give up.
 const DUMP_TRIES: u32 = 100;
 
+/// The largest datagrams that the kernel makes for dumps, if it sees that there is room (`netlink_recvmsg`).
+const DUMP_BUFFER: usize = 32 * 1024;
+
 /// Control message: error or acknowledgement (`NLMSG_ERROR`).
 const ERROR: u16 = 2;
 /// Control message: end of a dump (`NLMSG_DONE`).
@@ -90,6 +93,7 @@ impl Connection {
         start: impl Fn() -> T,
         mut read: impl FnMut(&mut T, Reply<'_>) -> Result<()>,
     ) -> Result<T> {
+        self.buffer.reserve(DUMP_BUFFER.saturating_sub(self.buffer.len()));
         for _ in 0..DUMP_TRIES {
             self.send(vec![message.clone()], DUMP)?;
             let (wanted, mut interrupted) = (self.sequence, false);

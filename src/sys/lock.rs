@@ -17,7 +17,7 @@ pub enum Mode {
 
 /// A held lock; dropping it releases the lock and closes the file.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the open file is the lock")] File);
+pub struct Lock(File);
 
 impl Lock {
     /// Waits for the lock without limit.
@@ -40,6 +40,11 @@ impl Lock {
             // flock has no timed form: poll, gently enough not to burn the processor under contention.
             pause = (pause * 2).min(Duration::from_millis(20));
         }
+    }
+
+    /// The locked file.
+    pub fn file(&self) -> &File {
+        &self.0
     }
 }
 

@@ -66,8 +66,9 @@ impl NetlinkSocket {
     pub fn receive(&self, buffer: &mut Vec<u8>, wait: bool) -> Result<bool> {
         let flags = if wait { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
         loop {
-            let Some((length, _)) = self.receive_into(&mut [], flags | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?
-            else {
+            // The kernel fills the datagrams of a dump as far as the reader has shown room.
+            buffer.resize(buffer.capacity(), 0);
+            let Some((length, _)) = self.receive_into(buffer, flags | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)? else {
                 return Ok(false);
             };
             buffer.resize(length, 0);

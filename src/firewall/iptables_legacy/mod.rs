@@ -15,7 +15,7 @@ use layout::{
 };
 use table::{Info, Rendered, TableData};
 
-use crate::error::{Context, Errno, Error, Result};
+use crate::error::{Context, Errno, Result};
 use crate::firewall::{Edit, Family, Table, View};
 use crate::sys::file;
 use crate::sys::lock::{Lock, Mode};
@@ -27,7 +27,7 @@ const LOCK: &str = "/run/xtables.lock";
 /// How long others may hold the lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Times a table is read again because it changed under us: somebody works without the lock.
+/// Attempts at a table that keeps changing.
 const TRIES: u32 = 100;
 
 /// Asks `plan` what to do with a table and does it, in one step. The kernel makes a missing table.
@@ -37,39 +37,52 @@ pub(super) fn edit<T>(
     mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
 ) -> Result<T> {
     let table = table.name();
-    let describe = || format!("failed to change {} table {table:?} in x_tables", family.program());
+    let describe = || failed_to("change", family, table);
     let _lock = lock()?;
     let socket = open(family).with_context(describe)?;
-    let mut last = Error::from(Errno::EAGAIN);
-    for _ in 0..TRIES {
-        match try_edit(&socket, family, table, &mut plan) {
-            Err(error) if error.is(Errno::EAGAIN) => last = error,
-            done => return done.with_context(describe),
-        }
-    }
-    let why = format!("others kept changing it without the lock ({TRIES} attempts)");
-    Err(last.context(&why)).with_context(describe)
+    again_while_changing(|| try_edit(&socket, family, table, &mut plan)).with_context(describe)
 }
 
 /// Whether a table that the kernel already has holds rules or user chains.
 pub(super) fn holds_rules(family: Family, table: &str) -> Result<bool> {
-    let info = get_info(&open(family)?, table)?;
+    let info = open(family).and_then(|socket| get_info(&socket, table));
+    let info = info.with_context(|| failed_to("read", family, table))?;
     Ok(info.entries > info.valid_hooks.count_ones() + 1)
 }
 
 /// Whether a table that the kernel already has holds a user chain with such a name.
 pub(super) fn has_chain(family: Family, table: &str, is_wanted: impl Fn(&str) -> bool) -> Result<bool> {
-    let socket = open(family)?;
-    let (info, blob) = read(&socket, table)?;
-    let data = TableData::parse(family, &info, entries(&blob))?;
-    Ok(data.user_chains().any(is_wanted))
+    let search = || -> Result<bool> {
+        let socket = open(family)?;
+        let (info, blob) = again_while_changing(|| read(&socket, table))?;
+        Ok(TableData::parse(family, &info, entries(&blob))?.user_chains().any(is_wanted))
+    };
+    search().with_context(|| failed_to("read", family, table))
+}
+
+fn failed_to(verb: &str, family: Family, table: &str) -> String {
+    format!("failed to {verb} {} table {table:?} in x_tables", family.program())
+}
+
+/// Repeats what failed because the table changed under us: we look without the lock, or others write without it.
+fn again_while_changing<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 1..TRIES {
+        match attempt() {
+            Err(error) if error.is(Errno::EAGAIN) => {}
+            done => return done,
+        }
+    }
+    attempt().map_err(|error| match error.is(Errno::EAGAIN) {
+        true => error.context(&format!("others kept changing it ({TRIES} attempts)")),
+        false => error,
+    })
 }
 
 fn lock() -> Result<Lock> {
     let file = file::open_or_create(Path::new(LOCK), 0o600)?;
     Lock::acquire_within(file, Mode::Exclusive, LOCK_PATIENCE).map_err(|error| {
-        let holder = if error.is(Errno::ETIMEDOUT) { "another program holds it" } else { "flock" };
-        error.context(holder).context(&format!("failed to lock {LOCK:?}"))
+        let hint = if error.is(Errno::ETIMEDOUT) { " (another program holds it)" } else { "" };
+        error.context(&format!("failed to lock {LOCK:?}{hint}"))
     })
 }
 

@@ -1,10 +1,12 @@
 //! A whole table: the blob taken apart into chains, changed, and put together again. Entries that nobody touches keep
 //! every byte but the offset in a verdict that leads to a place which has moved.
 
+mod parse;
+
 use std::borrow::Cow;
 
 use super::entry::{Shape, chain_end, chain_head, decode, encode};
-use super::layout::{EXTENSION_HEADER, HOOKS, malformed, put};
+use super::layout::{EXTENSION_HEADER, HOOKS, put};
 use crate::error::{Error, Result};
 use crate::firewall::{Edit, Family, Rule, StoredChain, StoredRule, Target, View};
 
@@ -96,18 +98,7 @@ const HOOK_NAMES: [&str; HOOKS] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "
 impl<'a> TableData<'a> {
     /// Takes a blob apart.
     pub(super) fn parse(family: Family, info: &Info, blob: &'a [u8]) -> Result<Self> {
-        let mut reader = Reader { family, info, blob, chains: Vec::new(), starts: Vec::new(), at: 0, number: 0 };
-        let trailer = reader.read_all()?;
-        let Reader { mut chains, starts, .. } = reader;
-        let mut offset = 0;
-        for chain in &mut chains {
-            offset += chain.head_length();
-            for entry in chain.rules.iter_mut().chain([&mut chain.end]) {
-                let next = offset + entry.bytes.len();
-                entry.leads = leads(family, &entry.bytes, next, &starts)?;
-                offset = next;
-            }
-        }
+        let (chains, trailer) = parse::chains(family, info, blob)?;
         Ok(TableData { family, next_id: chains.len(), chains, trailer })
     }
 
@@ -124,35 +115,23 @@ impl<'a> TableData<'a> {
 
     /// Puts the table together.
     pub(super) fn render(&self) -> Rendered {
-        let mut info = Info { valid_hooks: 0, hook_entry: [0; HOOKS], underflow: [0; HOOKS], entries: 0, size: 0 };
-        let (starts, capacity) = self.starts();
-        let (mut blob, mut continues) = (Vec::with_capacity(capacity), Vec::new());
-        let mut push = |entry: &Entry<'_>| {
-            let start = blob.len();
-            blob.extend_from_slice(&entry.bytes);
-            continues.push(entry.old);
-            let place = match entry.leads {
-                Leads::Nowhere => return start,
-                Leads::Next => blob.len(),
-                Leads::Chain(id) => starts.get(id).copied().unwrap_or_default(),
-            };
-            if let Ok(shape) = Shape::read(self.family, &entry.bytes) {
-                put(&mut blob, start + shape.target + EXTENSION_HEADER, &(place as u32).to_ne_bytes());
-            }
-            start
-        };
+        let (starts, size) = self.starts();
+        let info =
+            Info { valid_hooks: 0, hook_entry: [0; HOOKS], underflow: [0; HOOKS], entries: 0, size: size as u32 };
+        let mut out = Rendered { info, blob: Vec::with_capacity(size), continues: Vec::new() };
         for chain in &self.chains {
-            chain.head().map(&mut push);
-            let first = chain.rules.iter().map(&mut push).fold(None, |first, start| first.or(Some(start)));
-            let end = push(&chain.end);
+            chain.head().into_iter().for_each(|head| out.push(self.family, &starts, head));
+            let first = out.blob.len();
+            chain.rules.iter().for_each(|rule| out.push(self.family, &starts, rule));
+            let end = out.blob.len();
+            out.push(self.family, &starts, &chain.end);
             if let Kind::BuiltIn { hook } = chain.kind {
-                info.set_hook(hook, first.unwrap_or(end) as u32, end as u32);
+                out.info.set_hook(hook, first as u32, end as u32);
             }
         }
-        push(&self.trailer);
-        info.entries = continues.len() as u32;
-        info.size = blob.len() as u32;
-        Rendered { info, blob, continues }
+        out.push(self.family, &starts, &self.trailer);
+        out.info.entries = out.continues.len() as u32;
+        out
     }
 
     /// Where jumps to each chain lead, by identity, and the length of the table.
@@ -244,6 +223,23 @@ impl View for TableData<'_> {
     }
 }
 
+impl Rendered {
+    /// Appends an entry, its verdict leading to where that place is now.
+    fn push(&mut self, family: Family, starts: &[usize], entry: &Entry<'_>) {
+        let start = self.blob.len();
+        self.blob.extend_from_slice(&entry.bytes);
+        self.continues.push(entry.old);
+        let place = match entry.leads {
+            Leads::Nowhere => return,
+            Leads::Next => Some(self.blob.len()),
+            Leads::Chain(id) => starts.get(id).copied(),
+        };
+        if let (Some(place), Ok(shape)) = (place, Shape::read(family, &entry.bytes)) {
+            put(&mut self.blob, start + shape.target + EXTENSION_HEADER, &(place as u32).to_ne_bytes());
+        }
+    }
+}
+
 impl<'a> Entry<'a> {
     fn new(bytes: Vec<u8>, leads: Leads) -> Self {
         Entry { bytes: Cow::Owned(bytes), old: None, leads }
@@ -261,84 +257,4 @@ impl<'a> Chain<'a> {
     fn head_length(&self) -> usize {
         self.head().map_or(0, |head| head.bytes.len())
     }
-}
-
-/// Walks over the entries of a blob.
-struct Reader<'a, 'i> {
-    family: Family,
-    info: &'i Info,
-    blob: &'a [u8],
-    chains: Vec<Chain<'a>>,
-    /// Offsets that jumps to the chains have.
-    starts: Vec<usize>,
-    at: usize,
-    number: u32,
-}
-
-impl<'a> Reader<'a, '_> {
-    /// Reads the chains; what remains is the trailer.
-    fn read_all(&mut self) -> Result<Entry<'a>> {
-        loop {
-            let start = self.at;
-            let hook = (0..HOOKS).find(|hook| self.enters(*hook, start));
-            let (name, kind) = match hook {
-                Some(hook) => (HOOK_NAMES.get(hook).copied().unwrap_or_default().to_string(), Kind::BuiltIn { hook }),
-                None => {
-                    let (head, name) = self.next()?;
-                    let name = name.ok_or_else(malformed)?;
-                    if self.at == self.blob.len() {
-                        return Ok(head);
-                    }
-                    (name, Kind::User { head })
-                }
-            };
-            self.starts.push(self.at);
-            let (rules, end) = self.read_rules()?;
-            self.chains.push(Chain { id: self.chains.len(), name, kind, rules, end });
-        }
-    }
-
-    fn enters(&self, hook: usize, offset: usize) -> bool {
-        self.info.valid_hooks & (1 << hook) != 0 && self.info.hook_entry.get(hook).copied() == Some(offset as u32)
-    }
-
-    /// Reads up to the next chain's start. The last entry is the policy or the RETURN.
-    fn read_rules(&mut self) -> Result<(Vec<Entry<'a>>, Entry<'a>)> {
-        let first = self.at;
-        let mut rules = Vec::new();
-        while self.at < self.blob.len() {
-            let (at, number) = (self.at, self.number);
-            let enters = at != first && (0..HOOKS).any(|hook| self.enters(hook, at));
-            let (entry, chain_name) = self.next()?;
-            if enters || chain_name.is_some() {
-                (self.at, self.number) = (at, number);
-                break;
-            }
-            rules.push(entry);
-        }
-        let end = rules.pop().ok_or_else(malformed)?;
-        Ok((rules, end))
-    }
-
-    /// The next entry, and the name in it if it is an error entry.
-    fn next(&mut self) -> Result<(Entry<'a>, Option<String>)> {
-        let rest = self.blob.get(self.at..).ok_or_else(malformed)?;
-        let shape = Shape::read(self.family, rest)?;
-        let bytes = rest.get(..shape.length).ok_or_else(malformed)?;
-        let entry = Entry { bytes: Cow::Borrowed(bytes), old: Some(self.number), leads: Leads::Nowhere };
-        self.at += shape.length;
-        self.number += 1;
-        Ok((entry, shape.chain_name(bytes)?))
-    }
-}
-
-/// Where an entry's verdict leads, when `next` is the offset behind it and `starts` are those of the chains.
-fn leads(family: Family, bytes: &[u8], next: usize, starts: &[usize]) -> Result<Leads> {
-    let Some(verdict) = Shape::read(family, bytes)?.verdict(bytes)? else { return Ok(Leads::Nowhere) };
-    let Ok(offset) = usize::try_from(verdict) else { return Ok(Leads::Nowhere) };
-    if offset == next {
-        return Ok(Leads::Next);
-    }
-    // Chains were read in the order of their offsets.
-    starts.binary_search(&offset).map(Leads::Chain).map_err(|_| malformed())
 }

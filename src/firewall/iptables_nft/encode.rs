@@ -79,8 +79,8 @@ pub(super) fn new_table(family: Family, table: Table) -> Message {
     message
 }
 
-/// Makes a built-in chain unless it exists. No policy is named: that is ACCEPT for a new chain and no change for an old
-/// one. `EEXIST` when the old one has another hook or priority.
+/// Makes a built-in chain with policy ACCEPT, which is what a chain gets that names none. Should somebody else have just
+/// made it, theirs keeps its policy.
 pub(super) fn new_base_chain(family: Family, table: Table, base: &BaseChain) -> Message {
     let mut message = request(NFT_MSG_NEWCHAIN, CREATE, family);
     message.string(NFTA_CHAIN_TABLE, table.name()).string(NFTA_CHAIN_NAME, base.name);

@@ -46,11 +46,10 @@ impl Nftables {
         }
     }
 
-    /// Does what needs no look at the table first: one transaction and nothing else. It fails, having changed nothing,
-    /// when a user chain to be created exists or a base chain is not as iptables makes it; [`Nftables::edit`] is the
-    /// answer then.
+    /// Does what needs no look at the rules first. It fails, having changed nothing, when a user chain to be created
+    /// exists; [`Nftables::edit`] is the answer then.
     pub(super) fn write(&mut self, family: Family, table: Table, edits: &[Edit]) -> Result<()> {
-        let messages = messages(family, table, edits, |_| true);
+        let messages = self.messages(family, table, edits)?;
         self.commit(None, messages)
     }
 
@@ -80,13 +79,7 @@ impl Nftables {
     ) -> Result<T> {
         let generation = self.generation()?;
         let (edits, outcome) = plan(&mut Snapshot { nftables: self, family, table })?;
-        let mut missing = Vec::new();
-        for name in edits.iter().filter_map(added_to).filter(|name| base_chain(table, name).is_some()) {
-            if !missing.contains(&name) && self.chain_use(family, table, name)?.is_none() {
-                missing.push(name);
-            }
-        }
-        let messages = messages(family, table, &edits, |name| missing.contains(&name));
+        let messages = self.messages(family, table, &edits)?;
         if !messages.is_empty() {
             self.commit(Some(generation), messages)?;
         }
@@ -143,6 +136,18 @@ impl Nftables {
         generation.context("failed to read the generation of nf_tables")?.flatten().ok_or_else(missing)
     }
 
+    /// The messages that make these changes, and the base chains for them that don't exist. Existing ones are not named:
+    /// saying the same once more would be allowed, but counts as a change whose end the kernel makes us wait for (10 ms).
+    fn messages(&mut self, family: Family, table: Table, edits: &[Edit]) -> Result<Vec<Message>> {
+        let mut missing = Vec::new();
+        for name in edits.iter().filter_map(added_to).filter(|name| base_chain(table, name).is_some()) {
+            if !missing.contains(&name) && self.chain_use(family, table, name)?.is_none() {
+                missing.push(name);
+            }
+        }
+        Ok(messages(family, table, edits, &missing))
+    }
+
     fn commit(&mut self, generation: Option<u32>, messages: Vec<Message>) -> Result<()> {
         let (begin, end) = batch(generation);
         self.0.transaction(begin, messages, end)
@@ -167,20 +172,14 @@ fn lost_a_race(error: &Error) -> bool {
     [Errno::ERESTART, Errno::EINTR, Errno::EAGAIN].into_iter().any(|errno| error.is(errno))
 }
 
-/// The messages of a transaction. Base chains that rules are appended to are made first where `create` says so.
-fn messages(family: Family, table: Table, edits: &[Edit], create: impl Fn(&str) -> bool) -> Vec<Message> {
-    let mut messages = Vec::with_capacity(edits.len() + 3);
-    let creates = |edit: &Edit| matches!(edit, Edit::CreateChain(_)) || added_to(edit).is_some();
-    if edits.iter().any(creates) {
+/// The messages of a transaction that first makes the base chains in `missing`.
+fn messages(family: Family, table: Table, edits: &[Edit], missing: &[&str]) -> Vec<Message> {
+    let mut messages = Vec::with_capacity(edits.len() + missing.len() + 1);
+    if edits.iter().any(|edit| matches!(edit, Edit::CreateChain(_)) || added_to(edit).is_some()) {
         messages.push(encode::new_table(family, table));
     }
-    let mut done = Vec::new();
-    for name in edits.iter().filter_map(added_to).filter(|name| create(name)) {
-        if let (Some(base), false) = (base_chain(table, name), done.contains(&name)) {
-            messages.push(encode::new_base_chain(family, table, base));
-            done.push(name);
-        }
-    }
+    let bases = missing.iter().filter_map(|name| base_chain(table, name));
+    messages.extend(bases.map(|base| encode::new_base_chain(family, table, base)));
     edits.iter().for_each(|edit| push_edit(&mut messages, family, table, edit));
     messages
 }

@@ -10,7 +10,8 @@ use crate::firewall::{Edit, Family, Match, POSTROUTING, Rule, StoredChain, Store
 /// The rules of one container in one family.
 #[derive(Debug)]
 pub(super) struct Rules {
-    chain: String,
+    /// The container's chain.
+    pub(super) chain: String,
     /// In the container's chain: what stays in a subnet passes unchanged.
     accepts: Vec<Rule>,
     /// In the container's chain, last: everything else but multicast is masqueraded.

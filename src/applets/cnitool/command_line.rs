@@ -1,0 +1,203 @@
+//! The command line of cnitool: options, words, usage and the texts for mistakes (`cnitool/cmd` of the reference
+//! library, which uses cobra, and the usage lines of its v1.3.0).
+
+use argh::FromArgs;
+
+use super::{DEFAULT_DIRECTORY, LATER, VERBS, Verb};
+use crate::cni::serve::Answer;
+
+const OPTIONS: &str = "  -i, --ifname string   Interface name (defaults to env var CNI_IFNAME or 'eth0')\n";
+
+/// A complete command.
+pub(super) struct Command {
+    pub(super) verb: &'static Verb,
+    pub(super) network: String,
+    pub(super) netns: String,
+    /// Empty when the environment decides.
+    pub(super) ifname: String,
+}
+
+/// Options and words as they stand on the command line.
+#[derive(FromArgs)]
+#[argh(help_triggers("--help"))]
+struct CommandLine {
+    /// interface name; the last one counts
+    #[argh(option, short = 'i')]
+    ifname: Vec<String>,
+    /// verb, network, namespace; what follows is ignored
+    #[argh(positional)]
+    words: Vec<String>,
+}
+
+impl Command {
+    /// Reads the command line. Help and mistakes are answers.
+    pub(super) fn parse(arguments: &[String]) -> std::result::Result<Command, Answer> {
+        let arguments = separate_values(arguments);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let options = arguments.split(|argument| *argument == "--").next().unwrap_or_default();
+        if arguments.is_empty() || options.iter().any(|option| ["-h", "--help"].contains(option)) {
+            return Err(help(options.iter().find_map(|word| verb(word))));
+        }
+        let line = CommandLine::from_args(&["cnitool"], &arguments)
+            .map_err(|exit| mistake(arguments.iter().find_map(|word| verb(word)), &option_mistake(&exit.output)))?;
+        let mut words = line.words.into_iter();
+        let name = words.next().unwrap_or_default();
+        if name.is_empty() || name == "help" {
+            return Err(help(words.next().and_then(|word| verb(&word))));
+        }
+        let verb = verb(&name).ok_or_else(|| unknown(&name))?;
+        match (words.next(), words.next()) {
+            (Some(network), Some(netns)) => {
+                Ok(Command { verb, network, netns, ifname: line.ifname.into_iter().next_back().unwrap_or_default() })
+            }
+            (network, _) => {
+                let received = network.iter().count();
+                Err(mistake(Some(verb), &format!("requires at least 2 arg(s), only received {received}")))
+            }
+        }
+    }
+}
+
+fn verb(name: &str) -> Option<&'static Verb> {
+    VERBS.iter().find(|verb| verb.name == name)
+}
+
+/// Options may carry their value with them (`--ifname=NAME`, `-iNAME`, `-i=NAME`); `argh` wants it apart.
+fn separate_values(arguments: &[String]) -> Vec<String> {
+    let mut separate = Vec::new();
+    let mut rest = arguments.iter();
+    for argument in rest.by_ref() {
+        let short = argument.strip_prefix("-i").filter(|value| !value.is_empty());
+        let short = short.map(|value| value.strip_prefix('=').unwrap_or(value));
+        match argument.strip_prefix("--ifname=").or(short) {
+            Some(value) => separate.extend(["-i".to_string(), value.to_string()]),
+            None => separate.push(argument.clone()),
+        }
+        if argument == "--" {
+            break;
+        }
+    }
+    separate.extend(rest.cloned());
+    separate
+}
+
+/// The reference's words for what `argh` has to say.
+fn option_mistake(text: &str) -> String {
+    let text = text.trim_end();
+    if let Some(option) = text.strip_prefix("Unrecognized argument: ") {
+        let option = option.split('=').next().unwrap_or_default();
+        return match option.strip_prefix("--") {
+            Some(_) => format!("unknown flag: {option}"),
+            None => format!("unknown shorthand flag: '{}' in {option}", option.chars().nth(1).unwrap_or('-')),
+        };
+    }
+    match text.strip_prefix("No value provided for option ") {
+        Some(option) => format!("flag needs an argument: {}", option.trim_matches(['\'', '.'])),
+        None => text.to_string(),
+    }
+}
+
+fn help(verb: Option<&Verb>) -> Answer {
+    let stdout = match verb {
+        Some(verb) => format!("{}\n\n{}", verb.about, usage(Some(verb))),
+        None => usage(None),
+    };
+    Answer { stdout, success: true, ..Answer::default() }
+}
+
+/// A mistake on the command line: usage, then the error as the last line.
+fn mistake(verb: Option<&Verb>, error: &str) -> Answer {
+    Answer { stderr: format!("{}\n{error}\n", usage(verb)), ..Answer::default() }
+}
+
+fn unknown(name: &str) -> Answer {
+    let error = match LATER.contains(&name) {
+        true => format!("cnitool {name} is not supported yet by this version of cni-box"),
+        false => format!("unknown command {name:?} for \"cnitool\""),
+    };
+    Answer { stderr: format!("Run 'cnitool --help' for usage.\n{error}\n"), ..Answer::default() }
+}
+
+fn usage(verb: Option<&Verb>) -> String {
+    if let Some(Verb { name, .. }) = verb {
+        return format!(
+            "Usage:\n  cnitool {name} <network-name> <netns> [flags]\n\n\
+             Flags:\n  -h, --help            help for {name}\n{OPTIONS}"
+        );
+    }
+    let lines: String = VERBS.iter().map(|verb| format!("  cnitool {:<6} <net> <netns>\n", verb.name)).collect();
+    format!(
+        "cnitool: Add, check or remove network interfaces from a network namespace\n{lines}\n\
+         Flags:\n  -h, --help            help for cnitool\n{OPTIONS}\n\
+         Environment:\n\
+         \x20 NETCONFPATH   directory of network configurations (default {DEFAULT_DIRECTORY})\n\
+         \x20 CNI_PATH      directories of plugins, separated by ':' (default: the plugins of this executable)\n\
+         \x20 CNI_ARGS      arguments for the plugins, KEY=VALUE;KEY=VALUE\n\
+         \x20 CAP_ARGS      capability arguments, a JSON object\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> std::result::Result<Command, Answer> {
+        let words: Vec<String> = line.split(' ').filter(|word| !word.is_empty()).map(str::to_string).collect();
+        Command::parse(&words)
+    }
+
+    #[test]
+    fn options_stand_anywhere_and_in_any_form() {
+        for line in [
+            "add n /x -i e",
+            "-i e add n /x",
+            "add --ifname e n /x",
+            "add n --ifname=e /x",
+            "add n /x -ie",
+            "add n /x -i=e",
+            "add n /x extra -i a -i e",
+            "-i e -- add n /x",
+        ] {
+            let command = parse(line).unwrap_or_else(|answer| panic!("{line}: {answer:?}"));
+            let Command { verb, network, netns, ifname } = command;
+            assert_eq!((verb.name, &*network, &*netns, &*ifname), ("add", "n", "/x", "e"), "{line}");
+        }
+        assert_eq!(parse("del n -- -i").map(|command| command.netns).unwrap_or_default(), "-i");
+    }
+
+    #[test]
+    fn help_goes_to_standard_output() {
+        for line in ["", "-h", "--help", "help", "-i e"] {
+            let answer = parse(line).map(|_| ()).unwrap_err();
+            assert!(answer.success && answer.stderr.is_empty(), "{line}");
+            for verb in ["add    ", "check  ", "del    "] {
+                assert!(answer.stdout.contains(&format!("\n  cnitool {verb}<net> <netns>\n")), "{line}");
+            }
+        }
+        for line in ["add -h", "help add", "add n /x --help"] {
+            let answer = parse(line).map(|_| ()).unwrap_err();
+            assert!(answer.success, "{line}");
+            assert!(answer.stdout.starts_with("Add network interface to a network namespace\n\nUsage:\n"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_ends_with_the_references_text() {
+        for (line, text, usage) in [
+            ("add", "requires at least 2 arg(s), only received 0", "Usage:\n  cnitool add <network-name>"),
+            ("check n", "requires at least 2 arg(s), only received 1", "Usage:\n  cnitool check <network-name>"),
+            ("add n /x --x=1", "unknown flag: --x", "Usage:\n  cnitool add"),
+            ("--version", "unknown flag: --version", "cnitool: Add, check or remove"),
+            ("add -x n /x", "unknown shorthand flag: 'x' in -x", "Usage:\n  cnitool add"),
+            ("add n /x -i", "flag needs an argument: -i", "Usage:\n  cnitool add"),
+            ("foo n /x", "unknown command \"foo\" for \"cnitool\"", "Run 'cnitool --help' for usage.\n"),
+            ("gc n /x", "cnitool gc is not supported yet by this version of cni-box", "Run"),
+            ("status", "cnitool status is not supported yet by this version of cni-box", "Run"),
+        ] {
+            let answer = parse(line).map(|_| ()).unwrap_err();
+            assert!(!answer.success && answer.stdout.is_empty(), "{line}");
+            assert!(answer.stderr.ends_with(&format!("\n{text}\n")), "{line}: {}", answer.stderr);
+            assert!(answer.stderr.starts_with(usage), "{line}: {}", answer.stderr);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! host-local: hands out addresses from ranges, one per range set, and remembers them in files on this host.
+//!
+//! Keys inside `ipam`:
+//!
+//! | key | type | default |
+//! |---|---|---|
+//! | `ranges` | list of range sets, each a list of ranges | none |
+//! | `subnet`, `rangeStart`, `rangeEnd`, `gateway` | a single range; goes before `ranges` | none |
+//! | `routes` | list of routes, copied to the result | none |
+//! | `dataDir` | path | `/var/lib/cni/networks` |
+//! | `resolvConf` | path of a resolv.conf(5) whose contents become the result's `dns` | none |
+//!
+//! A range has `subnet` (required), `rangeStart` (network address + 1), `rangeEnd` (last address; not the broadcast
+//! address) and `gateway` (network address + 1).
+//!
+//! From the runtime: `runtimeConfig.ipRanges` (go before all others); particular addresses by `IP` in CNI_ARGS,
+//! `args.cni.ips` and `runtimeConfig.ips`, all three together.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::cni::args::{self, Args};
+use crate::cni::config::{NetworkConfig, routes};
+use crate::cni::result::{CniResult, Dns, Route, parse_cidr, parse_ip};
+use crate::cni::{Plugin, Request, Undo};
+use crate::error::{Context, Error, Result};
+use crate::ipam::allocate::allocate;
+use crate::ipam::ranges::{self, Draft, RangeSet};
+use crate::ipam::resolv_conf;
+use crate::ipam::store::{Attachment, DEFAULT_DATA_DIR, Store};
+
+/// The applet.
+pub struct HostLocal;
+
+/// The applet, for the table.
+pub static HOST_LOCAL: HostLocal = HostLocal;
+
+// Configuration
+
+struct Config {
+    network: String,
+    data_dir: PathBuf,
+    sets: Vec<RangeSet>,
+    /// Particular addresses, without duplicates.
+    requested: Vec<IpAddr>,
+    routes: Vec<Route>,
+    /// Empty when there is none.
+    resolv_conf: String,
+}
+
+impl Config {
+    /// Everything is decoded before anything is verified, as in the reference.
+    fn decode(request: &Request<'_>) -> Result<Config> {
+        let config = &request.config;
+        let (runtime, args_cni) = (config.runtime()?, config.args_cni()?);
+        let mut drafts = runtime.as_ref().map_or(Ok(Vec::new()), |runtime| Draft::decode_sets(runtime, "ipRanges"))?;
+        let mut ips = Vec::new();
+        for (object, key) in [(&args_cni, "ips"), (&runtime, "ips")] {
+            let texts = object.as_ref().map_or(Ok(Vec::new()), |object| object.strings(key))?;
+            ips.extend(texts.iter().map(|text| parse_requested(text)).collect::<Result<Vec<_>>>()?);
+        }
+        let ipam = config.top().object("ipam")?.ok_or_else(|| Error::internal("IPAM config missing 'ipam' key"))?;
+        let legacy = Draft::decode(&ipam)?;
+        drafts.extend(legacy.has_subnet().then(|| vec![legacy]));
+        drafts.extend(Draft::decode_sets(&ipam, "ranges")?);
+        Ok(Config {
+            network: config.name.clone(),
+            data_dir: data_dir(config)?,
+            routes: routes(&ipam, "routes")?,
+            resolv_conf: ipam.string("resolvConf")?.to_string(),
+            // From here on the order is that of the reference's checks.
+            requested: requested(&request.args, ips)?,
+            sets: ranges::complete(&drafts, &config.cni_version)?,
+        })
+    }
+}
+
+fn data_dir(config: &NetworkConfig) -> Result<PathBuf> {
+    let ipam = config.top().object("ipam")?;
+    let path = ipam.map_or(Ok(""), |ipam| ipam.string("dataDir"))?;
+    Ok(if path.is_empty() { DEFAULT_DATA_DIR } else { path }.into())
+}
+
+/// The address in CNI_ARGS, then those of the configuration; `None` among these stands for an empty text.
+fn requested(args: &str, ips: Vec<Option<IpAddr>>) -> Result<Vec<IpAddr>> {
+    let text = Args::parse(args, &["IP"])?.get("IP").unwrap_or_default();
+    let from_args = parse_requested(text).map_err(|error| args::bad_value("IP", text, &error))?;
+    let mut requested: Vec<IpAddr> = from_args.into_iter().collect();
+    for ip in ips {
+        let ip = ip.ok_or_else(|| Error::internal("cannot understand ip: IP <nil> not v4 nor v6"))?;
+        if !requested.contains(&ip) {
+            requested.push(ip);
+        }
+    }
+    Ok(requested)
+}
+
+/// Reads `ip` or `ip/prefix`, of which the prefix is dropped; `None` when the text is empty.
+fn parse_requested(text: &str) -> Result<Option<IpAddr>> {
+    let parsed = match text {
+        "" => return Ok(None),
+        _ if text.contains('/') => parse_cidr(text).map(|net| net.addr()),
+        _ => parse_ip(text),
+    };
+    parsed.map(Some).map_err(|_| Error::internal(format!("invalid IP address {text}")))
+}
+
+// Plan
+
+/// What is asked of each range set, in order: a particular address, or any.
+fn plan(config: &Config) -> Result<Vec<Option<IpAddr>>> {
+    let mut left = config.requested.clone();
+    let choose = |set: &RangeSet| {
+        let chosen = left.iter().position(|ip| set.contains(*ip));
+        chosen.map(|position| left.remove(position))
+    };
+    let wanted = config.sets.iter().map(choose).collect();
+    if left.is_empty() {
+        return Ok(wanted);
+    }
+    let texts: Vec<String> = left.iter().map(IpAddr::to_string).collect();
+    Err(Error::internal(format!("failed to allocate all requested IPs: {}", texts.join(" "))))
+}
+
+// Verbs
+
+impl Plugin for HostLocal {
+    fn name(&self) -> &'static str {
+        "host-local"
+    }
+
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let config = Config::decode(request)?;
+        let dns = match config.resolv_conf.as_str() {
+            "" => Dns::default(),
+            path => resolv_conf::read(path)?,
+        };
+        let wanted = plan(&config)?;
+        let attachment = attachment(request);
+        let mut store = Store::open(&config.data_dir, &config.network)?;
+        let held = store.held_by(&attachment)?;
+        let mut ips = Vec::with_capacity(config.sets.len());
+        for (index, (set, wanted)) in config.sets.iter().zip(wanted).enumerate() {
+            let ip = allocate(&mut store, set, index, wanted, &attachment, &held)
+                .with_context(|| format!("failed to allocate for range {index}"))?;
+            undo_reservation(undo, &config, ip.address.addr(), &attachment);
+            ips.push(ip);
+        }
+        Ok(CniResult { ips, routes: config.routes, dns, ..CniResult::default() })
+    }
+
+    /// Besides what the reference does, every address of `prevResult` that lies in the ranges must be reserved.
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        let config = Config::decode(request)?;
+        let id = &request.container_id;
+        let previous = request.config.prev_result()?.unwrap_or_default();
+        let held: Vec<IpAddr> =
+            Store::open(&config.data_dir, &config.network)?.held_by(&attachment(request))?.all().collect();
+        if held.is_empty() {
+            return Err(Error::internal(format!("host-local: Failed to find address added by container {id}")));
+        }
+        let ours = |ip: &IpAddr| config.sets.iter().any(|set| set.contains(*ip));
+        let mut previous = previous.ips.iter().map(|ip| ip.address.addr()).filter(ours);
+        match previous.find(|ip| !held.contains(ip)) {
+            None => Ok(()),
+            Some(ip) => {
+                Err(Error::internal(format!("host-local: Failed to find address {ip} added by container {id}")))
+            }
+        }
+    }
+
+    /// Needs the network's name and `dataDir` only, so that a configuration that has become invalid leaks nothing.
+    fn del(&self, request: &Request<'_>) -> Result<()> {
+        let data_dir = data_dir(&request.config)?;
+        Store::open(&data_dir, &request.config.name)?.release_all(&attachment(request))
+    }
+}
+
+fn attachment(request: &Request<'_>) -> Attachment {
+    Attachment::new(&request.container_id, &request.ifname)
+}
+
+/// Takes back this reservation alone: the attachment may hold others from before.
+fn undo_reservation(undo: &mut Undo, config: &Config, address: IpAddr, attachment: &Attachment) {
+    let (data_dir, network, attachment) = (config.data_dir.clone(), config.network.clone(), attachment.clone());
+    undo.push(move || Store::open(Path::new(&data_dir), &network)?.release(address, &attachment));
+}

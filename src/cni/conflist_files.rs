@@ -1,0 +1,245 @@
+//! Finding the configuration of a network in a directory (`libcni/conf.go` `LoadNetworkConf` of the reference library):
+//! `*.conflist` files first, then the old single configurations `*.conf` and `*.json`, each in order of name. Further
+//! plugins of a list may lie in a folder that bears the network's name (specification 1.1.0, `loadOnlyInlinedPlugins`).
+//!
+//! A file that cannot be read or parsed does not stand in the way of another network, as it does in the reference.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::cni::config::Object;
+use crate::cni::conflist::NetworkList;
+use crate::cni::environment::validate_network_name;
+use crate::cni::json;
+use crate::cni::plugin_config::PluginConfig;
+use crate::error::{Error, Result};
+
+/// A configuration that was found.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The network.
+    pub list: NetworkList,
+    /// The files that were passed over on the way, each with the reason.
+    pub skipped: Vec<String>,
+}
+
+/// Finds the network `name` in `directory`. If it is not there, the error tells which files could not be looked into.
+pub fn load(directory: &str, name: &str) -> Result<Loaded> {
+    let mut search = Search { name, skipped: Vec::new() };
+    let lists = files(Path::new(directory), &["conflist"])?;
+    if let Some((path, mut list)) = search.first(&lists, NetworkList::parse)? {
+        complete(&mut list, &path)?;
+        return Ok(Loaded { list, skipped: search.skipped });
+    }
+    let singles = files(Path::new(directory), &["conf", "json"])?;
+    if let Some((path, list)) = search.first(&singles, NetworkList::from_single)? {
+        validate_network_name(&list.name).map_err(|error| in_file(&path, error))?;
+        return Ok(Loaded { list, skipped: search.skipped });
+    }
+    let nothing = lists.is_empty() && singles.is_empty();
+    Err(search.not_found(directory, nothing))
+}
+
+struct Search<'a> {
+    name: &'a str,
+    skipped: Vec<String>,
+}
+
+impl Search<'_> {
+    /// The first file that holds the wanted network. A mistake counts only in a file that bears the wanted name.
+    fn first(
+        &mut self,
+        paths: &[PathBuf],
+        parse: fn(&[u8]) -> Result<NetworkList>,
+    ) -> Result<Option<(PathBuf, NetworkList)>> {
+        for path in paths {
+            let bytes = match read(path) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    self.skipped.push(error.to_string());
+                    continue;
+                }
+            };
+            match parse(&bytes).map_err(|error| in_file(path, error)) {
+                Ok(list) if list.name == self.name => return Ok(Some((path.clone(), list))),
+                Err(error) if self.is_wanted(&bytes) => return Err(error),
+                Err(error) => self.skipped.push(error.to_string()),
+                Ok(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_wanted(&self, bytes: &[u8]) -> bool {
+        json::parse_object(bytes).is_ok_and(|map| Object::top(&map).string("name") == Ok(self.name))
+    }
+
+    fn not_found(self, directory: &str, nothing: bool) -> Error {
+        if nothing {
+            return Error::internal(format!("no net configurations found in {directory}"));
+        }
+        let error = Error::internal(format!("no net configuration with name \"{}\" in {directory}", self.name));
+        if self.skipped.is_empty() {
+            return error;
+        }
+        error.with_details(format!("skipped: {}", self.skipped.join("; ")))
+    }
+}
+
+/// Appends the plugins of the network's folder, unless the list says that it has none.
+fn complete(list: &mut NetworkList, path: &Path) -> Result<()> {
+    // The name becomes part of a path.
+    validate_network_name(&list.name).map_err(|error| in_file(path, error))?;
+    if !list.only_inlined {
+        let folder = path.with_file_name(&list.name);
+        list.plugins.extend(folder_plugins(&folder)?);
+    }
+    if list.plugins.is_empty() {
+        return Err(in_file(path, Error::internal("no plugin configs found")));
+    }
+    Ok(())
+}
+
+fn folder_plugins(folder: &Path) -> Result<Vec<PluginConfig>> {
+    let unreadable =
+        |error| Error::internal(format!("failed to read plugin config files in {}: {error}", folder.display()));
+    let paths = files(folder, &["conf"]).map_err(unreadable)?;
+    let plugin = |path: &PathBuf| PluginConfig::parse(&read(path)?).map_err(|error| in_file(path, error));
+    paths.iter().map(plugin).collect()
+}
+
+/// The files of a directory that have one of these extensions, in bytewise order of name. What is not a directory
+/// counts as a file, and so does a link. A missing directory has no files.
+fn files(directory: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
+    let unreadable =
+        |error: std::io::Error| Error::internal(format!("open {}: {}", directory.display(), Error::from(error)));
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(unreadable)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(unreadable)?;
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if !is_directory && has_extension(entry.file_name().as_bytes(), extensions) {
+            found.push(entry.path());
+        }
+    }
+    found.sort_by(|one, other| one.as_os_str().as_bytes().cmp(other.as_os_str().as_bytes()));
+    Ok(found)
+}
+
+/// The extension is what follows the last dot, even if nothing precedes it.
+fn has_extension(name: &[u8], extensions: &[&str]) -> bool {
+    let dot = name.iter().rposition(|byte| *byte == b'.');
+    let extension = dot.and_then(|dot| name.get(dot + 1..));
+    extension.is_some_and(|extension| extensions.iter().any(|wanted| wanted.as_bytes() == extension))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|error| Error::internal(format!("error reading {}: {}", path.display(), Error::from(error))))
+}
+
+fn in_file(path: &Path, error: Error) -> Error {
+    Error { msg: format!("{}: {}", path.display(), error.msg), ..error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::testing::TempDir;
+
+    fn directory(files: &[(&str, &str)]) -> TempDir {
+        let directory = TempDir::new();
+        for (name, text) in files {
+            directory.write(name, text);
+        }
+        directory
+    }
+
+    fn found(directory: &TempDir, name: &str) -> Vec<String> {
+        load(directory.path(), name).unwrap().list.plugins.into_iter().map(|plugin| plugin.kind).collect()
+    }
+
+    fn error(directory: &TempDir, name: &str) -> String {
+        load(directory.path(), name).unwrap_err().to_string().replace(directory.path(), "DIR")
+    }
+
+    #[test]
+    fn lists_come_before_single_files_and_names_in_order() {
+        let directory = directory(&[
+            ("10.conf", r#"{"name":"n","type":"single"}"#),
+            ("20.conflist", r#"{"name":"n","plugins":[{"type":"second"}]}"#),
+            ("15.conflist", r#"{"name":"n","plugins":[{"type":"first"}]}"#),
+            ("05.json", r#"{"name":"j","type":"json"}"#),
+            ("01.txt", "no configuration"),
+        ]);
+        fs::create_dir(format!("{}/00.conflist", directory.path())).unwrap();
+        assert_eq!(found(&directory, "n"), ["first"]);
+        assert_eq!(found(&directory, "j"), ["json"]);
+        assert_eq!(error(&directory, "x"), "no net configuration with name \"x\" in DIR");
+    }
+
+    #[test]
+    fn an_empty_or_missing_directory_has_no_configurations() {
+        let directory = directory(&[]);
+        assert_eq!(error(&directory, "n"), "no net configurations found in DIR");
+        assert_eq!(load("/nonexistent", "n").unwrap_err().msg, "no net configurations found in /nonexistent");
+        directory.write("a.conflist", r#"{"name":"a","plugins":[{"type":"x"}]}"#);
+        assert_eq!(error(&directory, "n"), "no net configuration with name \"n\" in DIR");
+    }
+
+    #[test]
+    fn a_broken_file_is_skipped_unless_it_is_the_wanted_one() {
+        let directory = directory(&[
+            ("1.conflist", "{"),
+            ("2.conflist", r#"{"name":"bad","plugins":[]}"#),
+            ("3.conf", r#"{"name":"list","plugins":[]}"#),
+            ("4.conf", r#"{"name":"good","type":"x"}"#),
+        ]);
+        let loaded = load(directory.path(), "good").unwrap();
+        assert_eq!((loaded.skipped.len(), loaded.list.name.as_str()), (3, "good"));
+        let text = error(&directory, "bad");
+        assert_eq!(text, "DIR/2.conflist: error parsing configuration list: no plugins in list");
+        assert!(error(&directory, "list").starts_with("DIR/3.conf: error parsing configuration: missing 'type'"));
+        let text = error(&directory, "other");
+        let skipped =
+            "; skipped: DIR/1.conflist: error parsing configuration list: unexpected end of JSON input; DIR/2";
+        assert!(text.contains(skipped), "{text}");
+    }
+
+    #[test]
+    fn the_networks_folder_adds_plugins() {
+        let directory = directory(&[
+            ("a.conflist", r#"{"name":"a","plugins":[{"type":"inline"}]}"#),
+            ("b.conflist", r#"{"name":"b","loadOnlyInlinedPlugins":true,"plugins":[{"type":"inline"}]}"#),
+            ("c.conflist", r#"{"name":"c"}"#),
+            ("a/2.conf", r#"{"type":"two"}"#),
+            ("a/1.conf", r#"{"type":"one"}"#),
+            ("a/0.json", "ignored"),
+            ("b/1.conf", r#"{"type":"one"}"#),
+        ]);
+        assert_eq!(found(&directory, "a"), ["inline", "one", "two"]);
+        assert_eq!(found(&directory, "b"), ["inline"]);
+        assert_eq!(error(&directory, "c"), "DIR/c.conflist: no plugin configs found");
+        directory.write("a/3.conf", "{}");
+        assert_eq!(error(&directory, "a"), "DIR/a/3.conf: error parsing configuration: missing 'type'");
+        assert_eq!(found(&directory, "b"), ["inline"], "another network's folder is not read");
+    }
+
+    #[test]
+    fn a_name_that_would_leave_the_directory_is_refused() {
+        let directory = directory(&[("a.conflist", r#"{"name":"../x","plugins":[{"type":"t"}]}"#)]);
+        assert_eq!(error(&directory, "../x"), "DIR/a.conflist: invalid characters found in network name; ../x");
+    }
+
+    #[test]
+    fn the_extension_follows_the_last_dot() {
+        assert!(has_extension(b".conf", &["conf"]));
+        assert!(has_extension(b"a.b.conf", &["conf"]));
+        assert!(!has_extension(b"conf", &["conf"]));
+        assert!(!has_extension(b"a.conflist", &["conf"]));
+    }
+}

@@ -1,0 +1,154 @@
+//! An accelerator beside the reservations of a network: which addresses belong to which attachment, found without
+//! opening every file. It holds nothing that the reservation files do not hold, and nobody needs it: whatever goes wrong
+//! with it ends in a scan of the files, never in an error.
+//!
+//! Kept outside the network's directory, where the reference plugin would read it as a reservation:
+//! `<dataDir>/.cni-box/<network>.index` (see `table` for its format).
+//!
+//! # When it is trusted
+//!
+//! After each change of ours, still under the network's lock, the directory's modification time is set to a value in the
+//! past. The kernel sets the change time of the directory to now at that moment. Both times, with the directory's device
+//! and inode and the boot id, are the stamp in the header, and the index is trusted only while the directory still has
+//! them. Whatever else adds or removes a file (the reference plugin, an administrator, a restore) sets both times to
+//! the same instant, so its result never equals a stamp, even if the clock is set back.
+//!
+//! A change happens in the order: directory entry; stamp erased; table; times of the directory; stamp. A process killed
+//! anywhere in between leaves a stamp that does not match. The boot id keeps out a table of which a power failure left
+//! only a part on disk.
+
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use crate::error::{Errno, Result};
+use crate::ipam::table::{Stamp, Table, hash};
+use crate::sys::file;
+
+/// Which addresses belong to which attachment, unless the directory was changed by somebody else.
+pub struct Index {
+    table: Option<Table>,
+    state: State,
+    boot: u64,
+    /// The stamp of the directory when the scan that fills the table began.
+    scanned_from: Option<Stamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing in the table counts.
+    Distrusted,
+    /// As on disk.
+    Sealed,
+    /// Complete, but not so on disk.
+    Changed,
+}
+
+impl Index {
+    /// Opens the index of a network, whose `directory` is locked. Whether it can be used shows later.
+    pub fn open(data_dir: &Path, network: &str, directory: &File) -> Index {
+        let mut index = Index { table: None, state: State::Distrusted, boot: 0, scanned_from: None };
+        // Without all of this there is no index; everything still works.
+        let _ = index.try_open(data_dir, network, directory);
+        index
+    }
+
+    /// The addresses of the attachment whose reservations have this content; `None` when the index is not trusted.
+    pub fn find(&mut self, content: &[u8]) -> Option<Vec<IpAddr>> {
+        let table = self.table.as_ref().filter(|_| self.state != State::Distrusted)?;
+        let found = table.find(hash(content)).ok();
+        if found.is_none() {
+            self.distrust();
+        }
+        found
+    }
+
+    /// A reservation with this content has been made.
+    pub fn insert(&mut self, content: &[u8], address: IpAddr) {
+        self.change(|table| table.insert(hash(content), address));
+    }
+
+    /// A reservation with this content has been removed.
+    pub fn remove(&mut self, content: &[u8], address: IpAddr) {
+        self.change(|table| table.remove(hash(content), address));
+    }
+
+    /// Nothing in the index counts until it has been filled again.
+    pub fn distrust(&mut self) {
+        self.state = State::Distrusted;
+    }
+
+    /// Begins to fill an empty index, with about so many entries, from the files of the directory.
+    pub fn begin_scan(&mut self, entries: usize, directory: &File) {
+        self.scanned_from = stamp(directory, self.boot).ok();
+        let cleared = self.table.as_mut().is_some_and(|table| table.clear(entries).is_ok());
+        self.state = if cleared { State::Changed } else { State::Distrusted };
+    }
+
+    /// Ends it. If the directory was changed meanwhile, by somebody who takes no lock, the result does not count.
+    pub fn end_scan(&mut self, directory: &File) {
+        if self.scanned_from.is_none() || stamp(directory, self.boot).ok() != self.scanned_from {
+            self.distrust();
+        }
+    }
+
+    /// Makes what has changed count for the next process.
+    pub fn seal(&mut self, directory: &File) {
+        if self.state != State::Changed {
+            return;
+        }
+        let sealed = self
+            .table
+            .as_ref()
+            .map_or(Err(Errno::EBADF.into()), |table| table.write_header(&seal_directory(directory, self.boot)?));
+        self.state = if sealed.is_ok() { State::Sealed } else { State::Distrusted };
+    }
+
+    fn try_open(&mut self, data_dir: &Path, network: &str, directory: &File) -> Result<()> {
+        let beside = data_dir.join(".cni-box");
+        file::create_directories(&beside, 0o700)?;
+        let (table, sealed) = Table::open(&beside.join(format!("{network}.index")))?;
+        self.boot = hash(&fs::read("/proc/sys/kernel/random/boot_id")?);
+        if stamp(directory, self.boot)? == sealed {
+            self.state = State::Sealed;
+        }
+        self.table = Some(table);
+        Ok(())
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Table) -> Result<()>) {
+        if self.state == State::Distrusted {
+            return;
+        }
+        let Some(table) = self.table.as_mut() else { return };
+        let erased = if self.state == State::Sealed { table.write_header(&Stamp::default()) } else { Ok(()) };
+        let changed = erased.and_then(|()| change(table));
+        self.state = if changed.is_ok() { State::Changed } else { State::Distrusted };
+    }
+}
+
+/// Gives the directory times that no ordinary change gives it.
+fn seal_directory(directory: &File, boot: u64) -> Result<Stamp> {
+    /// More than the coarsest resolution of a file system's times.
+    const PAST: Duration = Duration::from_secs(10);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    file::set_modified(directory, now.saturating_sub(PAST))?;
+    let stamp = stamp(directory, boot)?;
+    let [.., modified, modified_nanoseconds, changed, changed_nanoseconds] = stamp;
+    if (modified, modified_nanoseconds) == (changed, changed_nanoseconds) {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    Ok(stamp)
+}
+
+fn stamp(directory: &File, boot: u64) -> Result<Stamp> {
+    let found = directory.metadata()?;
+    let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()].map(i64::cast_unsigned);
+    let [modified, modified_nanoseconds, changed, changed_nanoseconds] = times;
+    Ok([boot, found.dev(), found.ino(), modified, modified_nanoseconds, changed, changed_nanoseconds])
+}
+
+#[cfg(test)]
+mod tests;

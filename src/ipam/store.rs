@@ -1,0 +1,250 @@
+//! host-local's reservations on disk, byte for byte the reference plugin's (`backend/disk/backend.go`), so that either
+//! can take over from the other at any time. In `<dataDir>/<network>`:
+//!
+//! - `<ip>`, mode 0600: container id, CR, LF, interface name, no newline at the end. Old releases wrote the id only.
+//! - `last_reserved_ip.<index of the range set>`, mode 0600: the address, no newline. It steers the round robin only.
+//! - `lock`, mode 0750, empty: locked with flock(2).
+//!
+//! Only regular files whose name is an address in its canonical text count. An empty one, which a crash of the reference
+//! plugin leaves behind, counts as free.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Errno, Failures, Result};
+use crate::ipam::index::Index;
+use crate::sys::file;
+use crate::sys::lock::{Lock, Mode};
+
+/// Where reservations are when the configuration has no `dataDir`.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// Who holds a reservation: an interface of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    content: String,
+    id_length: usize,
+}
+
+impl Attachment {
+    /// An attachment by CNI_CONTAINERID and CNI_IFNAME.
+    pub fn new(container_id: &str, ifname: &str) -> Attachment {
+        let id = container_id.trim();
+        Attachment { content: format!("{id}\r\n{ifname}"), id_length: id.len() }
+    }
+
+    /// The container id.
+    pub fn id(&self) -> &str {
+        self.content.get(..self.id_length).unwrap_or_default()
+    }
+
+    fn content(&self) -> &[u8] {
+        self.content.as_bytes()
+    }
+}
+
+/// The addresses that an attachment holds, sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Reserved for the interface.
+    pub exact: Vec<IpAddr>,
+    /// Reserved by an old release for the container, whichever interface it was for.
+    pub legacy: Vec<IpAddr>,
+}
+
+impl Held {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.exact.iter().chain(&self.legacy).copied()
+    }
+}
+
+/// The reservations of one network, locked for as long as this value lives.
+pub struct Store {
+    path: PathBuf,
+    directory: File,
+    index: Index,
+    _lock: Lock,
+}
+
+impl Store {
+    /// Opens the store of a network, creating it when it is missing, and waits for its lock.
+    pub fn open(data_dir: &Path, network: &str) -> Result<Store> {
+        let path = data_dir.join(network);
+        file::create_directories(&path, 0o755)?;
+        let lock_path = path.join("lock");
+        let lock = Lock::acquire(file::open_or_create(&lock_path, 0o750)?, Mode::Exclusive);
+        let lock = lock.with_context(|| format!("failed to lock {lock_path:?}"))?;
+        let directory = File::open(&path).with_context(|| format!("failed to open {path:?}"))?;
+        let index = Index::open(data_dir, network, &directory);
+        Ok(Store { path, directory, index, _lock: lock })
+    }
+
+    /// The addresses that an attachment holds.
+    pub fn held_by(&mut self, attachment: &Attachment) -> Result<Held> {
+        let mut held = match self.look_up(attachment) {
+            Some(held) => held,
+            None => self.scan(attachment)?,
+        };
+        held.exact.sort_unstable();
+        held.legacy.sort_unstable();
+        Ok(held)
+    }
+
+    /// Reserves an address for an attachment; false when it is taken. Leaves nothing behind when it fails.
+    pub fn reserve(&mut self, address: IpAddr, attachment: &Attachment) -> Result<bool> {
+        let target = self.file_of(address);
+        match fs::symlink_metadata(&target) {
+            Ok(found) if found.is_file() && found.len() == 0 => {
+                fs::remove_file(&target).with_context(|| format!("failed to remove empty {target:?}"))?;
+            }
+            Ok(_) => return Ok(false),
+            // Whatever else is wrong shows when the file is created.
+            Err(_) => {}
+        }
+        match file::create_new(&self.path, &address.to_string(), 0o600, attachment.content()) {
+            Err(error) if error.is(Errno::EEXIST) => return Ok(false),
+            created => created?,
+        }
+        self.index.insert(attachment.content(), address);
+        Ok(true)
+    }
+
+    /// Gives back one address, if the attachment holds it.
+    pub fn release(&mut self, address: IpAddr, attachment: &Attachment) -> Result<()> {
+        match self.content_of(address) {
+            Some(content) if content == attachment.content() => self.remove(address, attachment.content()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives back all addresses of an attachment, past failures. Those of an old release are only taken for its when
+    /// there are no others.
+    pub fn release_all(&mut self, attachment: &Attachment) -> Result<()> {
+        let held = self.held_by(attachment)?;
+        let (addresses, content) = match held.exact.is_empty() {
+            false => (held.exact, attachment.content()),
+            true => (held.legacy, attachment.id().as_bytes()),
+        };
+        let mut failures = Failures::default();
+        for address in addresses {
+            failures.note(self.remove(address, content));
+        }
+        failures.finish()
+    }
+
+    /// Every address that has a file, empty ones too.
+    pub fn taken(&self) -> Result<HashSet<IpAddr>> {
+        self.addresses()
+    }
+
+    /// The address handed out last from the range set with this index. Text that is not exactly an address is none.
+    pub fn last_reserved(&self, set: usize) -> Option<IpAddr> {
+        let text = fs::read_to_string(self.pointer(set)).ok()?;
+        text.parse().ok().map(|address: IpAddr| address.to_canonical())
+    }
+
+    /// Remembers the address handed out last. That it fails is no reason to fail: the next search begins elsewhere.
+    pub fn set_last_reserved(&self, set: usize, address: IpAddr) {
+        let text = address.to_string();
+        let _ = file::open_or_create(&self.pointer(set), 0o600).and_then(|file| {
+            // Cut only afterwards: ext4 flushes files that were emptied first.
+            file.write_all_at(text.as_bytes(), 0)?;
+            Ok(file.set_len(text.len() as u64)?)
+        });
+    }
+
+    /// Asks the index, and verifies its answer. `None` when it does not know, or was wrong.
+    fn look_up(&mut self, attachment: &Attachment) -> Option<Held> {
+        let held = Held {
+            exact: self.index.find(attachment.content())?,
+            legacy: self.index.find(attachment.id().as_bytes())?,
+        };
+        let is = |address: &IpAddr, content: &[u8]| self.content_of(*address).is_some_and(|found| found == content);
+        let right = held.exact.iter().all(|address| is(address, attachment.content()))
+            && held.legacy.iter().all(|address| is(address, attachment.id().as_bytes()));
+        if !right {
+            self.index.distrust();
+        }
+        Some(held).filter(|_| right)
+    }
+
+    /// Reads every reservation, and fills the index on the way.
+    fn scan(&mut self, attachment: &Attachment) -> Result<Held> {
+        let mut held = Held::default();
+        let addresses: Vec<IpAddr> = self.addresses()?;
+        self.index.begin_scan(addresses.len(), &self.directory);
+        for address in addresses {
+            let Some(content) = self.content_of(address) else { continue };
+            self.index.insert(&content, address);
+            if content == attachment.content() {
+                held.exact.push(address);
+            } else if content == attachment.id().as_bytes() {
+                held.legacy.push(address);
+            }
+        }
+        self.index.end_scan(&self.directory);
+        Ok(held)
+    }
+
+    fn remove(&mut self, address: IpAddr, content: &[u8]) -> Result<()> {
+        let path = self.file_of(address);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("failed to remove {path:?}"));
+            }
+            _ => self.index.remove(content, address),
+        }
+        Ok(())
+    }
+
+    /// The addresses that have a regular file.
+    fn addresses<C: FromIterator<IpAddr>>(&self) -> Result<C> {
+        let context = || format!("failed to read directory {:?}", self.path);
+        let named = |entry: io::Result<fs::DirEntry>| match entry {
+            Ok(entry) => {
+                let regular = entry.file_type().is_ok_and(|kind| kind.is_file());
+                address_of(&entry.file_name()).filter(|_| regular).map(Ok)
+            }
+            Err(error) => Some(Err(error)),
+        };
+        let entries = fs::read_dir(&self.path).with_context(context)?;
+        entries.filter_map(named).collect::<io::Result<C>>().with_context(context)
+    }
+
+    /// What a reservation says, without surrounding white space; `None` when it says nothing.
+    fn content_of(&self, address: IpAddr) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.file_of(address)).ok()?;
+        Some(bytes.trim_ascii().to_vec()).filter(|content| !content.is_empty())
+    }
+
+    fn file_of(&self, address: IpAddr) -> PathBuf {
+        self.path.join(address.to_string())
+    }
+
+    fn pointer(&self, set: usize) -> PathBuf {
+        self.path.join(format!("last_reserved_ip.{set}"))
+    }
+}
+
+impl Drop for Store {
+    /// Still under the lock, whichever way the call ended.
+    fn drop(&mut self) {
+        self.index.seal(&self.directory);
+    }
+}
+
+/// The address that a file is named after, in the only text that a plugin writes.
+fn address_of(name: &OsStr) -> Option<IpAddr> {
+    let name = name.to_str()?;
+    let address: IpAddr = name.parse().ok()?;
+    Some(address).filter(|address| address.to_canonical().to_string() == name)
+}
+
+#[cfg(test)]
+mod tests;
