@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Height of a top-level module: a file imports only from lower ones or its own.
-const RANKS: [(&str, u32); 10] = [
+const RANKS: [(&str, u32); 11] = [
+    ("digest", 0),
     ("sys", 0),
     ("netlink", 1),
     ("net", 2),
@@ -119,8 +120,9 @@ fn applets_speak_neither_to_the_kernel_nor_to_one_another() {
         }
         let own = file.iter().nth(1).unwrap().to_str().unwrap().trim_end_matches(".rs").to_string();
         let code = code(&text);
-        for word in ["libc::", "nix::", "use libc", "use nix"] {
-            if code.contains(word) {
+        let words: BTreeSet<_> = code.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+        for word in ["libc", "nix"] {
+            if words.contains(word) {
                 wrong.push(format!("{} says {word}", file.display()));
             }
         }

@@ -452,8 +452,10 @@ fn a_full_disk_fails_the_add_and_leaves_no_torn_reservation() {
 #[test]
 fn ten_thousand_old_reservations_are_stepped_over() {
     let lab = Lab::new();
-    lab.sh("mkdir -p /var/lib/cni/networks/net; cd /var/lib/cni/networks/net
-        i=0; while [ $i -lt 250 ]; do for j in $(seq 0 39); do echo -n old > 10.0.$i.$j; done; i=$((i+1)); done")
+    lab.sh(r#"mkdir -p /var/lib/cni/networks/net; cd /var/lib/cni/networks/net; i=0
+        while [ $i -lt 250 ]; do
+            for j in $(seq 0 39); do printf "c$i-$j\r\neth0" > 10.0.$i.$j; done; i=$((i+1))
+        done"#)
         .success();
     let result = add(&lab, "c1", &json!({"subnet": "10.0.0.0/16"}));
     assert_eq!(result, ["10.0.0.40/16"]);

@@ -23,7 +23,7 @@ const REDISNET: &str = r#"{
 
 /// A shell in which the walk-through's `export CNI_PATH=/opt/cni/bin` was typed and the plugins are on PATH.
 fn typed(lab: &Lab, commands: &str) -> crate::lab::Outcome {
-    let path = "/opt/cni/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let path = "/usr/sbin:/usr/bin:/sbin:/bin:/opt/cni/bin";
     Call::new(lab, "sh").args_list(&["-ec", commands]).env("CNI_PATH", "/opt/cni/bin").env("PATH", path).run()
 }
 
