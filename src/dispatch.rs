@@ -1,7 +1,6 @@
 //! Which applet a call means, and the program's own options. The only place that prints and that reads the process's
 //! arguments and environment.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use argh::FromArgs;
@@ -11,6 +10,7 @@ use crate::cni::Host;
 use crate::cni::serve::{self, Answer};
 use crate::error::{Error, Result};
 use crate::install::{self, Link};
+use crate::sys::output;
 
 /// The program's own name; files that start with it (`cni-box-x86_64`) are it too.
 const OWN_NAME: &str = "cni-box";
@@ -138,8 +138,6 @@ fn names() -> impl Iterator<Item = &'static str> {
 
 /// Writes both streams whole.
 fn print(answer: &Answer) -> Result<()> {
-    std::io::stderr().write_all(answer.stderr.as_bytes())?;
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(answer.stdout.as_bytes())?;
-    Ok(stdout.flush()?)
+    output::print_error(answer.stderr.as_bytes())?;
+    output::print(answer.stdout.as_bytes())
 }

@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Errno, Error, Result};
+use crate::sys::output;
 
 /// How a program ended and what it printed.
 #[derive(Debug)]
@@ -65,7 +66,8 @@ fn converse(child: &mut Child, input: &[u8]) -> (Vec<u8>, Vec<u8>) {
         drain(&mut stdout, &mut output);
         let before = errors.len();
         drain(&mut stderr, &mut errors);
-        let _ = std::io::stderr().write_all(errors.get(before..).unwrap_or_default());
+        // Nobody can be told when standard error does not take it.
+        let _ = output::print_error(errors.get(before..).unwrap_or_default());
     }
     (output, errors)
 }
