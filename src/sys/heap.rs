@@ -54,9 +54,12 @@ impl Heap {
     }
 }
 
+// None of these is worth being copied to every caller.
+//
 // SAFETY: blocks of the arena don't overlap: `used` only moves past a block when it is cut, and only back or further by
 // the newest block's owner. Everything else is the system allocator's, told apart by the address.
 unsafe impl GlobalAlloc for Heap {
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.cut(layout) {
             Some(block) => block,
@@ -65,6 +68,7 @@ unsafe impl GlobalAlloc for Heap {
         }
     }
 
+    #[inline(never)]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         match self.offset(block) {
             Some(offset) => {
@@ -75,6 +79,7 @@ unsafe impl GlobalAlloc for Heap {
         }
     }
 
+    #[inline(never)]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         let Some(offset) = self.offset(block) else {
             // SAFETY: not of the arena, so the system allocator gave it, with this layout.
