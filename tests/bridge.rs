@@ -434,3 +434,32 @@ fn ipam_without_an_address_is_an_error() {
     let ipam = json!({"type": "static", "subnet": null});
     add(&lab, &json!({"ipam": ipam})).fails(999, "IPAM plugin returned missing IP config");
 }
+
+/// IPv6 with duplicate address detection; the address is fixed, so that two containers can have the same.
+fn detecting() -> Value {
+    let addresses = json!([{"address": "fd00:1:2::9/64", "gateway": "fd00:1:2::1"}]);
+    json!({"enabledad": true, "ipam": {"type": "static", "subnet": null, "addresses": addresses}})
+}
+
+#[test]
+fn better_the_end_of_duplicate_address_detection_is_an_event_of_the_containers_namespace() {
+    let lab = lab();
+    let start = std::time::Instant::now();
+    add(&lab, &detecting()).result();
+    let taken = start.elapsed();
+    let addresses = lab.ok("ip -n ns1 -6 addr show dev eth0");
+    assert!(!addresses.contains("tentative"), "{addresses}");
+    // Detection takes the kernel one to two seconds; five is the limit after which nobody waits any more.
+    assert!(taken < std::time::Duration::from_millis(4500), "it slept to the end of the limit: {taken:?}");
+}
+
+#[test]
+fn newer_an_ipv6_address_that_another_container_has_is_an_error_that_names_it() {
+    let lab = lab();
+    add(&lab, &detecting()).result();
+    let ns2 = lab.netns("ns2");
+    let second = lab.plugin("bridge").container("c2").netns(&ns2).config(&bridge_config(&detecting()));
+    second.run().fails_with(999, &["fd00:1:2::9", "DADFAILED"]);
+    second.verb("DEL").run().silent();
+    assert_eq!(lab.veths().len(), 1);
+}

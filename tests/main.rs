@@ -9,6 +9,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     reason = "clippy.toml allows them in tests, but does not recognise the helpers of an integration test"
 )]
 #![allow(missing_docs, unreachable_pub, reason = "nobody links against a test binary")]
