@@ -1,10 +1,8 @@
 //! What must not go wrong when things go wrong: failures in the middle, kills, storms, bad neighbours.
 
-use std::collections::HashMap;
-
 use serde_json::{Value, json};
 
-use crate::lab::{Call, Lab, Outcome, Snapshot, bridge_config, merged};
+use crate::lab::{Lab, Outcome, Snapshot, bridge_config, merged};
 
 /// A host where the bridge is there because an attachment came and went, and what it looks like.
 fn settled(changes: &Value) -> (Lab, Snapshot) {
@@ -18,12 +16,12 @@ fn settled(changes: &Value) -> (Lab, Snapshot) {
 }
 
 /// A configuration with everything that has to be undone.
-fn full() -> Value {
+pub fn full() -> Value {
     let ranges = json!([[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00:1:2::/64"}]]);
     json!({"isDefaultGateway": true, "ipMasq": true, "ipam": {"subnet": null, "ranges": ranges}})
 }
 
-fn assert_untouched(lab: &Lab, before: &Snapshot) {
+pub fn assert_untouched(lab: &Lab, before: &Snapshot) {
     before.assert_same(&lab.snapshot());
     let links = lab.ip("-n ns1 link show");
     assert_eq!(links.as_array().unwrap().len(), 1, "only lo: {links}");
@@ -251,124 +249,4 @@ fn one_container_added_fifty_times_at_once_is_added_once() {
     assert_eq!(lab.veths().len(), 1);
     lab.plugin("bridge").verb("DEL").config(&config).run().silent();
     assert_untouched(&lab, &before);
-}
-
-/// System calls that change something outside the process.
-const CHANGING: [&str; 18] = [
-    "sendmsg",
-    "sendto",
-    "sendmmsg",
-    "write",
-    "pwrite64",
-    "writev",
-    "linkat",
-    "link",
-    "mkdir",
-    "mkdirat",
-    "unlink",
-    "unlinkat",
-    "rename",
-    "renameat",
-    "renameat2",
-    "ftruncate",
-    "setsockopt",
-    "exit_group",
-];
-
-/// Every call of an ADD that changes something, as name and ordinal among the calls of that name: to die before each of
-/// them is to die in every state that others can see.
-fn changing_calls(lab: &Lab, call: &Call<'_>) -> Vec<(String, usize)> {
-    call.clone().under(&["strace", "-f", "-qq", "-o", "/run/lab/trace"]).run().success();
-    let mut counts: HashMap<String, usize> = HashMap::new();
-    let mut points = Vec::new();
-    for line in lab.read("/run/lab/trace").lines() {
-        let (name, rest) = line.split_once(' ').unwrap().1.trim_start().split_once('(').unwrap_or_default();
-        let ordinal = counts.entry(name.to_string()).and_modify(|count| *count += 1).or_insert(1);
-        let creates = name == "openat" && (rest.contains("O_CREAT") || rest.contains("O_TMPFILE"));
-        if creates || CHANGING.contains(&name) {
-            points.push((name.to_string(), *ordinal));
-        }
-    }
-    assert!(points.len() > 10, "only {points:?}");
-    points
-}
-
-/// Kills the call before one of its system calls.
-fn kill_at(call: &Call<'_>, (name, ordinal): &(String, usize)) {
-    let inject = format!("inject={name}:signal=KILL:when={ordinal}");
-    let trace = format!("trace={name}");
-    let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-    let outcome = call.clone().under(&strace).run();
-    assert_ne!(outcome.code, Some(0), "not killed at {name} {ordinal}: {outcome:#?}");
-}
-
-/// A host of this flavour with `ns1`, whose bridge is there, and the call that is to be killed.
-fn kill_and_delete_at_every_change(flavour: &str) {
-    let lab = Lab::new();
-    lab.install_iptables(flavour);
-    lab.netns("ns1");
-    let config = bridge_config(&full());
-    let bridge = lab.plugin("bridge").config(&config);
-    bridge.run().result();
-    bridge.clone().verb("DEL").run().silent();
-    let before = lab.snapshot();
-    let points = changing_calls(&lab, &bridge);
-    bridge.clone().verb("DEL").run().silent();
-    for point in &points {
-        kill_at(&bridge, point);
-        bridge.clone().verb("DEL").run().silent();
-        eprintln!("killed before {point:?} (iptables-{flavour})");
-        assert_untouched(&lab, &before);
-    }
-}
-
-#[test]
-fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
-    kill_and_delete_at_every_change("nft");
-}
-
-#[test]
-fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes_with_legacy_tables() {
-    kill_and_delete_at_every_change("legacy");
-}
-
-#[test]
-fn better_the_very_first_add_may_be_killed_before_any_of_its_changes() {
-    let config = bridge_config(&full());
-    let fresh = || {
-        let lab = Lab::new();
-        lab.netns("ns1");
-        lab
-    };
-    let lab = fresh();
-    let points = changing_calls(&lab, &lab.plugin("bridge").config(&config));
-    for point in points.iter().step_by(2) {
-        let lab = fresh();
-        let bridge = lab.plugin("bridge").config(&config);
-        kill_at(&bridge, point);
-        bridge.clone().verb("DEL").run().silent();
-        eprintln!("killed before {point:?}");
-        assert_eq!((lab.veths().len(), lab.rules().len(), lab.reserved("net").len()), (0, 0, 0));
-        let result = bridge.run().result();
-        let checked = merged(config.clone(), &json!({"prevResult": result}));
-        bridge.clone().verb("CHECK").config(&checked).run().silent();
-    }
-}
-
-#[test]
-fn better_a_killed_del_is_finished_by_the_next() {
-    let lab = Lab::new();
-    lab.netns("ns1");
-    let bridge = lab.plugin("bridge").config(&bridge_config(&full()));
-    bridge.run().result();
-    let delete = bridge.clone().verb("DEL");
-    let points = changing_calls(&lab, &delete);
-    let before = lab.snapshot();
-    for point in &points {
-        bridge.run().result();
-        kill_at(&delete, point);
-        delete.run().silent();
-        eprintln!("killed before {point:?}");
-        assert_untouched(&lab, &before);
-    }
 }

@@ -9,6 +9,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     reason = "clippy.toml allows them in tests, but does not recognise the helpers of an integration test"
 )]
 #![allow(missing_docs, unreachable_pub, reason = "nobody links against a test binary")]
@@ -17,14 +18,20 @@
 mod accidents;
 mod architecture;
 mod bridge;
+mod bridge_addresses;
 mod bridge_after;
 mod cnitool;
+mod cnitool_lists;
 mod cross;
 mod dispatch;
 mod host_local;
+mod host_local_store;
+mod iptables_flavours;
+mod kills;
 mod lab;
 mod loopback;
 mod masquerade;
 mod protocol;
+mod results;
 mod static_ipam;
 mod walkthroughs;

@@ -4,30 +4,30 @@ use serde_json::{Value, json};
 
 use crate::lab::{Call, Lab, bridge_config, merged, wait_for};
 
-const FLAVOURS: [&str; 2] = ["nft", "legacy"];
+pub const FLAVOURS: [&str; 2] = ["nft", "legacy"];
 /// `CNI-` and the hash of "mynetcid1", as the reference computes it.
 const CHAIN: &str = "CNI-a631aa8e1549a3b129110fd2";
 const COMMENT: &str = r#"-m comment --comment "name: \"mynet\" id: \"cid1\"""#;
 
 /// A host with `ns1` on which `iptables` is of this flavour.
-fn lab(flavour: &str) -> Lab {
+pub fn lab(flavour: &str) -> Lab {
     let lab = Lab::new();
     lab.install_iptables(flavour);
     lab.netns("ns1");
     lab
 }
 
-fn config(changes: &Value) -> Value {
+pub fn config(changes: &Value) -> Value {
     let base = bridge_config(&json!({"name": "mynet", "isDefaultGateway": true, "ipMasq": true}));
     merged(base, changes)
 }
 
-fn dual_stack() -> Value {
+pub fn dual_stack() -> Value {
     let ranges = json!([[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00:1:2::/64"}]]);
     config(&json!({"ipam": {"subnet": null, "ranges": ranges}}))
 }
 
-fn call<'a>(lab: &'a Lab, config: &Value) -> Call<'a> {
+pub fn call<'a>(lab: &'a Lab, config: &Value) -> Call<'a> {
     lab.plugin("bridge").container("cid1").config(config)
 }
 
@@ -38,7 +38,7 @@ fn saved(lab: &Lab, tool: &str) -> Vec<String> {
 }
 
 /// Flavours of iptables that hold rules or chains of ours.
-fn flavours_in_use(lab: &Lab) -> Vec<&'static str> {
+pub fn flavours_in_use(lab: &Lab) -> Vec<&'static str> {
     let rules = lab.rules();
     let holds =
         |flavour: &&str| rules.iter().any(|line| line.contains(&format!("{flavour}-save")) && line.contains("CNI-"));
@@ -195,45 +195,6 @@ fn our_jump_comes_after_those_of_others() {
 }
 
 #[test]
-fn better_the_environment_chooses_the_flavour() {
-    for (installed, wanted) in [("nft", "legacy"), ("legacy", "nft")] {
-        let lab = lab(installed);
-        call(&lab, &config(&json!({}))).env("CNI_BOX_IPTABLES", wanted).run().result();
-        assert_eq!(flavours_in_use(&lab), [wanted]);
-    }
-}
-
-#[test]
-fn better_rules_go_where_the_kernel_already_holds_rules() {
-    for (installed, present) in [("nft", "legacy"), ("legacy", "nft")] {
-        let lab = lab(installed);
-        lab.ok(&format!("iptables-{present} -t nat -A POSTROUTING -s 172.17.0.0/16 -j MASQUERADE"));
-        call(&lab, &config(&json!({}))).run().result();
-        assert_eq!(flavours_in_use(&lab), [present], "installed: {installed}");
-    }
-}
-
-#[test]
-fn better_without_any_iptables_the_choice_is_nft() {
-    let lab = lab("nft");
-    lab.sh("rm /etc/alternatives/iptables /etc/alternatives/ip6tables").success();
-    call(&lab, &config(&json!({}))).env("PATH", "/nowhere").run().result();
-    assert_eq!(flavours_in_use(&lab), ["nft"]);
-}
-
-#[test]
-fn better_del_finds_the_rules_in_either_flavour() {
-    for (made, installed) in [("nft", "legacy"), ("legacy", "nft")] {
-        let lab = lab(made);
-        let call = call(&lab, &config(&json!({})));
-        call.clone().env("CNI_BOX_IPTABLES", made).run().result();
-        lab.install_iptables(installed);
-        call.verb("DEL").run().silent();
-        assert_eq!(lab.rules(), [""; 0], "made by {made}");
-    }
-}
-
-#[test]
 fn better_two_attachments_to_one_network_keep_each_others_rules() {
     for flavour in FLAVOURS {
         let lab = lab(flavour);
@@ -326,29 +287,4 @@ fn ip_masq_without_ipam_does_nothing() {
     let lab = lab("nft");
     call(&lab, &config(&json!({"ipam": null, "isDefaultGateway": false}))).run().result();
     assert_eq!(lab.rules(), [""; 0]);
-}
-
-#[test]
-fn better_no_other_program_is_started() {
-    for flavour in FLAVOURS {
-        let lab = lab(flavour);
-        for verb in ["ADD", "DEL"] {
-            let strace = ["strace", "-f", "-qq", "-o", "/run/lab/trace", "-e", "trace=execve,fork,vfork,clone,clone3"];
-            let call = call(&lab, &dual_stack()).verb(verb).under(&strace);
-            call.env("PATH", "/usr/bin").env("CNI_BOX_IPTABLES", flavour).run().success();
-            let trace = lab.read("/run/lab/trace");
-            assert_eq!(trace.lines().count(), 1, "{verb}: {trace}");
-        }
-    }
-}
-
-#[test]
-fn the_legacy_tables_are_changed_under_the_lock_of_iptables() {
-    let lab = lab("legacy");
-    lab.ok("iptables-legacy -t nat -N OTHERS");
-    let holder = Call::new(&lab, "flock").args_list(&["/run/xtables.lock", "sleep", "1"]).spawn();
-    wait_for("the lock", || lab.run(&["flock", "-n", "/run/xtables.lock", "true"]).code == Some(1));
-    call(&lab, &config(&json!({}))).env("CNI_BOX_IPTABLES", "legacy").run().result();
-    assert_eq!(lab.run(&["flock", "-n", "/run/xtables.lock", "true"]).code, Some(0), "it did not wait");
-    holder.wait();
 }

@@ -70,7 +70,7 @@ impl<'a> Call<'a> {
 
     /// The network configuration, as JSON.
     pub fn config(self, config: &Value) -> Self {
-        self.stdin(&config.to_string())
+        self.stdin(config.to_string())
     }
 
     /// Standard input, as bytes.
@@ -134,6 +134,7 @@ impl<'a> Call<'a> {
 /// What a program left: its output and its exit code (`None`: ended by a signal).
 #[derive(Debug, Clone)]
 pub struct Outcome {
+    #[expect(dead_code, reason = "read by {:?}, in the report of a failed test")]
     what: String,
     pub stdout: String,
     pub stderr: String,

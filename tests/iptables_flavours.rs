@@ -1,0 +1,70 @@
+//! Which iptables the rules go through, and that no other program is asked.
+
+use serde_json::json;
+
+use crate::lab::{Call, wait_for};
+use crate::masquerade::{FLAVOURS, call, config, dual_stack, flavours_in_use, lab};
+
+#[test]
+fn better_the_environment_chooses_the_flavour() {
+    for (installed, wanted) in [("nft", "legacy"), ("legacy", "nft")] {
+        let lab = lab(installed);
+        call(&lab, &config(&json!({}))).env("CNI_BOX_IPTABLES", wanted).run().result();
+        assert_eq!(flavours_in_use(&lab), [wanted]);
+    }
+}
+
+#[test]
+fn better_rules_go_where_the_kernel_already_holds_rules() {
+    for (installed, present) in [("nft", "legacy"), ("legacy", "nft")] {
+        let lab = lab(installed);
+        lab.ok(&format!("iptables-{present} -t nat -A POSTROUTING -s 172.17.0.0/16 -j MASQUERADE"));
+        call(&lab, &config(&json!({}))).run().result();
+        assert_eq!(flavours_in_use(&lab), [present], "installed: {installed}");
+    }
+}
+
+#[test]
+fn better_without_any_iptables_the_choice_is_nft() {
+    let lab = lab("nft");
+    lab.sh("rm /etc/alternatives/iptables /etc/alternatives/ip6tables").success();
+    call(&lab, &config(&json!({}))).env("PATH", "/nowhere").run().result();
+    assert_eq!(flavours_in_use(&lab), ["nft"]);
+}
+
+#[test]
+fn better_del_finds_the_rules_in_either_flavour() {
+    for (made, installed) in [("nft", "legacy"), ("legacy", "nft")] {
+        let lab = lab(made);
+        let call = call(&lab, &config(&json!({})));
+        call.clone().env("CNI_BOX_IPTABLES", made).run().result();
+        lab.install_iptables(installed);
+        call.verb("DEL").run().silent();
+        assert_eq!(lab.rules(), [""; 0], "made by {made}");
+    }
+}
+
+#[test]
+fn better_no_other_program_is_started() {
+    for flavour in FLAVOURS {
+        let lab = lab(flavour);
+        for verb in ["ADD", "DEL"] {
+            let strace = ["strace", "-f", "-qq", "-o", "/run/lab/trace", "-e", "trace=execve,fork,vfork,clone,clone3"];
+            let call = call(&lab, &dual_stack()).verb(verb).under(&strace);
+            call.env("PATH", "/usr/bin").env("CNI_BOX_IPTABLES", flavour).run().success();
+            let trace = lab.read("/run/lab/trace");
+            assert_eq!(trace.lines().count(), 1, "{verb}: {trace}");
+        }
+    }
+}
+
+#[test]
+fn the_legacy_tables_are_changed_under_the_lock_of_iptables() {
+    let lab = lab("legacy");
+    lab.ok("iptables-legacy -t nat -N OTHERS");
+    let holder = Call::new(&lab, "flock").args_list(&["/run/xtables.lock", "sleep", "1"]).spawn();
+    wait_for("the lock", || lab.run(&["flock", "-n", "/run/xtables.lock", "true"]).code == Some(1));
+    call(&lab, &config(&json!({}))).env("CNI_BOX_IPTABLES", "legacy").run().result();
+    assert_eq!(lab.run(&["flock", "-n", "/run/xtables.lock", "true"]).code, Some(0), "it did not wait");
+    holder.wait();
+}
