@@ -9,7 +9,7 @@ use crate::cni::result::CniResult;
 use crate::cni::undo::Undo;
 use crate::cni::version::{self, Number};
 use crate::error::{Context, Error, Result, code};
-use crate::sys::netns;
+use crate::sys::netns::{self, Netns};
 
 /// What a plugin process prints and how it ends.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -181,7 +181,7 @@ pub fn check_netns(request: &Request<'_>) -> Result<()> {
         return Ok(());
     }
     let Some(theirs) = netns::identity_at(&request.netns) else { return Ok(()) };
-    let own = netns::Netns::current().and_then(|own| own.identity());
+    let own = Netns::home().and_then(Netns::identity);
     let own = own.map_err(|_| Error::new(code::INVALID_NETNS, "get plugin's netns failed"))?;
     if own == theirs {
         let msg = "plugin's netns and netns from CNI_NETNS should not be the same";

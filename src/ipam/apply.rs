@@ -40,7 +40,7 @@ pub fn configure(target: &mut Target<'_>, result: &CniResult, prepare: impl FnOn
         if has_v6 { enable_v6(name) } else { Ok(()) }
     })??;
     let mut steps: Vec<Step> = ips.iter().map(|ip| Step::Address(ip.address)).collect();
-    steps.push(Step::Up);
+    steps.extend([Step::Announce, Step::Up]);
     let gateway = |v6: bool| ips.iter().filter_map(|ip| ip.gateway).find(|gateway| gateway.is_ipv6() == v6);
     let routes = result.routes.iter().map(|route| route_step(route, target.index, gateway(is_v6(route))));
     let routes: Vec<Step> = routes.collect::<Result<_>>()?;
@@ -50,7 +50,7 @@ pub fn configure(target: &mut Target<'_>, result: &CniResult, prepare: impl FnOn
     }
     // A tentative IPv6 address cannot be used yet, and one that turns out to be a duplicate never can.
     perform(target, &steps)?;
-    let settled = target.handle.settle_addresses(name, SETTLE_LIMIT);
+    let settled = target.handle.settle_addresses(target.netns, name, SETTLE_LIMIT);
     settled.with_context(|| format!("failed to settle addresses for {name:?}"))?;
     perform(target, &routes)
 }

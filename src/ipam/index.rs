@@ -108,8 +108,8 @@ impl Index {
 
     fn try_open(&mut self, data_dir: &Path, network: &str, directory: &File) -> Result<()> {
         let beside = data_dir.join(".cni-box");
-        file::create_directories(&beside, 0o700)?;
-        let (table, sealed) = Table::open(&beside.join(format!("{network}.index")))?;
+        let (table, sealed) =
+            Table::open(file::open_or_create_in(&beside, 0o700, &format!("{network}.index"), 0o600)?)?;
         self.boot = hash(&fs::read("/proc/sys/kernel/random/boot_id")?);
         if stamp(directory, self.boot)? == sealed {
             self.state = State::Sealed;

@@ -76,10 +76,8 @@ impl Store {
     /// Opens the store of a network, creating it when it is missing, and waits for its lock.
     pub fn open(data_dir: &Path, network: &str) -> Result<Store> {
         let path = data_dir.join(network);
-        file::create_directories(&path, 0o755)?;
-        let lock_path = path.join("lock");
-        let lock = Lock::acquire(file::open_or_create(&lock_path, 0o750)?, Mode::Exclusive);
-        let lock = lock.with_context(|| format!("failed to lock {lock_path:?}"))?;
+        let lock = Lock::acquire(file::open_or_create_in(&path, 0o755, "lock", 0o750)?, Mode::Exclusive);
+        let lock = lock.with_context(|| format!("failed to lock {:?}", path.join("lock")))?;
         let directory = File::open(&path).with_context(|| format!("failed to open {path:?}"))?;
         let index = Index::open(data_dir, network, &directory);
         Ok(Store { path, directory, index, _lock: lock })

@@ -9,13 +9,14 @@
 //! number of slots, a power of two; number of used slots), zeros up to 128, then the slots: 64-bit hash (0 = empty) and
 //! 16 bytes of address, IPv4 in its v4-mapped form.
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+
 use std::time::Duration;
 
 use crate::error::{Errno, Error, Result};
-use crate::sys::file;
+
 use crate::sys::lock::{Lock, Mode};
 
 /// Seven words that the owner of the table writes when it is complete. All zero: it is not.
@@ -44,9 +45,10 @@ const WORDS: usize = 10;
 const HEADER_BYTES: usize = WORDS * 8;
 
 impl Table {
-    /// Opens or creates the file, and gives the stamp it carries. Fails when another process uses it.
-    pub(super) fn open(path: &Path) -> Result<(Table, Stamp)> {
-        let file = Lock::acquire_within(file::open_or_create(path, 0o600)?, Mode::Exclusive, Duration::ZERO)?;
+    /// Reads the header of the file, which may be empty, and gives the stamp it carries. Fails when another process uses
+    /// it.
+    pub(super) fn open(file: File) -> Result<(Table, Stamp)> {
+        let file = Lock::acquire_within(file, Mode::Exclusive, Duration::ZERO)?;
         let mut bytes = [0; HEADER_BYTES];
         if file.file().read_exact_at(&mut bytes, 0).is_err() {
             return Ok((Table { file, slots: 0, used: 0 }, Stamp::default()));

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::error::{Context, Errno, Error, Result};
-use crate::net::Handle;
 use crate::net::links::State;
+use crate::net::{Handle, Netns};
 use crate::netlink::message::{CREATE, EXCL};
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Connection, Message};
@@ -75,8 +75,8 @@ impl Handle {
     }
 
     /// Waits until no IPv6 address of the link is tentative: at most `limit`, and not at all on a link without carrier,
-    /// where detection cannot end. An address that somebody else owns is an error (`SettleAddresses` of the reference).
-    pub fn settle_addresses(&mut self, name: &str, limit: Duration) -> Result<()> {
+    /// where detection cannot end. `netns` is this handle's own. An address that somebody else owns is an error (`SettleAddresses` of the reference).
+    pub fn settle_addresses(&mut self, netns: &Netns, name: &str, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         let mut events: Option<Connection> = None;
         loop {
@@ -92,7 +92,7 @@ impl Handle {
             let left = deadline.saturating_duration_since(Instant::now());
             match (waiting, &mut events) {
                 (false, _) => return Ok(()),
-                (true, None) => events = Some(subscribed()?),
+                (true, None) => events = Some(netns.run(subscribed)??),
                 (true, Some(_)) if link.state != State::UP => return Ok(()),
                 (true, Some(_)) if left.is_zero() => return Err(still_tentative(name, limit)),
                 (true, Some(events)) => events.await_events(left)?,

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Errno, Error, Result};
-use crate::net::{Handle, Mac, Netns};
+use crate::net::{Handle, Mac, Netns, sysctls};
 use crate::netlink::message::{CREATE, EXCL};
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Connection, Message};
@@ -38,6 +38,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of the peer or lower device, possibly in another namespace.
     pub lower: Option<u32>,
+    /// `net/ipv6/conf/…/accept_ra`; `None` without IPv6.
+    pub accept_ra: Option<i32>,
 }
 
 /// Operational state of a link (RFC 2863, `IF_OPER_…` of `linux/if.h`).
@@ -108,8 +110,16 @@ impl Link {
             state: State(attributes.find(IFLA_OPERSTATE).and_then(Attribute::u8).unwrap_or(0)),
             master: number(IFLA_MASTER),
             lower: number(IFLA_LINK),
+            accept_ra: accept_ra(attributes),
         })
     }
+}
+
+fn accept_ra(link: Attributes<'_>) -> Option<i32> {
+    let families = link.find(IFLA_AF_SPEC)?.nested().ok()?;
+    let settings = families.find(u16::from(AF_INET6))?.nested().ok()?.find(IFLA_INET6_CONF)?;
+    let number = settings.payload.chunks_exact(4).nth(DEVCONF_ACCEPT_RA)?;
+    Some(i32::from_ne_bytes(number.try_into().ok()?))
 }
 
 impl Handle {
@@ -194,6 +204,14 @@ impl Handle {
         self.connection.request(request)
     }
 
+    /// Keeps the host from taking router advertisements on a link (CVE-2020-10749). Links without IPv6 take none.
+    pub fn refuse_router_advertisements(&self, link: &Link) -> Result<()> {
+        match link.accept_ra {
+            None | Some(0) => Ok(()),
+            Some(_) => sysctls::write(&format!("net/ipv6/conf/{}/accept_ra", link.name), "0"),
+        }
+    }
+
     /// Waits at most `limit` for a link to be operationally up and gives its last state. Wakes on the kernel's events.
     pub fn wait_until_up(&mut self, link: Link, limit: Duration) -> Result<Link> {
         if link.state == State::UP {
@@ -253,6 +271,19 @@ pub(crate) fn up_message(index: u32, up: bool) -> Message {
     message(RTM_NEWLINK, 0, index, if up { IFF_UP } else { 0 }, IFF_UP)
 }
 
+/// The request that makes a link announce its addresses when it comes up (`arp_notify`), for pipelines.
+pub(crate) fn announce_message(index: u32) -> Message {
+    let mut request = message(RTM_SETLINK, 0, index, 0, 0);
+    request.nested(IFLA_AF_SPEC, |families| {
+        families.nested(u16::from(AF_INET), |inet| {
+            inet.nested(IFLA_INET_CONF, |settings| {
+                settings.u32(IPV4_DEVCONF_ARP_NOTIFY, 1);
+            });
+        });
+    });
+    request
+}
+
 /// A name for the host's end of a veth pair, or for a link that is renamed later: `veth` and 8 random digits.
 pub fn random_name() -> Result<String> {
     Ok(format!("veth{:08x}", u32::from_be_bytes(random::bytes()?)))
@@ -286,13 +317,13 @@ mod tests {
 
     #[test]
     fn a_veth_pair_is_one_request() {
-        let netns = Netns::current().unwrap();
+        let netns = Netns::home().unwrap();
         let (mac, peer_mac) = (Mac::from_bytes(&[2, 0, 0, 0, 0, 1]), Mac::from_bytes(&[2, 0, 0, 0, 0, 2]));
         let veth = NewVeth {
             name: "veth0",
             mac: &mac,
             master: Some(7),
-            peer_netns: &netns,
+            peer_netns: netns,
             peer_name: "eth0",
             peer_mac: &peer_mac,
             mtu: 1400,

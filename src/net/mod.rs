@@ -55,6 +55,6 @@ impl NamespaceLock {
     }
 
     fn acquire(mode: Mode) -> Result<Self> {
-        Ok(NamespaceLock(Lock::acquire(Netns::current()?.lock_file()?, mode)?))
+        Ok(NamespaceLock(Lock::acquire(Netns::home()?.lock_file()?, mode)?))
     }
 }

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use crate::error::Error;
 use crate::net::Handle;
 use crate::net::addresses::new_address;
-use crate::net::links::up_message;
+use crate::net::links::{announce_message, up_message};
 use crate::net::routes::Route;
 
 /// A change to a link.
@@ -13,6 +13,8 @@ use crate::net::routes::Route;
 pub enum Step {
     /// Add an address.
     Address(IpNet),
+    /// Announce addresses by gratuitous ARP when the link comes up.
+    Announce,
     /// Set the link up.
     Up,
     /// Add a route.
@@ -25,6 +27,7 @@ impl Handle {
     pub fn perform(&mut self, link: u32, steps: &[Step]) -> std::result::Result<(), (usize, Error)> {
         let messages = steps.iter().map(|step| match step {
             Step::Address(net) => new_address(link, *net),
+            Step::Announce => announce_message(link),
             Step::Up => up_message(link, true),
             Step::Route(route) => route.message(),
         });

@@ -2,7 +2,7 @@
 
 use crate::error::{Context, Errno, Error, Result};
 use crate::net::links::{NewVeth, random_name};
-use crate::net::{Handle, Link, Mac, Netns, sysctls};
+use crate::net::{Handle, Link, Mac, Netns};
 
 /// Random names that are tried when one is taken.
 const NAME_TRIES: u32 = 10;
@@ -38,10 +38,10 @@ pub struct Pair {
 pub fn create(host: &mut Handle, inside: &mut Handle, wanted: &Wanted<'_>) -> Result<Pair> {
     let container_mac = wanted.mac.map_or_else(Mac::random, |mac| Ok(mac.clone()))?;
     let name = create_links(host, inside, wanted, &container_mac)?;
-    // The host does not take router advertisements from containers (CVE-2020-10749). Without IPv6 there is no setting.
-    let _ = sysctls::write(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
     match host.link(&name) {
         Ok(link) => {
+            // A wish, as in the reference: /proc/sys may be read-only.
+            let _ = host.refuse_router_advertisements(&link);
             let container_index = link.lower.unwrap_or(0);
             Ok(Pair { host: link, container_index, container_mac })
         }

@@ -24,6 +24,7 @@ pub const IFLA_PROTINFO: u16 = 12;
 pub const IFLA_TXQLEN: u16 = 13;
 pub const IFLA_OPERSTATE: u16 = 16;
 pub const IFLA_LINKINFO: u16 = 18;
+pub const IFLA_AF_SPEC: u16 = 26;
 pub const IFLA_NET_NS_FD: u16 = 28;
 pub const IFLA_EXT_MASK: u16 = 29;
 pub const IFLA_PROMISCUITY: u16 = 30;
@@ -33,6 +34,13 @@ pub const IFLA_INFO_KIND: u16 = 1;
 pub const IFLA_INFO_DATA: u16 = 2;
 pub const VETH_INFO_PEER: u16 = 1;
 pub const IFLA_BRPORT_MODE: u16 = 4;
+
+/// Inside `IFLA_AF_SPEC`, `AF_INET`: settings of `net/ipv4/conf`, one attribute each.
+pub const IFLA_INET_CONF: u16 = 1;
+pub const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
+/// Inside `IFLA_AF_SPEC`, `AF_INET6`: settings of `net/ipv6/conf`, an array of 32-bit numbers.
+pub const IFLA_INET6_CONF: u16 = 2;
+pub const DEVCONF_ACCEPT_RA: usize = 3;
 
 pub const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 

@@ -28,6 +28,19 @@ pub fn open_or_create(path: &Path, mode: u32) -> Result<File> {
     file.map_err(|error| Error::from(error).context(&format!("failed to open {path:?}")))
 }
 
+/// Opens `directory/name` like [`open_or_create`]. The directory is only created, with its parents, when it turns out to
+/// be missing.
+pub fn open_or_create_in(directory: &Path, directory_mode: u32, name: &str, mode: u32) -> Result<File> {
+    let path = directory.join(name);
+    match open_or_create(&path, mode) {
+        Err(error) if error.is(Errno::ENOENT) => {
+            create_directories(directory, directory_mode)?;
+            open_or_create(&path, mode)
+        }
+        opened => opened,
+    }
+}
+
 /// Creates `directory/name` with these bytes, whole or not at all, never over an existing file: `EEXIST` then. The bytes
 /// go to a file without a name that is linked into place, so that a crash leaves nothing half-written.
 pub fn create_new(directory: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {

@@ -15,7 +15,7 @@ pub enum Mode {
     Exclusive,
 }
 
-/// A held lock; dropping it releases the lock and closes the file.
+/// A held lock; dropping it releases the lock, whoever else has the same open file, and closes the file.
 #[derive(Debug)]
 pub struct Lock(File);
 
@@ -45,6 +45,13 @@ impl Lock {
     /// The locked file.
     pub fn file(&self) -> &File {
         &self.0
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing releases it too, unless the file is open elsewhere; there is nothing to do about a failure.
+        let _ = flock(&self.0, libc::LOCK_UN);
     }
 }
 

@@ -3,14 +3,15 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::fstatfs;
 
 use crate::error::{Errno, Error, Result};
 
-/// Namespace of the calling thread.
-const OWN: &str = "/proc/thread-self/ns/net";
+/// Namespace of the process.
+const OWN: &str = "/proc/self/ns/net";
 
 /// `NS_GET_NSTYPE` of `linux/nsfs.h`: which kind of namespace a descriptor is.
 const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
@@ -55,9 +56,16 @@ impl Netns {
         }
     }
 
-    /// The namespace this thread is in.
-    pub fn current() -> Result<Self> {
-        Netns::open(OWN)
+    /// The namespace this process was started in, opened once. [`Netns::run`] always comes back to it.
+    pub fn home() -> Result<&'static Netns> {
+        static HOME: OnceLock<Netns> = OnceLock::new();
+        match HOME.get() {
+            Some(home) => Ok(home),
+            None => {
+                let home = Netns::open(OWN)?;
+                Ok(HOME.get_or_init(|| home))
+            }
+        }
     }
 
     /// The path it was opened by.
@@ -73,7 +81,7 @@ impl Netns {
     /// Runs `work` inside the namespace and comes back. If the way back is barred the process aborts: going on would
     /// change the wrong namespace.
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
-        let home = Netns::current()?;
+        let home = Netns::home()?;
         self.enter()?;
         let result = work();
         if home.enter().is_err() {
@@ -89,7 +97,7 @@ impl Netns {
 
     /// The open file, for locking. Every descriptor of the namespace, by whatever path, shares the lock.
     pub fn lock_file(&self) -> Result<File> {
-        Ok(File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?)
+        Ok(self.file.try_clone()?)
     }
 
     fn enter(&self) -> Result<()> {
@@ -104,10 +112,9 @@ impl AsFd for Netns {
     }
 }
 
-/// Device and inode behind `path`, whatever it is; `None` when it cannot be opened.
+/// Device and inode behind `path`, whatever it is; `None` when it cannot be looked at.
 pub fn identity_at(path: &str) -> Option<Identity> {
-    let file = File::open(path).ok()?;
-    Some(identity_of(&file.metadata().ok()?))
+    std::fs::metadata(path).ok().map(|metadata| identity_of(&metadata))
 }
 
 fn identity_of(metadata: &std::fs::Metadata) -> Identity {

@@ -1,11 +1,11 @@
 //! Netlink sockets.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, NetlinkAddr, recvmsg, sendmsg};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, sendto};
 
 use crate::error::{Context, Errno, Error, Result};
 
@@ -17,6 +17,9 @@ pub enum Protocol {
     /// nf_tables and conntrack (`NETLINK_NETFILTER`).
     Netfilter,
 }
+
+/// Port of the kernel.
+const KERNEL: u32 = 0;
 
 /// A close-on-exec netlink socket bound to the network namespace it was opened in.
 #[derive(Debug)]
@@ -50,9 +53,9 @@ impl NetlinkSocket {
 
     /// Sends one datagram to the kernel. The kernel has processed every message in it when this returns.
     pub fn send(&self, bytes: &[u8]) -> Result<()> {
-        let kernel = NetlinkAddr::new(0, 0);
+        let kernel = NetlinkAddr::new(KERNEL, 0);
         loop {
-            match sendmsg(self.0.as_raw_fd(), &[IoSlice::new(bytes)], &[], MsgFlags::empty(), Some(&kernel)) {
+            match sendto(self.0.as_raw_fd(), bytes, &kernel, MsgFlags::empty()) {
                 Ok(sent) if sent == bytes.len() => return Ok(()),
                 Ok(_) => return Err(Error::internal("netlink request was cut short")),
                 Err(Errno::EINTR) => {}
@@ -64,18 +67,21 @@ impl NetlinkSocket {
     /// Receives the next datagram from the kernel into `buffer`, which grows to hold it whole. Datagrams from other
     /// processes are dropped. False when `wait` is not set and nothing is queued.
     pub fn receive(&self, buffer: &mut Vec<u8>, wait: bool) -> Result<bool> {
-        let flags = if wait { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
+        let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
         loop {
-            // The kernel fills the datagrams of a dump as far as the reader has shown room.
-            buffer.resize(buffer.capacity(), 0);
-            let Some((length, _)) = self.receive_into(buffer, flags | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)? else {
+            buffer.clear();
+            let Some((length, _)) = self.receive_into(&mut [], flags | libc::MSG_PEEK | libc::MSG_TRUNC)? else {
                 return Ok(false);
             };
-            buffer.resize(length, 0);
-            match self.receive_into(buffer, flags)? {
-                None => return Ok(false),
-                Some((_, 0)) => return Ok(true),
-                Some(_) => {}
+            buffer.reserve(length);
+            // All the room there is: the kernel fills the datagrams of a dump as far as the reader has shown room.
+            let Some((length, sender)) = self.receive_into(buffer.spare_capacity_mut(), flags)? else {
+                return Ok(false);
+            };
+            // SAFETY: recvfrom has written `length` bytes to the start of the buffer's spare capacity.
+            unsafe { buffer.set_len(length) };
+            if sender == KERNEL {
+                return Ok(true);
             }
         }
     }
@@ -91,12 +97,20 @@ impl NetlinkSocket {
         }
     }
 
-    /// One recvmsg(2): the datagram's length and its sender's port (0 is the kernel).
-    fn receive_into(&self, buffer: &mut [u8], flags: MsgFlags) -> Result<Option<(usize, u32)>> {
+    /// One recvfrom(2): how many bytes (with `MSG_TRUNC` the datagram's length, which may be more than was written; without,
+    /// never more than the buffer has), and the sender's port.
+    fn receive_into(&self, buffer: &mut [MaybeUninit<u8>], flags: libc::c_int) -> Result<Option<(usize, u32)>> {
+        // SAFETY: all-zero bytes are a valid sockaddr_nl.
+        let mut sender: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
         loop {
-            let mut slices = [IoSliceMut::new(buffer)];
-            match recvmsg::<NetlinkAddr>(self.0.as_raw_fd(), &mut slices, None, flags) {
-                Ok(message) => return Ok(Some((message.bytes, message.address.map_or(0, |from| from.pid())))),
+            let mut length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+            // SAFETY: pointers and lengths describe `buffer` and `sender`, which are writable and live through the call.
+            let received = unsafe {
+                let (bytes, address) = (buffer.as_mut_ptr().cast(), (&raw mut sender).cast());
+                libc::recvfrom(self.0.as_raw_fd(), bytes, buffer.len(), flags, address, &raw mut length)
+            };
+            match Errno::result(received) {
+                Ok(bytes) => return Ok(Some((bytes.unsigned_abs(), sender.nl_pid))),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(errno) => return Err(errno).context("failed to receive a netlink reply"),

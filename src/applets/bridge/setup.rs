@@ -119,8 +119,8 @@ fn ensure_bridge(host: &mut Handle, conf: &Conf, changes: &BridgeChanges) -> Res
         let set = host.set_promiscuous(bridge.index);
         set.with_context(|| format!("could not set promiscuous mode on {name:?}"))?;
     }
-    // The host does not take router advertisements from containers (CVE-2020-10749). Without IPv6 there is no setting.
-    let _ = sysctls::write(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
+    // A wish, as in the reference: /proc/sys may be read-only.
+    let _ = host.refuse_router_advertisements(&bridge);
     if !bridge.is_up() {
         host.set_up(bridge.index, true).with_context(|| format!("failed to set {name:?} up"))?;
     }
@@ -223,7 +223,6 @@ fn prepare_container(ifname: &str, enable_dad: bool) {
         let _ = sysctls::write(&format!("net/ipv6/conf/{ifname}/enhanced_dad"), dad);
     }
     let _ = sysctls::write(&format!("net/ipv6/conf/{ifname}/accept_dad"), dad);
-    let _ = sysctls::write(&format!("net/ipv4/conf/{ifname}/arp_notify"), "1");
 }
 
 /// Gives the bridge a gateway address. Another IPv4 address, or an overlapping IPv6 one, is a conflict.

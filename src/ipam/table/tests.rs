@@ -25,7 +25,7 @@ fn crowded(number: u64) -> u64 {
 fn agrees_with_a_map_through_insertions_removals_and_growth() {
     for seed in 0..3 {
         let directory = Directory::new();
-        let (mut table, _) = Table::open(&directory.path().join("t")).unwrap();
+        let (mut table, _) = open(&directory.path().join("t")).unwrap();
         table.clear(0).unwrap();
         let mut model: HashMap<u64, BTreeSet<IpAddr>> = HashMap::new();
         let mut numbers = Numbers(seed);
@@ -56,7 +56,7 @@ fn agrees_with_a_map_through_insertions_removals_and_growth() {
 #[test]
 fn many_entries_of_one_hash_are_an_error_and_not_a_long_run() {
     let directory = Directory::new();
-    let (mut table, _) = Table::open(&directory.path().join("t")).unwrap();
+    let (mut table, _) = open(&directory.path().join("t")).unwrap();
     table.clear(0).unwrap();
     for number in 0..5000 {
         table.insert(7, address(number)).unwrap();
@@ -71,15 +71,15 @@ fn many_entries_of_one_hash_are_an_error_and_not_a_long_run() {
 fn is_found_again_with_its_stamp() {
     let directory = Directory::new();
     let path = directory.path().join("t");
-    let (mut table, stamp) = Table::open(&path).unwrap();
+    let (mut table, stamp) = open(&path).unwrap();
     assert_eq!(stamp, Stamp::default());
     table.clear(1000).unwrap();
     assert_eq!(table.slots, 2048);
     table.insert(hash(b"a"), address(4)).unwrap();
     table.write_header(&STAMP).unwrap();
-    assert!(Table::open(&path).is_err(), "two users at a time");
+    assert!(open(&path).is_err(), "two users at a time");
     drop(table);
-    let (table, stamp) = Table::open(&path).unwrap();
+    let (table, stamp) = open(&path).unwrap();
     assert_eq!((stamp, table.find(hash(b"a")).unwrap()), (STAMP, vec![address(4)]));
     assert!(table.find(hash(b"b")).unwrap().is_empty());
 }
@@ -88,19 +88,19 @@ fn is_found_again_with_its_stamp() {
 fn emptying_it_erases_the_stamp() {
     let directory = Directory::new();
     let path = directory.path().join("t");
-    let (mut table, _) = Table::open(&path).unwrap();
+    let (mut table, _) = open(&path).unwrap();
     table.clear(0).unwrap();
     table.write_header(&STAMP).unwrap();
     table.clear(0).unwrap();
     drop(table);
-    assert_eq!(Table::open(&path).unwrap().1, Stamp::default());
+    assert_eq!(open(&path).unwrap().1, Stamp::default());
 }
 
 #[test]
 fn a_damaged_file_is_an_error_and_never_an_endless_search() {
     let directory = Directory::new();
     let path = directory.path().join("t");
-    let (mut table, _) = Table::open(&path).unwrap();
+    let (mut table, _) = open(&path).unwrap();
     table.clear(0).unwrap();
     table.write_header(&STAMP).unwrap();
     let bytes = vec![1; (SLOTS_AT + table.slots * SLOT_BYTES) as usize];
@@ -110,11 +110,15 @@ fn a_damaged_file_is_an_error_and_never_an_endless_search() {
     assert!(table.find(7).is_err());
     table.file.file().write_all_at(&bytes[..HEADER_BYTES], 0).unwrap();
     drop(table);
-    assert_eq!(Table::open(&path).unwrap().1, Stamp::default());
+    assert_eq!(open(&path).unwrap().1, Stamp::default());
 }
 
 #[test]
 fn hashes_do_not_change_between_releases() {
     assert_eq!(hash(b"c1\r\neth0"), 0x5099_ba7c_8b54_7567);
     assert_ne!(hash(b""), 0);
+}
+
+fn open(path: &std::path::Path) -> Result<(Table, Stamp)> {
+    Table::open(crate::sys::file::open_or_create(path, 0o600)?)
 }
