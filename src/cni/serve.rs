@@ -200,7 +200,8 @@ fn version_json(plugin: &dyn Plugin) -> String {
 
 /// Reads standard input to its end.
 pub fn read_stdin() -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // Room for any ordinary configuration, or it would be read in many small steps.
+    let mut bytes = Vec::with_capacity(8 * 1024);
     std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes).context("read")?;
     Ok(bytes)
 }

@@ -1,6 +1,6 @@
 //! Choosing addresses from a range set (`IPAllocator.Get` of the reference's `allocator.go`).
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::cni::result::IpConfig;
@@ -62,7 +62,7 @@ fn reserve_next<'s>(
     /// Taken addresses to try one by one before the whole directory is read.
     const PATIENCE: usize = 16;
     let last = store.last_reserved(index);
-    let tried = first_free(store, set.candidates(last).take(PATIENCE), attachment, &HashSet::new())?;
+    let tried = first_free(store, set.candidates(last).take(PATIENCE), attachment, &BTreeSet::new())?;
     if let Some(found) = tried {
         return Ok(found);
     }
@@ -72,7 +72,7 @@ fn reserve_next<'s>(
         return Ok(found);
     }
     // Nothing is left but files that a crash has left empty.
-    let stale = first_free(store, set.candidates(last).skip(PATIENCE), attachment, &HashSet::new())?;
+    let stale = first_free(store, set.candidates(last).skip(PATIENCE), attachment, &BTreeSet::new())?;
     stale.ok_or_else(|| Error::internal(format!("no IP addresses available in range set: {set}")))
 }
 
@@ -81,7 +81,7 @@ fn first_free<'s>(
     store: &mut Store,
     candidates: impl Iterator<Item = (&'s Range, IpAddr)>,
     attachment: &Attachment,
-    taken: &HashSet<IpAddr>,
+    taken: &BTreeSet<IpAddr>,
 ) -> Result<Option<(&'s Range, IpAddr)>> {
     for (range, address) in candidates {
         if !taken.contains(&address) && store.reserve(address, attachment)? {

@@ -8,7 +8,7 @@
 //! Only regular files whose name is an address in its canonical text count. An empty one, which a crash of the reference
 //! plugin leaves behind, counts as free.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
@@ -137,7 +137,7 @@ impl Store {
     }
 
     /// Every address that has a file, empty ones too.
-    pub fn taken(&self) -> Result<HashSet<IpAddr>> {
+    pub fn taken(&self) -> Result<BTreeSet<IpAddr>> {
         self.addresses()
     }
 

@@ -266,6 +266,16 @@ impl NewVeth<'_> {
     }
 }
 
+/// The index of a link in a namespace, if it exists. Unlike looking the link up, this neither waits for the kernel's lock
+/// of all links nor makes it settle the link's pending state first.
+pub fn index_of(netns: &Netns, name: &str) -> Result<Option<u32>> {
+    match netns.run(|| nix::net::if_::if_nametoindex(name))? {
+        Ok(index) => Ok(Some(index)),
+        Err(Errno::ENODEV | Errno::ENXIO) => Ok(None),
+        Err(errno) => Err(errno).with_context(|| format!("failed to look up link {name:?}")),
+    }
+}
+
 /// The request that sets a link up or down, for pipelines.
 pub(crate) fn up_message(index: u32, up: bool) -> Message {
     message(RTM_NEWLINK, 0, index, if up { IFF_UP } else { 0 }, IFF_UP)

@@ -1,8 +1,8 @@
 //! A veth pair between this namespace and a container, as bridge and ptp make it (`pkg/ip/link_linux.go`, `SetupVeth`).
 
 use crate::error::{Context, Errno, Error, Result};
-use crate::net::links::{NewVeth, random_name};
-use crate::net::{Handle, Link, Mac, Netns};
+use crate::net::links::{self, NewVeth, random_name};
+use crate::net::{Handle, Mac, Netns, sysctls};
 
 /// Random names that are tried when one is taken.
 const NAME_TRIES: u32 = 10;
@@ -25,8 +25,10 @@ pub struct Wanted<'a> {
 /// A pair that exists: the host's end is up, the container's end is down.
 #[derive(Debug)]
 pub struct Pair {
-    /// The host's end.
-    pub host: Link,
+    /// Name of the host's end.
+    pub host_name: String,
+    /// Hardware address of the host's end.
+    pub host_mac: Mac,
     /// Index of the container's end in the container.
     pub container_index: u32,
     /// Hardware address of the container's end.
@@ -34,20 +36,20 @@ pub struct Pair {
 }
 
 /// Creates the pair. Both hardware addresses are chosen here, so nothing that follows random addresses (udev) changes
-/// them behind our back. If anything fails the pair is removed again.
-pub fn create(host: &mut Handle, inside: &mut Handle, wanted: &Wanted<'_>) -> Result<Pair> {
+/// them behind our back, and nobody has to ask for them. If anything fails the pair is removed again.
+pub fn create(host: &mut Handle, wanted: &Wanted<'_>) -> Result<Pair> {
     let container_mac = wanted.mac.map_or_else(Mac::random, |mac| Ok(mac.clone()))?;
-    let name = create_links(host, inside, wanted, &container_mac)?;
-    match host.link(&name) {
-        Ok(link) => {
-            // A wish, as in the reference: /proc/sys may be read-only.
-            let _ = host.refuse_router_advertisements(&link);
-            let container_index = link.lower.unwrap_or(0);
-            Ok(Pair { host: link, container_index, container_mac })
-        }
-        Err(error) => {
-            let _ = delete(&name);
-            Err(error.context(&format!("failed to lookup {name:?}")))
+    let host_mac = Mac::random()?;
+    let host_name = create_links(host, wanted, &host_mac, &container_mac)?;
+    // The host takes no router advertisements from containers (CVE-2020-10749). A wish, as in the reference: /proc/sys may
+    // be read-only.
+    let _ = sysctls::write(&format!("net/ipv6/conf/{host_name}/accept_ra"), "0");
+    match links::index_of(wanted.container, wanted.ifname) {
+        Ok(Some(container_index)) => Ok(Pair { host_name, host_mac, container_index, container_mac }),
+        missing => {
+            let _ = delete(&host_name);
+            let error = missing.err().unwrap_or_else(|| Errno::ENODEV.into());
+            Err(error.context(&format!("failed to lookup {:?}", wanted.ifname)))
         }
     }
 }
@@ -61,13 +63,12 @@ pub fn delete(name: &str) -> Result<()> {
     }
 }
 
-fn create_links(host: &mut Handle, inside: &mut Handle, wanted: &Wanted<'_>, container_mac: &Mac) -> Result<String> {
-    let mac = Mac::random()?;
+fn create_links(host: &mut Handle, wanted: &Wanted<'_>, mac: &Mac, container_mac: &Mac) -> Result<String> {
     for _ in 0..NAME_TRIES {
         let name = random_name()?;
         let created = host.create_veth(&NewVeth {
             name: &name,
-            mac: &mac,
+            mac,
             master: wanted.master,
             peer_netns: wanted.container,
             peer_name: wanted.ifname,
@@ -77,7 +78,7 @@ fn create_links(host: &mut Handle, inside: &mut Handle, wanted: &Wanted<'_>, con
         match created {
             Ok(()) => return Ok(name),
             Err(error) if !error.is(Errno::EEXIST) => return Err(error.context("failed to make veth pair")),
-            Err(_) if inside.find_link(wanted.ifname)?.is_some() => {
+            Err(_) if links::index_of(wanted.container, wanted.ifname)?.is_some() => {
                 let ifname = wanted.ifname;
                 let msg = format!("container veth name ({ifname:?}) peer provided ({name:?}) already exists");
                 return Err(Error { errno: Some(Errno::EEXIST), ..Error::internal(msg) });

@@ -37,11 +37,10 @@ pub(super) fn attach(conf: &Conf, request: &Request<'_>, container: &Netns, undo
     // A failing ADD removes the bridge it created, but not from under others that have come to use it.
     let _lock = NamespaceLock::shared()?;
     let mut host = Handle::current()?;
-    let mut inside = Handle::inside(container)?;
     let changes = undo_of_bridge(&conf.bridge, undo);
     let bridge = ensure_bridge(&mut host, conf, &changes)
         .with_context(|| format!("failed to create bridge {:?}", conf.bridge))?;
-    let pair = create_pair(&mut host, &mut inside, conf, request, container, &bridge, undo)?;
+    let pair = create_pair(&mut host, conf, request, container, &bridge, undo)?;
     let mut result = if conf.ipam.is_empty() {
         CniResult::default()
     } else {
@@ -49,9 +48,10 @@ pub(super) fn attach(conf: &Conf, request: &Request<'_>, container: &Netns, undo
     };
     result.interfaces = vec![
         entry(&bridge.name, &bridge.mac, ""),
-        entry(&pair.host.name, &pair.host.mac, ""),
+        entry(&pair.host_name, &pair.host_mac, ""),
         entry(&request.ifname, &pair.container_mac, &request.netns),
     ];
+    let mut inside = Handle::inside(container)?;
     if !conf.ipam.is_empty() {
         let mut target =
             Target { netns: container, handle: &mut inside, index: pair.container_index, name: &request.ifname };
@@ -61,7 +61,7 @@ pub(super) fn attach(conf: &Conf, request: &Request<'_>, container: &Netns, undo
         up.with_context(|| format!("failed to set {:?} up", request.ifname))?;
     }
     if !conf.disable_container_interface {
-        wait_for_port(&mut host, pair.host)?;
+        wait_for_port(&mut host, &pair.host_name)?;
     }
     // A bridge that is not pinned may have taken another address from its new port.
     if let (Some(now), Some(first)) = (host.find_link_at(bridge.index)?, result.interfaces.first_mut()) {
@@ -129,7 +129,6 @@ fn ensure_bridge(host: &mut Handle, conf: &Conf, changes: &BridgeChanges) -> Res
 
 fn create_pair(
     host: &mut Handle,
-    inside: &mut Handle,
     conf: &Conf,
     request: &Request<'_>,
     container: &Netns,
@@ -143,12 +142,13 @@ fn create_pair(
         master: Some(bridge.index),
         mtu: conf.mtu,
     };
-    let pair = veth::create(host, inside, &wanted)?;
-    let name = pair.host.name.clone();
+    let pair = veth::create(host, &wanted)?;
+    let name = pair.host_name.clone();
     undo.push(move || veth::delete(&name));
     if conf.hairpin {
-        let set = host.set_hairpin(pair.host.index, true);
-        set.with_context(|| format!("failed to setup hairpin mode for {}", pair.host.name))?;
+        let port = host.link(&pair.host_name)?;
+        let set = host.set_hairpin(port.index, true);
+        set.with_context(|| format!("failed to setup hairpin mode for {}", pair.host_name))?;
     }
     Ok(pair)
 }
@@ -265,8 +265,8 @@ fn pin_mac(host: &mut Handle, bridge: &Link) -> Result<()> {
     host.set_mac(bridge.index, &now).context("could not set bridge's mac")
 }
 
-fn wait_for_port(host: &mut Handle, port: Link) -> Result<()> {
-    let port = host.find_link_at(port.index)?.unwrap_or(port);
+fn wait_for_port(host: &mut Handle, name: &str) -> Result<()> {
+    let port = host.link(name).with_context(|| format!("failed to lookup {name:?}"))?;
     let port = host.wait_until_up(port, PORT_LIMIT)?;
     if port.state == State::UP {
         return Ok(());
