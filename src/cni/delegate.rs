@@ -2,7 +2,7 @@
 //! otherwise (`pkg/invoke` of the reference library).
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Map, Value};
@@ -38,10 +38,10 @@ impl Delegate {
         if request.path.is_empty() {
             return built_in.map(Delegate::BuiltIn).ok_or_else(|| not_found(name, &["built-in"]));
         }
-        let path = directories.iter().map(|directory| join(directory, name)).find(|path| is_regular(path));
-        let path = path.ok_or_else(|| not_found(name, &directories))?;
+        let found = directories.iter().map(|directory| join(directory, name)).find_map(regular);
+        let (path, metadata) = found.ok_or_else(|| not_found(name, &directories))?;
         match built_in {
-            Some(plugin) if is_own_executable(&path) => Ok(Delegate::BuiltIn(plugin)),
+            Some(plugin) if is_own_executable(&metadata) => Ok(Delegate::BuiltIn(plugin)),
             _ => Ok(Delegate::Program(path)),
         }
     }
@@ -88,16 +88,14 @@ fn not_found(name: &str, directories: &[&str]) -> Error {
     Error::internal(format!("failed to find plugin {name:?} in path [{}]", directories.join(" ")))
 }
 
-fn is_regular(path: &str) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+fn regular(path: String) -> Option<(String, Metadata)> {
+    let metadata = fs::metadata(&path).ok().filter(Metadata::is_file)?;
+    Some((path, metadata))
 }
 
-/// True when `path` leads to the file that this process runs.
-fn is_own_executable(path: &str) -> bool {
-    match (fs::metadata("/proc/self/exe"), fs::metadata(path)) {
-        (Ok(own), Ok(found)) => (own.dev(), own.ino()) == (found.dev(), found.ino()),
-        _ => false,
-    }
+/// True for the file that this process runs.
+fn is_own_executable(found: &Metadata) -> bool {
+    fs::metadata("/proc/self/exe").is_ok_and(|own| (own.dev(), own.ino()) == (found.dev(), found.ino()))
 }
 
 /// The inherited environment with the call's variables in place of inherited ones.

@@ -18,7 +18,7 @@ const LONGEST_NAME: usize = 15;
 const IFINFOMSG: usize = 16;
 
 /// A network interface as the kernel describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Link {
     /// Interface index, unique in its namespace.
     pub index: u32,
@@ -43,7 +43,7 @@ pub struct Link {
 }
 
 /// Operational state of a link (RFC 2863, `IF_OPER_…` of `linux/if.h`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct State(pub u8);
 
 impl State {
@@ -94,30 +94,34 @@ impl Link {
         self.flags & IFF_PROMISC != 0
     }
 
+    /// Reads the attributes in one pass: there are about sixty, and this is done several times in every call.
     fn parse(body: &[u8]) -> Result<Link> {
         let word =
             |at: usize| body.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
-        let attributes = Attributes::after(body, IFINFOMSG)?;
-        let number = |kind| attributes.find(kind).and_then(Attribute::u32);
-        let info = attributes.find(IFLA_LINKINFO).map(Attribute::nested).transpose()?;
-        Ok(Link {
-            index: word(4),
-            name: attributes.find(IFLA_IFNAME).map(Attribute::text).unwrap_or_default(),
-            kind: info.and_then(|info| info.find(IFLA_INFO_KIND)).map(Attribute::text).unwrap_or_default(),
-            mac: Mac::from_bytes(attributes.find(IFLA_ADDRESS).map_or(&[], |mac| mac.payload)),
-            mtu: number(IFLA_MTU).unwrap_or(0),
-            flags: word(8),
-            state: State(attributes.find(IFLA_OPERSTATE).and_then(Attribute::u8).unwrap_or(0)),
-            master: number(IFLA_MASTER),
-            lower: number(IFLA_LINK),
-            accept_ra: accept_ra(attributes),
-        })
+        let mut link = Link { index: word(4), flags: word(8), ..Link::default() };
+        for attribute in Attributes::after(body, IFINFOMSG)? {
+            match attribute.kind {
+                IFLA_IFNAME => link.name = attribute.text(),
+                IFLA_LINKINFO => link.kind = kind(attribute).unwrap_or_default(),
+                IFLA_ADDRESS => link.mac = Mac::from_bytes(attribute.payload),
+                IFLA_MTU => link.mtu = attribute.u32().unwrap_or(0),
+                IFLA_OPERSTATE => link.state = State(attribute.u8().unwrap_or(0)),
+                IFLA_MASTER => link.master = attribute.u32(),
+                IFLA_LINK => link.lower = attribute.u32(),
+                IFLA_AF_SPEC => link.accept_ra = accept_ra(attribute),
+                _ => {}
+            }
+        }
+        Ok(link)
     }
 }
 
-fn accept_ra(link: Attributes<'_>) -> Option<i32> {
-    let families = link.find(IFLA_AF_SPEC)?.nested().ok()?;
-    let settings = families.find(u16::from(AF_INET6))?.nested().ok()?.find(IFLA_INET6_CONF)?;
+fn kind(info: Attribute<'_>) -> Option<String> {
+    Some(info.nested().ok()?.find(IFLA_INFO_KIND)?.text())
+}
+
+fn accept_ra(families: Attribute<'_>) -> Option<i32> {
+    let settings = families.nested().ok()?.find(u16::from(AF_INET6))?.nested().ok()?.find(IFLA_INET6_CONF)?;
     let number = settings.payload.chunks_exact(4).nth(DEVCONF_ACCEPT_RA)?;
     Some(i32::from_ne_bytes(number.try_into().ok()?))
 }
@@ -232,7 +236,7 @@ impl Handle {
 
     fn get_link(&mut self, mut request: Message) -> Result<Option<Link>> {
         request.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
-        match self.connection.get(request, Link::parse) {
+        match self.connection.get(&request, Link::parse) {
             Err(error) if error.is(Errno::ENODEV) => Ok(None),
             result => result,
         }

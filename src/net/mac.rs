@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::sys::random;
 
 /// A hardware address of 6 bytes (Ethernet), or 8 or 20 (EUI-64, InfiniBand).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mac(Vec<u8>);
 
 impl Mac {

@@ -31,8 +31,6 @@ impl Handle {
             Step::Up => up_message(link, true),
             Step::Route(route) => route.message(),
         });
-        let verdicts = self.connection.pipeline(messages.collect());
-        let failed = verdicts.into_iter().enumerate().find_map(|(index, verdict)| Some((index, verdict.err()?)));
-        failed.map_or(Ok(()), Err)
+        self.connection.pipeline(messages.collect())
     }
 }

@@ -10,9 +10,6 @@ use crate::sys::socket::{NetlinkSocket, Protocol};
 /// Times a dump that changes disturbed is read again before we give up.
 const DUMP_TRIES: u32 = 100;
 
-/// The largest datagrams that the kernel makes for dumps, if it sees that there is room (`netlink_recvmsg`).
-const DUMP_BUFFER: usize = 32 * 1024;
-
 /// Control message: error or acknowledgement (`NLMSG_ERROR`).
 const ERROR: u16 = 2;
 /// Control message: end of a dump (`NLMSG_DONE`).
@@ -53,32 +50,49 @@ impl Connection {
 
     /// Sends one request and waits for the kernel's verdict.
     pub fn request(&mut self, message: Message) -> Result<()> {
-        self.pipeline(vec![message]).into_iter().next().unwrap_or(Ok(()))
+        self.pipeline(vec![message]).map_err(|(_, error)| error)
     }
 
-    /// Sends independent requests in one go; one verdict for each, in order. A request that fails does not stop those
-    /// behind it.
-    pub fn pipeline(&mut self, messages: Vec<Message>) -> Vec<Result<()>> {
+    /// Sends requests in one go; the first that was refused is named by its index. A request that fails does not stop
+    /// those behind it. Refusals come unasked, so only the last request is acknowledged.
+    pub fn pipeline(&mut self, mut messages: Vec<Message>) -> std::result::Result<(), (usize, Error)> {
+        let Some(last) = messages.last_mut() else { return Ok(()) };
+        last.add_flags(ACK);
         let (first, count) = (self.sequence.wrapping_add(1), messages.len());
-        let mut verdicts: Vec<Option<Result<()>>> = vec![None; count];
-        if let Err(error) = self.send(messages, ACK).and_then(|()| self.collect(first, &mut verdicts)) {
-            return vec![Err(error); count];
-        }
-        verdicts.into_iter().map(|verdict| verdict.unwrap_or(Ok(()))).collect()
+        let mut refused = None;
+        let sent = self.send(messages);
+        let last = self.sequence;
+        let answered = sent.and_then(|()| {
+            self.replies(|reply| {
+                let index = reply.sequence.wrapping_sub(first) as usize;
+                if reply.kind == ERROR && index < count && refused.is_none() {
+                    refused = reply.verdict().err().map(|error| (index, error));
+                }
+                Ok(reply.kind == ERROR && reply.sequence == last)
+            })
+        });
+        answered.map_err(|error| (0, error))?;
+        refused.map_or(Ok(()), Err)
     }
 
     /// Sends a request for one object and gives the reply to `read`; `None` when the kernel acknowledges without one.
-    pub fn get<T>(&mut self, message: Message, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<Option<T>> {
-        self.send(vec![message], 0)?;
+    pub fn get<T>(&mut self, message: &Message, mut read: impl FnMut(&[u8]) -> Result<T>) -> Result<Option<T>> {
+        let mut outcome = self.try_get(message, &mut read);
+        if matches!(&outcome, Err(error) if error.is(Errno::EMSGSIZE)) {
+            outcome = self.try_get(message, &mut read);
+        }
+        outcome
+    }
+
+    fn try_get<T>(&mut self, message: &Message, read: &mut impl FnMut(&[u8]) -> Result<T>) -> Result<Option<T>> {
+        self.send(vec![message.clone()])?;
         let mut answer = None;
-        let (wanted, mut read) = (self.sequence, Some(read));
+        let wanted = self.sequence;
         self.replies(|reply| {
-            if reply.sequence != wanted {
-                return Ok(false);
-            }
-            match reply.kind {
-                ERROR => reply.verdict()?,
-                _ => answer = read.take().map(|read| read(reply.body)).transpose()?,
+            match (reply.sequence == wanted, reply.kind) {
+                (false, _) => return Ok(false),
+                (true, ERROR) => reply.verdict()?,
+                (true, _) => answer = Some(read(reply.body)?),
             }
             Ok(true)
         })?;
@@ -93,27 +107,35 @@ impl Connection {
         start: impl Fn() -> T,
         mut read: impl FnMut(&mut T, Reply<'_>) -> Result<()>,
     ) -> Result<T> {
-        self.buffer.reserve(DUMP_BUFFER.saturating_sub(self.buffer.len()));
+        let mut message = message.clone();
+        message.add_flags(DUMP);
         for _ in 0..DUMP_TRIES {
-            self.send(vec![message.clone()], DUMP)?;
-            let (wanted, mut interrupted) = (self.sequence, false);
             let mut collected = start();
-            self.replies(|reply| {
-                if reply.sequence != wanted {
-                    return Ok(false);
-                }
-                interrupted |= reply.flags & DUMP_INTERRUPTED != 0;
-                match reply.kind {
-                    ERROR => reply.verdict().map(|()| true),
-                    DONE => reply.verdict().map(|()| true),
-                    _ => read(&mut collected, reply).map(|()| false),
-                }
-            })?;
-            if !interrupted {
-                return Ok(collected);
+            match self.try_dump(&message, |reply| read(&mut collected, reply)) {
+                Ok(true) => return Ok(collected),
+                Ok(false) => {}
+                Err(error) if error.is(Errno::EMSGSIZE) => {}
+                Err(error) => return Err(error),
             }
         }
         Err(Error::from(Errno::EINTR).context("netlink dump kept being interrupted by changes"))
+    }
+
+    /// True when the answer was consistent.
+    fn try_dump(&mut self, message: &Message, mut read: impl FnMut(Reply<'_>) -> Result<()>) -> Result<bool> {
+        self.send(vec![message.clone()])?;
+        let (wanted, mut consistent) = (self.sequence, true);
+        self.replies(|reply| {
+            if reply.sequence != wanted {
+                return Ok(false);
+            }
+            consistent &= reply.flags & DUMP_INTERRUPTED == 0;
+            match reply.kind {
+                ERROR | DONE => reply.verdict().map(|()| true),
+                _ => read(reply).map(|()| false),
+            }
+        })?;
+        Ok(consistent)
     }
 
     /// Sends messages that the kernel takes as one transaction (nfnetlink batches): all are done or the first refusal is
@@ -123,11 +145,7 @@ impl Connection {
         if let Some(last) = messages.last_mut() {
             last.add_flags(ACK);
         }
-        let mut bytes = Vec::with_capacity(messages.len() * 512);
-        for mut message in std::iter::once(begin).chain(messages).chain([end]) {
-            bytes.extend_from_slice(self.number(&mut message));
-        }
-        self.socket.send(&bytes)?;
+        self.send(std::iter::once(begin).chain(messages).chain([end]).collect())?;
         self.drain_verdicts()
     }
 
@@ -144,10 +162,9 @@ impl Connection {
         Ok(())
     }
 
-    fn send(&mut self, messages: Vec<Message>, flags: u16) -> Result<()> {
+    fn send(&mut self, messages: Vec<Message>) -> Result<()> {
         let mut bytes = Vec::with_capacity(messages.len() * 128);
         for mut message in messages {
-            message.add_flags(flags);
             bytes.extend_from_slice(self.number(&mut message));
         }
         self.socket.send(&bytes)
@@ -156,22 +173,6 @@ impl Connection {
     fn number<'m>(&mut self, message: &'m mut Message) -> &'m [u8] {
         self.sequence = self.sequence.wrapping_add(1);
         message.finish(self.sequence)
-    }
-
-    /// Reads until every slot of `verdicts` (the first is that of sequence number `first`) is filled.
-    fn collect(&mut self, first: u32, verdicts: &mut [Option<Result<()>>]) -> Result<()> {
-        let mut missing = verdicts.len();
-        if missing == 0 {
-            return Ok(());
-        }
-        self.replies(|reply| {
-            let slot = verdicts.get_mut(reply.sequence.wrapping_sub(first) as usize);
-            if let (ERROR, Some(slot @ None)) = (reply.kind, slot) {
-                *slot = Some(reply.verdict());
-                missing -= 1;
-            }
-            Ok(missing == 0)
-        })
     }
 
     /// Gives every received message to `read` until it returns true.

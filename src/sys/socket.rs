@@ -18,6 +18,9 @@ pub enum Protocol {
     Netfilter,
 }
 
+/// Room shown to the kernel, which makes the datagrams of dumps up to this long and others rarely longer.
+const LARGEST_DATAGRAM: usize = 32 * 1024;
+
 /// Port of the kernel.
 const KERNEL: u32 = 0;
 
@@ -64,21 +67,22 @@ impl NetlinkSocket {
         }
     }
 
-    /// Receives the next datagram from the kernel into `buffer`, which grows to hold it whole. Datagrams from other
-    /// processes are dropped. False when `wait` is not set and nothing is queued.
+    /// Receives the next datagram from the kernel into `buffer`. Datagrams from other processes are dropped. False when
+    /// `wait` is not set and nothing is queued. A datagram that does not fit is lost (`EMSGSIZE`); `buffer` then has room
+    /// for its like when it is asked for again.
     pub fn receive(&self, buffer: &mut Vec<u8>, wait: bool) -> Result<bool> {
-        let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
+        let flags = libc::MSG_TRUNC | if wait { 0 } else { libc::MSG_DONTWAIT };
         loop {
             buffer.clear();
-            let Some((length, _)) = self.receive_into(&mut [], flags | libc::MSG_PEEK | libc::MSG_TRUNC)? else {
-                return Ok(false);
-            };
-            buffer.reserve(length);
-            // All the room there is: the kernel fills the datagrams of a dump as far as the reader has shown room.
+            buffer.reserve(LARGEST_DATAGRAM);
             let Some((length, sender)) = self.receive_into(buffer.spare_capacity_mut(), flags)? else {
                 return Ok(false);
             };
-            // SAFETY: recvfrom has written `length` bytes to the start of the buffer's spare capacity.
+            if length > buffer.capacity() {
+                buffer.reserve(length);
+                return Err(Errno::EMSGSIZE).context("failed to receive a netlink reply");
+            }
+            // SAFETY: recvfrom has written `length` bytes, no more than there was room for, to the start of the buffer.
             unsafe { buffer.set_len(length) };
             if sender == KERNEL {
                 return Ok(true);
@@ -97,8 +101,7 @@ impl NetlinkSocket {
         }
     }
 
-    /// One recvfrom(2): how many bytes (with `MSG_TRUNC` the datagram's length, which may be more than was written; without,
-    /// never more than the buffer has), and the sender's port.
+    /// One recvfrom(2): the datagram's length, which with `MSG_TRUNC` may be more than was written, and its sender's port.
     fn receive_into(&self, buffer: &mut [MaybeUninit<u8>], flags: libc::c_int) -> Result<Option<(usize, u32)>> {
         // SAFETY: all-zero bytes are a valid sockaddr_nl.
         let mut sender: libc::sockaddr_nl = unsafe { std::mem::zeroed() };

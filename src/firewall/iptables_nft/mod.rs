@@ -99,7 +99,7 @@ impl Nftables {
     /// How many things hold the chain in being; `None` when it or its table is missing.
     pub(super) fn chain_use(&mut self, family: Family, table: Table, name: &str) -> Result<Option<u32>> {
         let request = encode::named_chain(NFT_MSG_GETCHAIN, family, table, name);
-        let answer = self.0.get(request, |body| {
+        let answer = self.0.get(&request, |body| {
             Ok(decode::attributes(body)?.find(NFTA_CHAIN_USE).and_then(Attribute::be32).unwrap_or(0))
         });
         match answer {
@@ -125,7 +125,7 @@ impl Nftables {
     }
 
     fn generation(&mut self) -> Result<u32> {
-        let generation = self.0.get(encode::generation(), |body| {
+        let generation = self.0.get(&encode::generation(), |body| {
             Ok(decode::attributes(body)?.find(NFTA_GEN_ID).and_then(Attribute::be32))
         });
         let missing = || Error::internal("the kernel does not name the generation of its nf_tables rules");
