@@ -11,7 +11,6 @@ use crate::net::{Handle, Netns};
 use crate::netlink::message::{CREATE, EXCL};
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Connection, Message};
-use crate::sys::socket::Protocol;
 
 /// Length of `struct ifaddrmsg` in bytes.
 const IFADDRMSG: usize = 8;
@@ -92,7 +91,7 @@ impl Handle {
             let left = deadline.saturating_duration_since(Instant::now());
             match (waiting, &mut events) {
                 (false, _) => return Ok(()),
-                (true, None) => events = Some(netns.run(subscribed)??),
+                (true, None) => events = Some(netns.run(|| Connection::events(&[RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK]))??),
                 (true, Some(_)) if link.state != State::UP => return Ok(()),
                 (true, Some(_)) if left.is_zero() => return Err(still_tentative(name, limit)),
                 (true, Some(events)) => events.await_events(left)?,
@@ -103,13 +102,6 @@ impl Handle {
 
 fn still_tentative(name: &str, limit: Duration) -> Error {
     Error::internal(format!("link {name} still has tentative addresses after {} seconds", limit.as_secs()))
-}
-
-fn subscribed() -> Result<Connection> {
-    let events = Connection::open(Protocol::Route)?;
-    events.subscribe(RTNLGRP_IPV6_IFADDR)?;
-    events.subscribe(RTNLGRP_LINK)?;
-    Ok(events)
 }
 
 /// The request that adds an address, for pipelines.

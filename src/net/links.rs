@@ -9,7 +9,6 @@ use crate::netlink::message::{CREATE, EXCL};
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Connection, Message};
 use crate::sys::random;
-use crate::sys::socket::Protocol;
 
 /// Longest interface name in bytes (`IFNAMSIZ` without the NUL); longer ones are alternative names.
 const LONGEST_NAME: usize = 15;
@@ -222,8 +221,7 @@ impl Handle {
             return Ok(link);
         }
         let deadline = Instant::now() + limit;
-        let mut events = Connection::open(Protocol::Route)?;
-        events.subscribe(RTNLGRP_LINK)?;
+        let mut events = Connection::events(&[RTNLGRP_LINK])?;
         loop {
             let now = self.find_link_at(link.index)?.ok_or_else(|| Error::from(Errno::ENODEV))?;
             let left = deadline.saturating_duration_since(Instant::now());

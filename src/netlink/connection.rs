@@ -149,9 +149,11 @@ impl Connection {
         self.drain_verdicts()
     }
 
-    /// Joins a multicast group (`RTNLGRP_…`) of events.
-    pub fn subscribe(&self, group: u32) -> Result<()> {
-        self.socket.subscribe(group)
+    /// Connects in the current namespace for the events of multicast groups (`RTNLGRP_…`) only.
+    pub fn events(groups: &[u32]) -> Result<Self> {
+        let connection = Connection::open(Protocol::Route)?;
+        connection.socket.subscribe(groups)?;
+        Ok(connection)
     }
 
     /// Waits at most `limit` for events and drops them; the caller then looks again.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, NetlinkAddr, sendto};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, sendto};
 
 use crate::error::{Context, Errno, Error, Result};
 
@@ -48,10 +48,16 @@ impl NetlinkSocket {
         Ok(socket)
     }
 
-    /// Joins a multicast group (`RTNLGRP_…`).
-    pub fn subscribe(&self, group: u32) -> Result<()> {
-        let result = self.set_option(libc::NETLINK_ADD_MEMBERSHIP, group as libc::c_int);
-        result.with_context(|| format!("failed to subscribe to netlink group {group}"))
+    /// Joins multicast groups (`RTNLGRP_…`). To be called once.
+    pub fn subscribe(&self, groups: &[u32]) -> Result<()> {
+        // A socket without a port gets none of the events that the kernel sends on its own account: it takes such a socket
+        // for the sender.
+        bind(self.0.as_raw_fd(), &NetlinkAddr::new(0, 0)).context("failed to bind a netlink socket")?;
+        for group in groups {
+            let joined = self.set_option(libc::NETLINK_ADD_MEMBERSHIP, *group as libc::c_int);
+            joined.with_context(|| format!("failed to subscribe to netlink group {group}"))?;
+        }
+        Ok(())
     }
 
     /// Sends one datagram to the kernel. The kernel has processed every message in it when this returns.
