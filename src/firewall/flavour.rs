@@ -90,8 +90,8 @@ fn without_legacy_rules(session: &mut Session, path: &str) -> Result<Flavour> {
 /// Tables that x_tables holds. Asking it for any other would make that table.
 pub(super) fn legacy_tables(family: Family) -> Result<Vec<String>> {
     let path = match family {
-        Family::V4 => "/proc/thread-self/net/ip_tables_names",
-        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+        Family::V4 => "/proc/self/net/ip_tables_names",
+        Family::V6 => "/proc/self/net/ip6_tables_names",
     };
     match std::fs::read_to_string(path) {
         Ok(names) => Ok(names.lines().map(str::to_string).collect()),
