@@ -86,7 +86,17 @@ impl Error {
 impl From<Errno> for Error {
     /// The text is the one C libraries and Go print, with a lower-case first letter: `file exists`.
     fn from(errno: Errno) -> Self {
-        let text = errno.desc();
+        let text = match errno {
+            // nix has other words for these.
+            Errno::EIO => "input/output error",
+            Errno::EAGAIN => "resource temporarily unavailable",
+            Errno::EXDEV => "invalid cross-device link",
+            Errno::ERANGE => "numerical result out of range",
+            Errno::ELOOP => "too many levels of symbolic links",
+            Errno::EOPNOTSUPP => "operation not supported",
+            Errno::EDQUOT => "disk quota exceeded",
+            other => other.desc(),
+        };
         let mut msg = String::with_capacity(text.len());
         let mut letters = text.chars();
         msg.extend(letters.next().map(|first| first.to_ascii_lowercase()));
@@ -159,6 +169,7 @@ mod tests {
     #[test]
     fn errno_text_starts_lower_case() {
         assert_eq!(Error::from(Errno::EEXIST).msg, "file exists");
+        assert_eq!(Error::from(Errno::ERANGE).msg, "numerical result out of range");
     }
 
     #[test]

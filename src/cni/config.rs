@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::cni::json::{self, type_name};
 use crate::cni::result::{CniResult, Dns, Route, parse_ip};
 use crate::cni::version;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, code};
 
 /// A JSON object being decoded.
 #[derive(Debug, Clone)]
@@ -141,7 +141,12 @@ impl NetworkConfig {
     pub fn parse(raw: Vec<u8>) -> Result<Self> {
         let map = json::parse_object(&raw)?;
         let top = Object::top(&map);
-        let (cni_version, name) = (top.string("cniVersion")?.to_string(), top.string("name")?.to_string());
+        let name = top.string("name")?.to_string();
+        // A code of its own, because the reference decodes the version apart from the rest.
+        let cni_version = top.string("cniVersion").map_err(|error| {
+            Error::new(code::DECODING_FAILURE, format!("decoding version from network config: {error}"))
+        })?;
+        let cni_version = cni_version.to_string();
         Ok(NetworkConfig { map, raw, cni_version, name })
     }
 
@@ -228,6 +233,14 @@ mod tests {
         assert_eq!(config.version(), "0.4.0");
         assert_eq!(config.ipam_type().unwrap(), "static");
         assert_eq!(config.top().integer_if_set("mtu").unwrap(), None);
+    }
+
+    #[test]
+    fn a_wrong_type_of_the_version_has_the_references_code_and_text() {
+        let error = NetworkConfig::parse(br#"{"name":"n","cniVersion":4}"#.to_vec()).unwrap_err();
+        assert_eq!(error.code, code::DECODING_FAILURE);
+        assert!(error.msg.starts_with("decoding version from network config: json: cannot unmarshal number 4"));
+        assert_eq!(NetworkConfig::parse(br#"{"name":4}"#.to_vec()).unwrap_err().code, code::INTERNAL);
     }
 
     #[test]

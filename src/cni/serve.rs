@@ -84,8 +84,10 @@ fn answer(
         return Ok(version_json(plugin));
     }
     let raw = stdin().map_err(|error| Error::new(code::IO_FAILURE, format!("error reading from stdin: {error}")))?;
-    let config = NetworkConfig::parse(raw)
-        .map_err(|error| Error::new(code::DECODING_FAILURE, format!("error unmarshall network config: {error}")))?;
+    let config = NetworkConfig::parse(raw).map_err(|error| match error.code {
+        code::INTERNAL => Error::new(code::DECODING_FAILURE, format!("error unmarshall network config: {error}")),
+        _ => error,
+    })?;
     validate_network_name(&config.name)?;
     let Some(verb) = verb else {
         let msg = format!("unknown CNI_COMMAND: {}", environment.command);

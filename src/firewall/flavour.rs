@@ -87,7 +87,9 @@ fn without_legacy_rules(session: &mut Session, path: &str) -> Result<Flavour> {
     }
 }
 
-/// Tables that x_tables holds. Asking it for any other would make that table.
+/// Tables that x_tables holds. Asking it for any other would make that table. A namespace that was made in one step with
+/// its user namespace (`unshare -Urn`, rootless containers) has this file, but it belongs to the host's root and nobody
+/// inside may read it; such a namespace counts as one without.
 pub(super) fn legacy_tables(family: Family) -> Result<Vec<String>> {
     let path = match family {
         Family::V4 => "/proc/self/net/ip_tables_names",
@@ -95,7 +97,7 @@ pub(super) fn legacy_tables(family: Family) -> Result<Vec<String>> {
     };
     match std::fs::read_to_string(path) {
         Ok(names) => Ok(names.lines().map(str::to_string).collect()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => Ok(Vec::new()),
         Err(error) => Err(Error::from(error).context(&format!("failed to read {path:?}"))),
     }
 }

@@ -225,7 +225,7 @@ pub fn verify_families(v4: impl Iterator<Item = bool>, cni_version: &str) -> Res
 }
 
 /// The address after this one; the last wraps around to the first.
-pub(super) fn successor(address: IpAddr) -> IpAddr {
+pub fn successor(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().wrapping_add(1)).into(),
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().wrapping_add(1)).into(),

@@ -156,12 +156,20 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Waits at most `limit` for events and drops them; the caller then looks again.
+    /// Waits at most `limit` for events and drops them; the caller then looks again. That the kernel had to drop some
+    /// itself, or that one is too long (`ENOBUFS`, `EMSGSIZE`), says no more than that there were events.
     pub fn await_events(&mut self, limit: Duration) -> Result<()> {
-        if self.socket.wait(limit)? {
-            while self.socket.receive(&mut self.buffer, false)? {}
+        if !self.socket.wait(limit)? {
+            return Ok(());
         }
-        Ok(())
+        loop {
+            match self.socket.receive(&mut self.buffer, false) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) if error.is(Errno::ENOBUFS) || error.is(Errno::EMSGSIZE) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn send(&mut self, messages: Vec<Message>) -> Result<()> {

@@ -6,7 +6,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 /// Bytes in the arena. Pages that are never touched cost nothing.
 const SIZE: usize = 256 * 1024;
@@ -21,6 +22,8 @@ struct Heap {
 }
 
 // SAFETY: the arena is only handed out in pieces, each to one owner; `used`, which says where the pieces end, is atomic.
+// A piece that one thread gives back and another one is given passes from the former to the latter by `used`: moving it
+// back releases, moving it on acquires.
 unsafe impl Sync for Heap {}
 
 impl Heap {
@@ -40,7 +43,7 @@ impl Heap {
             let address = (self.start() as usize).checked_add(used)?.checked_next_multiple_of(layout.align())?;
             let offset = address - self.start() as usize;
             let end = offset.checked_add(layout.size()).filter(|end| *end <= SIZE)?;
-            match self.used.compare_exchange_weak(used, end, Relaxed, Relaxed) {
+            match self.used.compare_exchange_weak(used, end, AcqRel, Relaxed) {
                 // SAFETY: offset <= end <= SIZE, so the pointer stays inside the arena (or one past it, for no bytes).
                 Ok(_) => return Some(unsafe { self.start().add(offset) }),
                 Err(now) => used = now,
@@ -50,7 +53,7 @@ impl Heap {
 
     /// Moves the end of the newest block from `old` to `new`; false when the block is not the newest or does not fit.
     fn move_end(&self, old: usize, new: usize) -> bool {
-        new <= SIZE && self.used.compare_exchange(old, new, Relaxed, Relaxed).is_ok()
+        new <= SIZE && self.used.compare_exchange(old, new, AcqRel, Relaxed).is_ok()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::OnceLock;
 
 use nix::sched::{CloneFlags, setns};
@@ -34,8 +34,9 @@ impl Netns {
     /// Opens the namespace at `path`. The texts are the reference's (`pkg/ns/ns_linux.go`, `GetNS`): a missing path is
     /// `ENOENT`; a file that is no network namespace has no errno and names the magic number of its file system.
     pub fn open(path: &str) -> Result<Self> {
-        let file =
-            File::open(path).map_err(|error| Error::from(error).context(&format!("failed to Statfs {path:?}")))?;
+        // Whatever the path leads to: opening a FIFO would otherwise wait for somebody who writes to it.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = file.map_err(|error| Error::from(error).context(&format!("failed to Statfs {path:?}")))?;
         if nstype(&file) == Some(libc::CLONE_NEWNET) {
             return Ok(Netns { file, path: path.to_string() });
         }
@@ -126,4 +127,18 @@ fn nstype(file: &File) -> Option<libc::c_int> {
     // SAFETY: NS_GET_NSTYPE takes no argument and returns a number; on any other file it fails with ENOTTY.
     let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as _) };
     (kind >= 0).then_some(kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_is_no_namespace_and_nobody_waits_for_it() {
+        let path = std::env::temp_dir().join(format!("cni-box-fifo-{}", std::process::id()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let opened = Netns::open(path.to_str().unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(opened.unwrap_err().msg.starts_with("unknown FS magic on "));
+    }
 }

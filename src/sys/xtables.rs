@@ -15,9 +15,9 @@ pub enum Family {
 }
 
 /// `IPT_SO_SET_REPLACE`.
-pub const SET_REPLACE: libc::c_int = 64;
+const SET_REPLACE: libc::c_int = 64;
 /// `IPT_SO_SET_ADD_COUNTERS`.
-pub const SET_ADD_COUNTERS: libc::c_int = 65;
+const SET_ADD_COUNTERS: libc::c_int = 65;
 /// `IPT_SO_GET_INFO`.
 pub const GET_INFO: libc::c_int = 64;
 /// `IPT_SO_GET_ENTRIES`.
@@ -55,10 +55,16 @@ impl TableSocket {
         Errno::result(result).map(|_| length as usize)
     }
 
-    /// setsockopt(2) with a request that only the kernel reads.
-    pub fn set(&self, option: libc::c_int, bytes: &[u8]) -> std::result::Result<(), Errno> {
+    /// `IPT_SO_SET_ADD_COUNTERS`: the request is a `struct xt_counters_info`.
+    pub fn add_counters(&self, request: &[u8]) -> std::result::Result<(), Errno> {
+        self.set(SET_ADD_COUNTERS, request)
+    }
+
+    /// setsockopt(2). Not for everybody: `IPT_SO_SET_REPLACE` makes the kernel write where the request points to.
+    fn set(&self, option: libc::c_int, bytes: &[u8]) -> std::result::Result<(), Errno> {
         let length = bytes.len() as libc::socklen_t;
-        // SAFETY: pointer and length describe `bytes`, which lives through the call.
+        // SAFETY: pointer and length describe `bytes`, which lives through the call. Where `bytes` holds a pointer itself,
+        // `replace` has put it there and vouches for it.
         let result =
             unsafe { libc::setsockopt(self.socket.as_raw_fd(), self.level, option, bytes.as_ptr().cast(), length) };
         Errno::result(result).map(drop)

@@ -1,6 +1,7 @@
 //! ADD: bridge, veth pair, addresses, gateway, masquerading, and waiting for the port.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::error::{Context, Errno, Error, Result};
 use crate::firewall::Session;
 use crate::firewall::flavour::Preference;
 use crate::ipam::apply::{self, Target};
+use crate::ipam::ranges::successor;
 use crate::net::links::State;
 use crate::net::{Handle, Link, Mac, NamespaceLock, Netns, sysctls, veth};
 
@@ -192,7 +194,7 @@ fn plan_gateways(conf: &Conf, result: &mut CniResult) -> Vec<IpNet> {
     for ip in &mut result.ips {
         ip.interface = Some(CONTAINER);
         if ip.gateway.is_none() && conf.is_gateway {
-            ip.gateway = ip.address.hosts().next();
+            ip.gateway = Some(computed_gateway(ip.address));
         }
         let Some(gateway) = ip.gateway else { continue };
         if conf.is_default_gateway {
@@ -204,6 +206,12 @@ fn plan_gateways(conf: &Conf, result: &mut CniResult) -> Vec<IpNet> {
     }
     gateways.sort_by_key(|gateway| gateway.addr().is_ipv6());
     gateways
+}
+
+/// The address after the network's, whatever the prefix length. `IpNet::hosts` would not do: it begins with the network's
+/// own address for IPv6, and for IPv4 networks without room for a broadcast address.
+fn computed_gateway(address: IpNet) -> IpAddr {
+    successor(address.network())
 }
 
 /// One default route with a gateway for the family: one that the IPAM gave without is completed rather than doubled.
@@ -272,4 +280,21 @@ fn wait_for_port(host: &mut Handle, name: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::internal(format!("bridge port in error state: {}", port.state.name())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_computed_gateway_is_the_address_after_the_networks() {
+        for (address, gateway) in [
+            ("10.1.2.77/24", "10.1.2.1"),
+            ("fd00:1::5/64", "fd00:1::1"),
+            ("10.9.0.4/31", "10.9.0.5"),
+            ("10.9.0.5/32", "10.9.0.6"),
+        ] {
+            assert_eq!(computed_gateway(address.parse().unwrap()).to_string(), gateway, "{address}");
+        }
+    }
 }

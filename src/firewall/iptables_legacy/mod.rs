@@ -19,7 +19,7 @@ use crate::error::{Context, Errno, Result};
 use crate::firewall::{Edit, Family, Table, View};
 use crate::sys::file;
 use crate::sys::lock::{Lock, Mode};
-use crate::sys::xtables::{self, GET_ENTRIES, GET_INFO, SET_ADD_COUNTERS, TableSocket};
+use crate::sys::xtables::{self, GET_ENTRIES, GET_INFO, TableSocket};
 
 /// The lock of every iptables since 1.4.20.
 const LOCK: &str = "/run/xtables.lock";
@@ -150,7 +150,7 @@ fn write(socket: &TableSocket, table: &str, old: &Info, new: &Rendered) -> Resul
     socket.replace(&mut request, REPLACE_POINTER, &mut counters).context("failed to replace it")?;
     let carried = carried_counters(table, &new.continues, &counters);
     // The rules are in force. Failing now would only make the caller believe that they are not.
-    let _ = socket.set(SET_ADD_COUNTERS, &carried);
+    let _ = socket.add_counters(&carried);
     Ok(())
 }
 
