@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context, Error, Failures, Result};
+use crate::error::{Context, Errno, Error, Failures, Result};
 
 /// What a name in the plugin directory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,17 +18,29 @@ pub(crate) enum Link {
     Copy,
 }
 
-/// Creates or replaces every name; a line for each.
+/// Creates or replaces every name, past failures; a line for each.
 pub(crate) fn install(directory: &str, link: Link, names: impl Iterator<Item = &'static str>) -> Result<String> {
     let own = own_path()?;
     let directory = existing(directory)?;
+    let mut failures = Failures::default();
     let mut report = String::new();
-    for name in names {
-        let place = directory.join(name);
-        put(&own, &place, link).with_context(|| format!("failed to install {}", place.display()))?;
-        report.push_str(&format!("installed {}\n", place.display()));
+    for place in names.map(|name| directory.join(name)) {
+        let installed = put(&own, &place, link).map_err(|error| explain(error, &place));
+        if failures.note(installed).is_some() {
+            report.push_str(&format!("installed {}\n", place.display()));
+        }
     }
-    Ok(report)
+    failures.finish().map(|()| report)
+}
+
+fn explain(error: Error, place: &Path) -> Error {
+    let hint = if error.is(Errno::EXDEV) {
+        "; another file system has no hard links here: use --symlink or --copy"
+    } else {
+        ""
+    };
+    let error = error.context(&format!("failed to install {}", place.display()));
+    Error { msg: error.msg + hint, details: error.details, ..error }
 }
 
 /// Removes every name that leads to this program or equals it; a line for each. Other files stay.
@@ -46,8 +58,21 @@ pub(crate) fn uninstall(directory: &str, names: impl Iterator<Item = &'static st
     failures.finish().map(|()| report)
 }
 
+/// This program's file by a path that leads to it: it may have been replaced or removed since the program was started.
 fn own_path() -> Result<PathBuf> {
-    fs::read_link("/proc/self/exe").context("failed to find this program's own file")
+    let own = fs::read_link("/proc/self/exe").context("failed to find this program's own file")?;
+    if is_same(Path::new("/proc/self/exe"), &own) {
+        return Ok(own);
+    }
+    Err(Error::internal(format!(
+        "this program's own file is not at {} any more: run it from where it is",
+        own.display()
+    )))
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
+    matches!((identity(a), identity(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 fn existing(directory: &str) -> Result<PathBuf> {
@@ -57,14 +82,16 @@ fn existing(directory: &str) -> Result<PathBuf> {
 
 /// Makes the new file aside and renames it over the old one.
 fn put(own: &Path, place: &Path, link: Link) -> Result<()> {
-    if link != Link::Copy && fs::canonicalize(place).is_ok_and(|target| target == own) && place == own {
+    if place == own {
         return Err(Error::internal("this is the program itself"));
     }
+    // Next to the program a link by name alone stays right wherever the directory is mounted.
+    let target = if own.parent() == place.parent() { own.file_name().map_or(own, Path::new) } else { own };
     let mut aside = place.as_os_str().to_owned();
     aside.push(format!(".{}.tmp", std::process::id()));
     let aside = PathBuf::from(aside);
     let made = match link {
-        Link::Symbolic => std::os::unix::fs::symlink(own, &aside),
+        Link::Symbolic => std::os::unix::fs::symlink(target, &aside),
         Link::Hard => fs::hard_link(own, &aside),
         Link::Copy => fs::copy(own, &aside).map(drop),
     };
@@ -76,9 +103,9 @@ fn put(own: &Path, place: &Path, link: Link) -> Result<()> {
 
 /// True for a link to this program, symbolic or hard, and for a copy of it.
 fn is_own(own: &Path, place: &Path) -> bool {
-    let (Ok(own_file), Ok(file)) = (fs::metadata(own), fs::metadata(place)) else { return false };
-    if (own_file.dev(), own_file.ino()) == (file.dev(), file.ino()) {
+    if is_same(own, place) {
         return place != own;
     }
-    file.len() == own_file.len() && matches!((fs::read(own), fs::read(place)), (Ok(a), Ok(b)) if a == b)
+    let length = |path: &Path| fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|file| file.len());
+    length(own) == length(place) && matches!((fs::read(own), fs::read(place)), (Ok(a), Ok(b)) if a == b)
 }

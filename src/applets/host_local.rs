@@ -129,6 +129,10 @@ impl Plugin for HostLocal {
         "host-local"
     }
 
+    fn is_ipam(&self) -> bool {
+        true
+    }
+
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         let config = Config::decode(request)?;
         let dns = match config.resolv_conf.as_str() {

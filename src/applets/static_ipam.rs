@@ -112,6 +112,10 @@ impl Plugin for Static {
         "static"
     }
 
+    fn is_ipam(&self) -> bool {
+        true
+    }
+
     fn add(&self, request: &Request<'_>, _undo: &mut Undo) -> Result<CniResult> {
         let Config { addresses, routes, dns } = Config::decode(request)?;
         Ok(CniResult { ips: addresses, routes, dns, ..CniResult::default() })

@@ -142,7 +142,7 @@ impl<'a> Chain<'a> {
         }
     }
 
-    /// In our own namespace a plugin of this executable must not touch links: it sees no namespace at all and only gives
+    /// In our own namespace a plugin of this executable must not touch links: it does not see any and only gives
     /// back what is remembered by container id. Other programs look after themselves.
     fn detach(&self, plugin: &PluginConfig, prev_result: Option<&Value>) -> Result<()> {
         let mut request = self.request(Verb::Del, plugin, prev_result)?;
@@ -152,7 +152,7 @@ impl<'a> Chain<'a> {
             Delegate::Program(_) => Ok(()),
         };
         if own.is_err() {
-            request.netns.clear();
+            request.hide_links();
         }
         delegate.call(&request)?;
         own

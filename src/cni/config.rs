@@ -185,6 +185,11 @@ impl NetworkConfig {
         self.top().object("args")?.map_or(Ok(None), |args| args.object("cni"))
     }
 
+    /// Makes `prevResult` absent.
+    pub fn forget_prev_result(&mut self) {
+        self.map.retain(|key, _| !key.eq_ignore_ascii_case("prevResult"));
+    }
+
     /// `prevResult` in any known version; one without a version is taken to have the configuration's.
     pub fn prev_result(&self) -> Result<Option<CniResult>> {
         match self.top().get("prevResult") {

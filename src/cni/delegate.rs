@@ -46,6 +46,19 @@ impl Delegate {
         }
     }
 
+    /// Finds the plugin for an `ipam.type`. Of the built-in ones only those that manage addresses will do: a bridge that
+    /// names itself would call itself for ever.
+    pub fn find_ipam(name: &str, request: &Request<'_>) -> Result<Delegate> {
+        match Delegate::find(name, request)? {
+            Delegate::BuiltIn(plugin) if !plugin.is_ipam() => {
+                let msg = format!("ipam type {name:?} is no address management plugin");
+                Err(Error::new(code::INVALID_CONFIG, msg))
+            }
+            Delegate::BuiltIn(plugin) => serve::gate(plugin, request).map(|()| Delegate::BuiltIn(plugin)),
+            program => Ok(program),
+        }
+    }
+
     /// Asks for an ADD. How to take it back is written to `undo`.
     pub fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         match self {

@@ -20,6 +20,11 @@ pub trait Plugin: Sync {
         version::ALL
     }
 
+    /// True for plugins that manage addresses, which others may name in `ipam.type`.
+    fn is_ipam(&self) -> bool {
+        false
+    }
+
     /// Attaches the container. Whatever is done is written to `undo` as soon as it is done.
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult>;
 
@@ -59,6 +64,14 @@ pub struct Request<'h> {
     pub config: NetworkConfig,
     /// The process around the call.
     pub host: &'h Host,
+}
+
+impl Request<'_> {
+    /// Takes away what leads to links: a DEL then only gives back what is remembered by container id.
+    pub fn hide_links(&mut self) {
+        self.netns.clear();
+        self.config.forget_prev_result();
+    }
 }
 
 /// The process that plugins run in.

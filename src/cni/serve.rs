@@ -113,11 +113,11 @@ fn request<'h>(verb: Verb, environment: &Environment, config: NetworkConfig, hos
 }
 
 /// Calls the plugin; `own` is the verdict on the namespace's identity. A DEL in the plugin's own namespace still gives
-/// back what is remembered by container id, but it must not touch links: it sees no namespace at all.
+/// back what is remembered by container id, but it must not touch links, so it does not see any.
 fn perform(plugin: &dyn Plugin, mut request: Request<'_>, own: Result<()>, undo: &mut Undo) -> Result<String> {
     match (request.verb, own) {
         (Verb::Del, Err(error)) => {
-            request.netns.clear();
+            request.hide_links();
             call(plugin, &request, undo)?;
             Err(error)
         }

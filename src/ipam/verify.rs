@@ -5,10 +5,7 @@ use crate::cni::CniResult;
 use crate::cni::result::{Interface, Route};
 use crate::error::{Context, Error, Result};
 use crate::net::Handle;
-use crate::net::routes::Route as KernelRoute;
-
-/// Table that a result's route is in when it names none.
-const MAIN: u32 = 254;
+use crate::net::routes::{MAIN, Route as KernelRoute};
 
 /// The container's interface in a previous result: the last one with this name and namespace.
 pub fn container_interface<'r>(result: &'r CniResult, ifname: &str, netns: &str) -> Result<&'r Interface> {

@@ -186,9 +186,9 @@ impl Handle {
         self.connection.request(up_message(index, up))
     }
 
-    /// Makes a link take all packets.
-    pub fn set_promiscuous(&mut self, index: u32) -> Result<()> {
-        self.connection.request(message(RTM_SETLINK, 0, index, IFF_PROMISC, IFF_PROMISC))
+    /// Makes a link take all packets, or only those for it.
+    pub fn set_promiscuous(&mut self, index: u32, on: bool) -> Result<()> {
+        self.connection.request(message(RTM_SETLINK, 0, index, if on { IFF_PROMISC } else { 0 }, IFF_PROMISC))
     }
 
     /// Sets the hardware address of a link.

@@ -15,8 +15,12 @@ pub use crate::sys::netns::Netns;
 pub use links::Link;
 pub use mac::Mac;
 
+use std::path::Path;
+use std::time::Duration;
+
 use crate::error::Result;
 use crate::netlink::Connection;
+use crate::sys::file;
 use crate::sys::lock::{Lock, Mode};
 use crate::sys::socket::Protocol;
 
@@ -38,23 +42,40 @@ impl Handle {
     }
 }
 
-/// A lock that everybody who changes shared links of a namespace takes: shared for the time of an ADD, exclusive to
-/// remove what an ADD found or made for all. It is an flock on the namespace itself, so it needs no file anywhere.
+/// Where plugin calls tell one another that they work on links which containers share. Only root can open it, so nobody
+/// else can hold up an ADD.
+const LOCK: &str = "/run/cni-box.lock";
+
+/// How long to wait for others before going on without the lock: a delegate may take minutes (a DHCP server that does not
+/// answer), and a bridge that a failed ADD leaves behind is the lesser evil.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+
+/// A lock on links that containers share. Every ADD holds it together with others while it uses such a link; who changes
+/// the link holds it alone from before the change to the end, so that nobody has come to rely on the change when it has to
+/// be taken back. It is a help, not a condition: where /run cannot be written there is none.
 #[derive(Debug)]
-pub struct NamespaceLock(#[expect(dead_code, reason = "holding it is its use")] Lock);
+pub struct SharedLinks(Option<Lock>);
 
-impl NamespaceLock {
-    /// Takes the lock of the current namespace together with others.
-    pub fn shared() -> Result<Self> {
-        NamespaceLock::acquire(Mode::Shared)
+impl SharedLinks {
+    /// Holds the lock together with others.
+    pub fn together() -> Self {
+        let file = file::open_or_create(Path::new(LOCK), 0o600);
+        SharedLinks(file.and_then(|file| Lock::acquire_within(file, Mode::Shared, LOCK_LIMIT)).ok())
     }
 
-    /// Takes the lock of the current namespace alone, once everybody else has let go of it.
-    pub fn exclusive() -> Result<Self> {
-        NamespaceLock::acquire(Mode::Exclusive)
+    /// Waits until everybody else has let go. False when that took too long, or there is no lock.
+    pub fn hold_alone(&self) -> bool {
+        let Some(lock) = &self.0 else { return false };
+        let alone = lock.convert_within(Mode::Exclusive, LOCK_LIMIT).is_ok();
+        if !alone {
+            self.let_others_in();
+        }
+        alone
     }
 
-    fn acquire(mode: Mode) -> Result<Self> {
-        Ok(NamespaceLock(Lock::acquire(Netns::home()?.lock_file()?, mode)?))
+    /// Goes back to holding it together with others.
+    pub fn let_others_in(&self) {
+        // Whoever holds it alone at this moment need not be waited for: we are not about to change anything.
+        let _ = self.0.as_ref().map(|lock| lock.convert_within(Mode::Shared, LOCK_LIMIT));
     }
 }

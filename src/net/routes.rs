@@ -11,6 +11,9 @@ use crate::netlink::message::CREATE;
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Message};
 
+/// The table that routes are in when nothing else is said.
+pub const MAIN: u32 = RT_TABLE_MAIN;
+
 /// Length of `struct rtmsg` in bytes.
 const RTMSG: usize = 12;
 
@@ -43,7 +46,7 @@ impl Route {
 
     /// The table it is in, with main by its number.
     pub fn effective_table(&self) -> u32 {
-        if self.table == 0 { RT_TABLE_MAIN } else { self.table }
+        if self.table == 0 { MAIN } else { self.table }
     }
 
     /// The request that adds the route, for pipelines. The same route again is `EEXIST`; the same destination with

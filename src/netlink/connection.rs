@@ -114,7 +114,8 @@ impl Connection {
             match self.try_dump(&message, |reply| read(&mut collected, reply)) {
                 Ok(true) => return Ok(collected),
                 Ok(false) => {}
-                Err(error) if error.is(Errno::EMSGSIZE) => {}
+                // The kernel is still at it, and takes no other dump until it is done.
+                Err(error) if error.is(Errno::EMSGSIZE) => self.skip_dump()?,
                 Err(error) => return Err(error),
             }
         }
@@ -136,6 +137,11 @@ impl Connection {
             }
         })?;
         Ok(consistent)
+    }
+
+    fn skip_dump(&mut self) -> Result<()> {
+        let wanted = self.sequence;
+        self.replies(|reply| Ok(reply.sequence == wanted && matches!(reply.kind, ERROR | DONE)))
     }
 
     /// Sends messages that the kernel takes as one transaction (nfnetlink batches): all are done or the first refusal is
@@ -175,6 +181,9 @@ impl Connection {
     fn send(&mut self, messages: Vec<Message>) -> Result<()> {
         let mut bytes = Vec::with_capacity(messages.len() * 128);
         for mut message in messages {
+            if message.is_oversized() {
+                return Err(Error::from(Errno::ENAMETOOLONG).context("netlink request"));
+            }
             bytes.extend_from_slice(self.number(&mut message));
         }
         self.socket.send(&bytes)

@@ -8,8 +8,6 @@ pub const REQUEST: u16 = 0x001;
 pub const ACK: u16 = 0x004;
 /// All objects instead of one (`NLM_F_DUMP`).
 pub const DUMP: u16 = 0x300;
-/// Replace what exists (`NLM_F_REPLACE`).
-pub const REPLACE: u16 = 0x100;
 /// Fail if it exists (`NLM_F_EXCL`).
 pub const EXCL: u16 = 0x200;
 /// Create if it is missing (`NLM_F_CREATE`).
@@ -30,6 +28,8 @@ pub const ALIGNMENT: usize = 4;
 #[derive(Debug, Clone)]
 pub struct Message {
     bytes: SmallVec<[u8; 512]>,
+    /// An attribute is longer than its 16-bit length can say.
+    oversized: bool,
 }
 
 impl Message {
@@ -40,7 +40,7 @@ impl Message {
         bytes.extend_from_slice(&kind.to_ne_bytes());
         bytes.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
         bytes.extend_from_slice(&[0; 8]);
-        Message { bytes }
+        Message { bytes, oversized: false }
     }
 
     /// Appends raw bytes (the fixed struct behind the header), padded.
@@ -51,10 +51,9 @@ impl Message {
 
     /// Appends an attribute.
     pub fn attribute(&mut self, kind: u16, payload: &[u8]) -> &mut Self {
-        let length = (payload.len() + 4) as u16;
-        self.bytes.extend_from_slice(&length.to_ne_bytes());
-        self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.raw(payload)
+        let start = self.begin(kind);
+        self.bytes.extend_from_slice(payload);
+        self.end(start)
     }
 
     /// Appends a one-byte attribute.
@@ -111,6 +110,11 @@ impl Message {
         &self.bytes
     }
 
+    /// True when the message cannot be sent, because an attribute is too long.
+    pub fn is_oversized(&self) -> bool {
+        self.oversized
+    }
+
     /// Adds flags to the header.
     pub fn add_flags(&mut self, flags: u16) {
         let old = self.bytes.get(6..8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_ne_bytes);
@@ -118,6 +122,7 @@ impl Message {
     }
 
     /// The body without the header, for golden-byte tests.
+    #[cfg(test)]
     pub fn body(&self) -> &[u8] {
         self.bytes.get(HEADER_LENGTH..).unwrap_or_default()
     }
@@ -130,8 +135,9 @@ impl Message {
     }
 
     fn end(&mut self, start: usize) -> &mut Self {
-        let length = (self.bytes.len() - start) as u16;
-        self.overwrite(start, &length.to_ne_bytes());
+        let length = u16::try_from(self.bytes.len() - start);
+        self.oversized |= length.is_err();
+        self.overwrite(start, &length.unwrap_or(u16::MAX).to_ne_bytes());
         self.pad()
     }
 
@@ -151,6 +157,17 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attribute_too_long_for_its_length_is_noticed() {
+        let mut message = Message::new(16, 0);
+        message.string(3, &"x".repeat(65_530));
+        assert!(!message.is_oversized());
+        message.nested(4, |inner| {
+            inner.string(3, &"x".repeat(65_530));
+        });
+        assert!(message.is_oversized());
+    }
 
     #[test]
     fn attributes_are_padded_and_counted_without_padding() {

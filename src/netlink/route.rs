@@ -9,7 +9,6 @@ pub const RTM_NEWADDR: u16 = 20;
 pub const RTM_DELADDR: u16 = 21;
 pub const RTM_GETADDR: u16 = 22;
 pub const RTM_NEWROUTE: u16 = 24;
-pub const RTM_DELROUTE: u16 = 25;
 pub const RTM_GETROUTE: u16 = 26;
 
 pub const RTNLGRP_LINK: u32 = 1;
@@ -27,7 +26,6 @@ pub const IFLA_LINKINFO: u16 = 18;
 pub const IFLA_AF_SPEC: u16 = 26;
 pub const IFLA_NET_NS_FD: u16 = 28;
 pub const IFLA_EXT_MASK: u16 = 29;
-pub const IFLA_PROMISCUITY: u16 = 30;
 pub const IFLA_ALT_IFNAME: u16 = 53;
 
 pub const IFLA_INFO_KIND: u16 = 1;
@@ -45,7 +43,6 @@ pub const DEVCONF_ACCEPT_RA: usize = 3;
 pub const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 
 pub const IFF_UP: u32 = 0x1;
-pub const IFF_LOOPBACK: u32 = 0x8;
 pub const IFF_PROMISC: u32 = 0x100;
 
 pub const IFA_ADDRESS: u16 = 1;
@@ -59,7 +56,6 @@ pub const RTA_DST: u16 = 1;
 pub const RTA_OIF: u16 = 4;
 pub const RTA_GATEWAY: u16 = 5;
 pub const RTA_PRIORITY: u16 = 6;
-pub const RTA_PREFSRC: u16 = 7;
 pub const RTA_METRICS: u16 = 8;
 pub const RTA_TABLE: u16 = 15;
 pub const RTAX_MTU: u16 = 2;

@@ -28,18 +28,14 @@ impl Lock {
 
     /// Waits for the lock at most `limit`; `ETIMEDOUT` when somebody else held it for all that time.
     pub fn acquire_within(file: File, mode: Mode, limit: Duration) -> Result<Self> {
-        let deadline = Instant::now() + limit;
-        let mut pause = Duration::from_micros(200);
-        loop {
-            match flock(&file, operation(mode) | libc::LOCK_NB) {
-                Ok(()) => return Ok(Lock(file)),
-                Err(Errno::EWOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(pause),
-                Err(Errno::EWOULDBLOCK) => return Err(Errno::ETIMEDOUT.into()),
-                Err(errno) => return Err(errno.into()),
-            }
-            // flock has no timed form: poll, gently enough not to burn the processor under contention.
-            pause = (pause * 2).min(Duration::from_millis(20));
-        }
+        flock_within(&file, mode, limit)?;
+        Ok(Lock(file))
+    }
+
+    /// Changes how the lock is held, waiting at most `limit`. The kernel releases the old lock first, so others may come in
+    /// between; after `ETIMEDOUT` no lock is held.
+    pub fn convert_within(&self, mode: Mode, limit: Duration) -> Result<()> {
+        flock_within(&self.0, mode, limit)
     }
 
     /// The locked file.
@@ -52,6 +48,20 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // Closing releases it too, unless the file is open elsewhere; there is nothing to do about a failure.
         let _ = flock(&self.0, libc::LOCK_UN);
+    }
+}
+
+/// flock has no timed form: it is tried again and again, gently enough not to burn the processor under contention.
+fn flock_within(file: &File, mode: Mode, limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        match flock(file, operation(mode) | libc::LOCK_NB) {
+            Err(Errno::EWOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(pause),
+            Err(Errno::EWOULDBLOCK) => return Err(Errno::ETIMEDOUT.into()),
+            locked => return Ok(locked?),
+        }
+        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 

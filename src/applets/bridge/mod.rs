@@ -21,6 +21,7 @@
 mod check;
 mod remove;
 mod setup;
+mod shared;
 
 use std::net::IpAddr;
 
@@ -35,6 +36,9 @@ use crate::firewall::Session;
 use crate::firewall::flavour::Flavour;
 use crate::firewall::masquerade::Masquerade;
 use crate::net::{Mac, Netns};
+
+/// Longest interface name in bytes.
+const LONGEST_NAME: usize = 15;
 
 /// The applet.
 pub static BRIDGE: Bridge = Bridge;
@@ -71,17 +75,16 @@ impl Plugin for Bridge {
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         let conf = Conf::for_add(request)?;
+        let ipam = find_ipam(&conf.ipam, request)?;
         let container = open_netns(request)?;
-        setup::attach(&conf, request, &container, undo)
+        setup::Attaching { conf: &conf, request, container: &container, ipam, undo }.attach()
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::decode(&request.config)?;
         container_mac(request)?;
         let container = open_netns(request)?;
-        if !conf.ipam.is_empty() {
-            Delegate::find(&conf.ipam, request)?.call(request)?;
-        }
+        call_ipam(request)?;
         check::check(&conf, request, &container)
     }
 
@@ -94,15 +97,16 @@ impl Plugin for Bridge {
         let masquerades = !ipam.is_empty() && config.top().boolean("ipMasq").context("failed to load netconf")?;
         let mut failures = Failures::default();
         let mut session = Session::default();
-        if let Some(mut attachment) = failures.note(remove::Attachment::find(request)) {
+        let removed = failures.note(remove::Attachment::find(request)).and_then(|mut attachment| {
             if masquerades {
                 let addresses = attachment.addresses(request);
                 failures.note(addresses.and_then(|known| masquerade(request).del(&mut session, known.as_deref())));
             }
-            failures.note(attachment.remove(request));
-        }
-        if !ipam.is_empty() {
-            failures.note(Delegate::find(ipam, request).and_then(|ipam| ipam.call(request)));
+            failures.note(attachment.remove(request))
+        });
+        // An interface that is still there keeps its address: somebody else would get it meanwhile.
+        if removed.is_some() {
+            failures.note(call_ipam(request));
         }
         failures.finish()
     }
@@ -116,12 +120,15 @@ impl Plugin for Bridge {
     }
 }
 
-/// Passes a call that concerns the whole network on to the IPAM plugin, if there is one.
+/// The IPAM plugin of this type; `None` for a network without addresses.
+fn find_ipam(kind: &str, request: &Request<'_>) -> Result<Option<Delegate>> {
+    if kind.is_empty() { Ok(None) } else { Delegate::find_ipam(kind, request).map(Some) }
+}
+
+/// Passes the call on to the IPAM plugin, if there is one.
 fn call_ipam(request: &Request<'_>) -> Result<()> {
-    match request.config.ipam_type().context("failed to load netconf")? {
-        "" => Ok(()),
-        ipam => Delegate::find(ipam, request)?.call(request),
-    }
+    let kind = request.config.ipam_type().context("failed to load netconf")?;
+    find_ipam(kind, request)?.map_or(Ok(()), |ipam| ipam.call(request))
 }
 
 impl Conf {
@@ -135,6 +142,10 @@ impl Conf {
         }
         if conf.hairpin && conf.promiscuous {
             return Err(Error::internal("cannot set hairpin mode and promiscuous mode at the same time"));
+        }
+        if conf.bridge.is_empty() || conf.bridge.len() > LONGEST_NAME || conf.bridge.contains(['%', '/', ':', ' ']) {
+            // The kernel would make another name of one with a `%`.
+            return Err(Error::internal(format!("failed to create bridge {:?}: invalid interface name", conf.bridge)));
         }
         refuse_unsupported(&request.config.top())?;
         Ok(conf)

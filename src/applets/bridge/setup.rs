@@ -1,23 +1,22 @@
 //! ADD: bridge, veth pair, addresses, gateway, masquerading, and waiting for the port.
 
-use std::cell::RefCell;
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::shared::{self, Shared};
 use super::{Conf, default_route, entry, masquerade};
 use crate::cni::delegate::Delegate;
 use crate::cni::result::{IpConfig, Route};
 use crate::cni::{CniResult, Request, Undo};
-use crate::error::{Context, Errno, Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::firewall::Session;
 use crate::firewall::flavour::Preference;
 use crate::ipam::apply::{self, Target};
 use crate::ipam::ranges::successor;
 use crate::net::links::State;
-use crate::net::{Handle, Link, Mac, NamespaceLock, Netns, sysctls, veth};
+use crate::net::{Handle, Link, Netns, sysctls, veth};
 
 /// Index of the container's interface in the result.
 const CONTAINER: i64 = 2;
@@ -25,185 +24,122 @@ const CONTAINER: i64 = 2;
 /// How long the port may take to come up: the sum of the reference's pauses.
 const PORT_LIMIT: Duration = Duration::from_millis(2550);
 
-/// What this call has changed on the bridge, to be taken back if nobody else uses it by then.
-type BridgeChanges = Rc<RefCell<Changes>>;
-
-#[derive(Debug, Default)]
-struct Changes {
-    created: bool,
-    addresses: Vec<IpNet>,
+/// One ADD under way.
+pub(super) struct Attaching<'a, 'r> {
+    pub(super) conf: &'a Conf,
+    pub(super) request: &'a Request<'r>,
+    pub(super) container: &'a Netns,
+    /// `None` for a network without addresses.
+    pub(super) ipam: Option<Delegate>,
+    pub(super) undo: &'a mut Undo,
 }
 
-/// Attaches the container and gives the result.
-pub(super) fn attach(conf: &Conf, request: &Request<'_>, container: &Netns, undo: &mut Undo) -> Result<CniResult> {
-    // A failing ADD removes the bridge it created, but not from under others that have come to use it.
-    let _lock = NamespaceLock::shared()?;
-    let mut host = Handle::current()?;
-    let changes = undo_of_bridge(&conf.bridge, undo);
-    let bridge = ensure_bridge(&mut host, conf, &changes)
-        .with_context(|| format!("failed to create bridge {:?}", conf.bridge))?;
-    let pair = create_pair(&mut host, conf, request, container, &bridge, undo)?;
-    let mut result = if conf.ipam.is_empty() {
-        CniResult::default()
-    } else {
-        Delegate::find(&conf.ipam, request)?.add(request, undo)?
-    };
-    result.interfaces = vec![
-        entry(&bridge.name, &bridge.mac, ""),
-        entry(&pair.host_name, &pair.host_mac, ""),
-        entry(&request.ifname, &pair.container_mac, &request.netns),
-    ];
-    let mut inside = Handle::inside(container)?;
-    if !conf.ipam.is_empty() {
-        let mut target =
-            Target { netns: container, handle: &mut inside, index: pair.container_index, name: &request.ifname };
-        configure(conf, request, &mut host, &mut target, &bridge, &mut result, &changes, undo)?;
-    } else if !conf.disable_container_interface {
-        let up = inside.set_up(pair.container_index, true);
-        up.with_context(|| format!("failed to set {:?} up", request.ifname))?;
-    }
-    if !conf.disable_container_interface {
-        wait_for_port(&mut host, &pair.host_name)?;
-    }
-    // A bridge that is not pinned may have taken another address from its new port.
-    if let (Some(now), Some(first)) = (host.find_link_at(bridge.index)?, result.interfaces.first_mut()) {
-        first.mac = now.mac.to_string();
-    }
-    if let Some(dns) = &conf.dns {
-        result.dns = dns.clone();
-    }
-    Ok(result)
-}
-
-/// Writes to the journal, before anything else, what becomes of the bridge: that step runs last.
-fn undo_of_bridge(bridge: &str, undo: &mut Undo) -> BridgeChanges {
-    let changes = BridgeChanges::default();
-    let (bridge, made) = (bridge.to_string(), Rc::clone(&changes));
-    undo.push(move || take_back(&bridge, &made.borrow()));
-    changes
-}
-
-/// Takes back this call's changes to the bridge, unless other containers are connected to it.
-fn take_back(bridge: &str, changes: &Changes) -> Result<()> {
-    if !changes.created && changes.addresses.is_empty() {
-        return Ok(());
-    }
-    let _lock = NamespaceLock::exclusive()?;
-    let mut host = Handle::current()?;
-    let Some(link) = host.find_link(bridge)? else { return Ok(()) };
-    if !host.ports_of(link.index)?.is_empty() {
-        return Ok(());
-    }
-    if changes.created {
-        return host.delete_link(link.index).with_context(|| format!("failed to delete bridge {bridge:?}"));
-    }
-    changes.addresses.iter().try_for_each(|address| host.delete_address(link.index, *address))
-}
-
-/// Finds the bridge or creates it. Two calls may create it at once: the one that comes second finds it.
-fn ensure_bridge(host: &mut Handle, conf: &Conf, changes: &BridgeChanges) -> Result<Link> {
-    let name = &conf.bridge;
-    let bridge = match host.find_link(name)? {
-        Some(link) => link,
-        None => {
-            match host.create_bridge(name, &Mac::random()?, conf.mtu) {
-                Ok(()) => changes.borrow_mut().created = true,
-                Err(error) if error.is(Errno::EEXIST) => {}
-                Err(error) => return Err(error.context(&format!("could not add {name:?}"))),
-            }
-            host.link(name).with_context(|| format!("could not lookup {name:?}"))?
+impl Attaching<'_, '_> {
+    /// Attaches the container and gives the result.
+    pub(super) fn attach(mut self) -> Result<CniResult> {
+        let Conf { bridge: name, disable_container_interface, .. } = self.conf;
+        let mut host = Handle::current()?;
+        let shared = shared::enter(name, self.undo);
+        let bridge = shared.borrow_mut().ensure(&mut host, self.conf);
+        let bridge = bridge.with_context(|| format!("failed to create bridge {name:?}"))?;
+        let pair = self.create_pair(&mut host, &bridge)?;
+        let mut result = match &self.ipam {
+            Some(ipam) => ipam.add(self.request, self.undo)?,
+            None => CniResult::default(),
+        };
+        result.interfaces = vec![
+            entry(&bridge.name, &bridge.mac, ""),
+            entry(&pair.host_name, &pair.host_mac, ""),
+            entry(&self.request.ifname, &pair.container_mac, &self.request.netns),
+        ];
+        let mut inside = Handle::inside(self.container)?;
+        if self.ipam.is_some() {
+            self.configure_container(&mut inside, pair.container_index, &mut result)?;
+            self.configure_host(&mut host, &bridge, &shared, &result)?;
+        } else if !disable_container_interface {
+            let up = inside.set_up(pair.container_index, true);
+            up.with_context(|| format!("failed to set {:?} up", self.request.ifname))?;
         }
-    };
-    if bridge.kind != "bridge" {
-        return Err(Error::internal(format!("{name:?} already exists but is not a bridge")));
+        if !disable_container_interface {
+            wait_for_port(&mut host, &pair.host_name)?;
+        }
+        // A bridge that is not pinned may have taken another address from its new port.
+        if let (Some(now), Some(first)) = (host.find_link_at(bridge.index)?, result.interfaces.first_mut()) {
+            first.mac = now.mac.to_string();
+        }
+        if let Some(dns) = &self.conf.dns {
+            result.dns = dns.clone();
+        }
+        Ok(result)
     }
-    if conf.promiscuous && !bridge.is_promiscuous() {
-        let set = host.set_promiscuous(bridge.index);
-        set.with_context(|| format!("could not set promiscuous mode on {name:?}"))?;
+
+    fn create_pair(&mut self, host: &mut Handle, bridge: &Link) -> Result<veth::Pair> {
+        let wanted = veth::Wanted {
+            container: self.container,
+            ifname: &self.request.ifname,
+            mac: self.conf.mac.as_ref(),
+            master: Some(bridge.index),
+            mtu: self.conf.mtu,
+        };
+        let pair = veth::create(host, &wanted)?;
+        let name = pair.host_name.clone();
+        self.undo.push(move || veth::delete(&name));
+        if self.conf.hairpin {
+            let port = host.link(&pair.host_name)?;
+            let set = host.set_hairpin(port.index, true);
+            set.with_context(|| format!("failed to setup hairpin mode for {}", pair.host_name))?;
+        }
+        Ok(pair)
     }
-    // A wish, as in the reference: /proc/sys may be read-only.
-    let _ = host.refuse_router_advertisements(&bridge);
-    if !bridge.is_up() {
-        host.set_up(bridge.index, true).with_context(|| format!("failed to set {name:?} up"))?;
+
+    /// Addresses and routes in the container, after completing the result with what the bridge adds to it.
+    fn configure_container(&self, inside: &mut Handle, index: u32, result: &mut CniResult) -> Result<()> {
+        if result.ips.is_empty() {
+            return Err(Error::internal("IPAM plugin returned missing IP config"));
+        }
+        complete(self.conf, result);
+        let name = &self.request.ifname;
+        let mut target = Target { netns: self.container, handle: inside, index, name };
+        apply::configure(&mut target, result, || prepare_container(name, self.conf.enable_dad))
     }
-    Ok(bridge)
+
+    /// Gateway addresses, forwarding and masquerading.
+    fn configure_host(&mut self, host: &mut Handle, bridge: &Link, shared: &Shared, result: &CniResult) -> Result<()> {
+        let gateways = if self.conf.is_gateway { gateways(result) } else { Vec::new() };
+        for gateway in &gateways {
+            let ensured = shared.borrow_mut().ensure_address(host, bridge, *gateway, self.conf.force_address);
+            ensured.context("failed to set bridge addr")?;
+        }
+        let has = |v6: bool| gateways.iter().any(|gateway| gateway.addr().is_ipv6() == v6);
+        sysctls::enable_forwarding(has(false), has(true)).context("failed to enable forwarding")?;
+        if self.conf.ip_masq {
+            let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
+            let path = self.request.host.variable("PATH");
+            let preference = Preference { forced: self.conf.flavour, path: &path };
+            let added = masquerade(self.request).add(&mut Session::default(), &addresses, &preference)?;
+            self.undo.push(move || added.undo(&mut Session::default()));
+        }
+        Ok(())
+    }
 }
 
-fn create_pair(
-    host: &mut Handle,
-    conf: &Conf,
-    request: &Request<'_>,
-    container: &Netns,
-    bridge: &Link,
-    undo: &mut Undo,
-) -> Result<veth::Pair> {
-    let wanted = veth::Wanted {
-        container,
-        ifname: &request.ifname,
-        mac: conf.mac.as_ref(),
-        master: Some(bridge.index),
-        mtu: conf.mtu,
-    };
-    let pair = veth::create(host, &wanted)?;
-    let name = pair.host_name.clone();
-    undo.push(move || veth::delete(&name));
-    if conf.hairpin {
-        let port = host.link(&pair.host_name)?;
-        let set = host.set_hairpin(port.index, true);
-        set.with_context(|| format!("failed to setup hairpin mode for {}", pair.host_name))?;
-    }
-    Ok(pair)
-}
-
-/// Everything that depends on addresses.
-#[expect(clippy::too_many_arguments, reason = "the state of one ADD, used once")]
-fn configure(
-    conf: &Conf,
-    request: &Request<'_>,
-    host: &mut Handle,
-    target: &mut Target<'_>,
-    bridge: &Link,
-    result: &mut CniResult,
-    changes: &BridgeChanges,
-    undo: &mut Undo,
-) -> Result<()> {
-    if result.ips.is_empty() {
-        return Err(Error::internal("IPAM plugin returned missing IP config"));
-    }
-    let gateways = plan_gateways(conf, result);
-    let name = target.name;
-    apply::configure(target, result, || prepare_container(name, conf.enable_dad))?;
-    for gateway in &gateways {
-        ensure_address(host, bridge, *gateway, conf.force_address, changes).context("failed to set bridge addr")?;
-    }
-    let has = |v6: bool| gateways.iter().any(|gateway| gateway.addr().is_ipv6() == v6);
-    sysctls::enable_forwarding(has(false), has(true)).context("failed to enable forwarding")?;
-    if conf.ip_masq {
-        let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
-        let path = request.host.variable("PATH");
-        let preference = Preference { forced: conf.flavour, path: &path };
-        let added = masquerade(request).add(&mut Session::default(), &addresses, &preference)?;
-        undo.push(move || added.undo(&mut Session::default()));
-    }
-    Ok(())
-}
-
-/// Completes the result with gateways and default routes; the addresses that the bridge needs, IPv4 first.
-fn plan_gateways(conf: &Conf, result: &mut CniResult) -> Vec<IpNet> {
-    let mut gateways = Vec::new();
+/// Completes the result: which interface has the addresses, the gateways that the bridge is, and default routes there.
+fn complete(conf: &Conf, result: &mut CniResult) {
     for ip in &mut result.ips {
         ip.interface = Some(CONTAINER);
         if ip.gateway.is_none() && conf.is_gateway {
             ip.gateway = Some(computed_gateway(ip.address));
         }
-        let Some(gateway) = ip.gateway else { continue };
         if conf.is_default_gateway {
             ensure_default_route(&mut result.routes, ip);
         }
-        if conf.is_gateway {
-            gateways.extend(IpNet::new(gateway, ip.address.prefix_len()));
-        }
     }
+}
+
+/// The addresses that the bridge needs, IPv4 first.
+fn gateways(result: &CniResult) -> Vec<IpNet> {
+    let with_prefix = |ip: &IpConfig| IpNet::new(ip.gateway?, ip.address.prefix_len()).ok();
+    let mut gateways: Vec<IpNet> = result.ips.iter().filter_map(with_prefix).collect();
     gateways.sort_by_key(|gateway| gateway.addr().is_ipv6());
     gateways
 }
@@ -231,46 +167,6 @@ fn prepare_container(ifname: &str, enable_dad: bool) {
         let _ = sysctls::write(&format!("net/ipv6/conf/{ifname}/enhanced_dad"), dad);
     }
     let _ = sysctls::write(&format!("net/ipv6/conf/{ifname}/accept_dad"), dad);
-}
-
-/// Gives the bridge a gateway address. Another IPv4 address, or an overlapping IPv6 one, is a conflict.
-fn ensure_address(host: &mut Handle, bridge: &Link, wanted: IpNet, force: bool, changes: &BridgeChanges) -> Result<()> {
-    let present = host.addresses(bridge.index).context("could not get list of IP addresses")?;
-    if present.iter().any(|address| address.net == wanted) {
-        return Ok(());
-    }
-    for other in present.iter().map(|address| address.net).filter(|other| conflicts(*other, wanted)) {
-        if !force {
-            let name = &bridge.name;
-            return Err(Error::internal(format!("{name:?} already has an IP address different from {wanted}")));
-        }
-        let removed = host.delete_address(bridge.index, other);
-        removed.with_context(|| format!("could not remove IP address from {:?}", bridge.name))?;
-    }
-    match host.add_address(bridge.index, wanted) {
-        Ok(()) => changes.borrow_mut().addresses.push(wanted),
-        Err(error) if error.is(Errno::EEXIST) => {}
-        Err(error) => return Err(error.context(&format!("could not add IP address {wanted} to {:?}", bridge.name))),
-    }
-    pin_mac(host, bridge)
-}
-
-fn conflicts(other: IpNet, wanted: IpNet) -> bool {
-    match (other, wanted) {
-        (IpNet::V4(_), IpNet::V4(_)) => true,
-        (IpNet::V6(other), IpNet::V6(wanted)) => other.contains(&wanted.trunc()) || wanted.contains(&other.trunc()),
-        _ => false,
-    }
-}
-
-/// Keeps the bridge's hardware address from following its ports: setting it, even to what it is, makes it stay. It is
-/// read again because the port that has just joined may have changed it.
-fn pin_mac(host: &mut Handle, bridge: &Link) -> Result<()> {
-    let now = host.find_link_at(bridge.index)?.map_or_else(|| bridge.mac.clone(), |link| link.mac);
-    if now.bytes().iter().all(|byte| *byte == 0) {
-        return Ok(());
-    }
-    host.set_mac(bridge.index, &now).context("could not set bridge's mac")
 }
 
 fn wait_for_port(host: &mut Handle, name: &str) -> Result<()> {
