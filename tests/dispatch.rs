@@ -107,6 +107,28 @@ fn a_link_is_found_again_from_every_working_directory() {
 }
 
 #[test]
+fn links_beside_the_program_stay_right_wherever_the_folder_is_mounted() {
+    let lab = Lab::bare();
+    lab.sh(&format!("mkdir /run/lab/b; cp {} /run/lab/b/cni-box", binary())).success();
+    lab.run(&["/run/lab/b/cni-box", "--install", "/run/lab/b"]).success();
+    assert_eq!(std::fs::read_link(lab.path("/run/lab/b/bridge")).unwrap().to_str(), Some("cni-box"));
+    lab.sh("mv /run/lab/b /run/lab/c").success();
+    assert!(version_reply(&lab, &["/run/lab/c/bridge"]).contains("1.1.0"));
+    lab.run(&["/run/lab/c/cni-box", "--uninstall", "/run/lab/c"]).success();
+    assert_eq!(lab.list("/run/lab/c"), ["cni-box"]);
+}
+
+#[test]
+fn installing_goes_on_past_a_name_that_cannot_be_replaced() {
+    let lab = Lab::bare();
+    lab.sh("mkdir -p /run/lab/bin/bridge").success();
+    let outcome = lab.run(&[&binary(), "--install", "/run/lab/bin"]);
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stderr.contains("failed to install /run/lab/bin/bridge: is a directory"), "{outcome:?}");
+    assert!(version_reply(&lab, &["/run/lab/bin/static"]).contains("1.1.0"));
+}
+
+#[test]
 fn installing_keeps_the_owner_and_the_mode_of_the_folder_and_replaces_what_was_there() {
     let lab = Lab::bare();
     lab.sh("mkdir -m 2750 /run/lab/bin; echo old > /run/lab/bin/bridge; echo foreign > /run/lab/bin/calico").success();

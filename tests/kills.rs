@@ -38,7 +38,8 @@ fn changing_calls(lab: &Lab, call: &Call<'_>) -> Vec<(String, usize)> {
     for line in lab.read("/run/lab/trace").lines() {
         let (name, rest) = line.split_once(' ').unwrap().1.trim_start().split_once('(').unwrap_or_default();
         let ordinal = counts.entry(name.to_string()).and_modify(|count| *count += 1).or_insert(1);
-        let creates = name == "openat" && (rest.contains("O_CREAT") || rest.contains("O_TMPFILE"));
+        // musl calls open where glibc calls openat.
+        let creates = name.starts_with("open") && (rest.contains("O_CREAT") || rest.contains("O_TMPFILE"));
         if creates || CHANGING.contains(&name) {
             points.push((name.to_string(), *ordinal));
         }
@@ -47,13 +48,20 @@ fn changing_calls(lab: &Lab, call: &Call<'_>) -> Vec<(String, usize)> {
     points
 }
 
-/// Kills the call before one of its system calls.
-fn kill_at(call: &Call<'_>, (name, ordinal): &(String, usize)) {
+/// How many of the traced calls may be missing the next time: an ADD looks once whether its port is up, and only if it is
+/// not does it open a socket for events and look again.
+const WAITING: usize = 10;
+
+/// Kills the call before one of its system calls. False when it came to its end without that call.
+fn kill_at(call: &Call<'_>, (name, ordinal): &(String, usize)) -> bool {
     let inject = format!("inject={name}:signal=KILL:when={ordinal}");
     let trace = format!("trace={name}");
     let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-    let outcome = call.clone().under(&strace).run();
-    assert_ne!(outcome.code, Some(0), "not killed at {name} {ordinal}: {outcome:#?}");
+    call.clone().under(&strace).run().code != Some(0)
+}
+
+fn assert_nearly_all(killed: usize, points: usize) {
+    assert!(killed + WAITING >= points && killed * 2 > points, "only {killed} of {points} were killed");
 }
 
 /// A host of this flavour with `ns1`, whose bridge is there, and the call that is to be killed.
@@ -68,12 +76,14 @@ fn kill_and_delete_at_every_change(flavour: &str) {
     let before = lab.snapshot();
     let points = changing_calls(&lab, &bridge);
     bridge.clone().verb("DEL").run().silent();
+    let mut killed = 0;
     for point in &points {
-        kill_at(&bridge, point);
+        killed += usize::from(kill_at(&bridge, point));
         bridge.clone().verb("DEL").run().silent();
         eprintln!("killed before {point:?} (iptables-{flavour})");
         assert_untouched(&lab, &before);
     }
+    assert_nearly_all(killed, points.len());
 }
 
 #[test]
@@ -96,10 +106,11 @@ fn better_the_very_first_add_may_be_killed_before_any_of_its_changes() {
     };
     let lab = fresh();
     let points = changing_calls(&lab, &lab.plugin("bridge").config(&config));
+    let mut killed = 0;
     for point in points.iter().step_by(2) {
         let lab = fresh();
         let bridge = lab.plugin("bridge").config(&config);
-        kill_at(&bridge, point);
+        killed += usize::from(kill_at(&bridge, point));
         bridge.clone().verb("DEL").run().silent();
         eprintln!("killed before {point:?}");
         assert_eq!((lab.veths().len(), lab.rules().len(), lab.reserved("net").len()), (0, 0, 0));
@@ -107,6 +118,7 @@ fn better_the_very_first_add_may_be_killed_before_any_of_its_changes() {
         let checked = merged(config.clone(), &json!({"prevResult": result}));
         bridge.clone().verb("CHECK").config(&checked).run().silent();
     }
+    assert_nearly_all(killed, points.len().div_ceil(2));
 }
 
 #[test]
@@ -120,7 +132,7 @@ fn better_a_killed_del_is_finished_by_the_next() {
     let before = lab.snapshot();
     for point in &points {
         bridge.run().result();
-        kill_at(&delete, point);
+        assert!(kill_at(&delete, point), "not killed at {point:?}");
         delete.run().silent();
         eprintln!("killed before {point:?}");
         assert_untouched(&lab, &before);

@@ -33,5 +33,6 @@ mod loopback;
 mod masquerade;
 mod protocol;
 mod results;
+mod shared_bridge;
 mod static_ipam;
 mod walkthroughs;

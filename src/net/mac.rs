@@ -46,6 +46,11 @@ impl Mac {
         if matches!(bytes.len(), 6 | 8 | 20) { Ok(Mac(bytes)) } else { Err(invalid()) }
     }
 
+    /// True for the address that a link without one has.
+    pub fn is_zero(&self) -> bool {
+        self.0.iter().all(|byte| *byte == 0)
+    }
+
     /// The raw bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0

@@ -23,6 +23,8 @@ pub(super) struct SharedBridge {
     made_promiscuous: bool,
     added: Vec<IpNet>,
     removed: Vec<IpNet>,
+    /// The hardware address before one was set for good.
+    unpinned: Option<Mac>,
 }
 
 /// Shared between the ADD and its journal.
@@ -39,6 +41,7 @@ pub(super) fn enter(bridge: &str, undo: &mut Undo) -> Shared {
         made_promiscuous: false,
         added: Vec::new(),
         removed: Vec::new(),
+        unpinned: None,
     }));
     let (bridge, kept) = (bridge.to_string(), Rc::clone(&shared));
     undo.push(move || kept.borrow().take_back(&bridge));
@@ -114,7 +117,18 @@ impl SharedBridge {
             Err(error) if error.is(Errno::EEXIST) => {}
             Err(error) => return Err(error.context(&format!("could not add IP address {wanted} to {:?}", bridge.name))),
         }
-        pin_mac(host, bridge)
+        self.pin_mac(host, bridge)
+    }
+
+    /// Keeps the bridge's hardware address from following its ports: setting it, even to what it is, makes it stay. It is
+    /// read again because the port that has just joined may have changed it.
+    fn pin_mac(&mut self, host: &mut Handle, bridge: &Link) -> Result<()> {
+        let now = host.find_link_at(bridge.index)?.map_or_else(|| bridge.mac.clone(), |link| link.mac);
+        if now.is_zero() {
+            return Ok(());
+        }
+        self.unpinned = Some(bridge.mac.clone()).filter(|mac| !mac.is_zero());
+        host.set_mac(bridge.index, &now).context("could not set bridge's mac")
     }
 
     /// The addresses that have to go before the bridge can have the wanted one; `None` when it has it already.
@@ -170,6 +184,9 @@ impl SharedBridge {
         for address in &self.removed {
             failures.note(host.add_address(link.index, *address));
         }
+        if let Some(mac) = &self.unpinned {
+            failures.note(host.set_mac(link.index, mac));
+        }
         if self.made_promiscuous {
             failures.note(host.set_promiscuous(link.index, false));
         }
@@ -186,14 +203,4 @@ fn conflict(other: IpNet, wanted: IpNet) -> bool {
         (IpNet::V6(other), IpNet::V6(wanted)) => other.contains(&wanted.trunc()) || wanted.contains(&other.trunc()),
         _ => false,
     }
-}
-
-/// Keeps the bridge's hardware address from following its ports: setting it, even to what it is, makes it stay. It is
-/// read again because the port that has just joined may have changed it.
-fn pin_mac(host: &mut Handle, bridge: &Link) -> Result<()> {
-    let now = host.find_link_at(bridge.index)?.map_or_else(|| bridge.mac.clone(), |link| link.mac);
-    if now.bytes().iter().all(|byte| *byte == 0) {
-        return Ok(());
-    }
-    host.set_mac(bridge.index, &now).context("could not set bridge's mac")
 }
