@@ -12,6 +12,7 @@
 //! Both backends offer the same door, `edit`: a plan looks at a table through `View` and answers with `Edit`s. It
 //! may be asked again when the table has changed meanwhile, so it must not keep anything from one time to the next.
 
+mod extensions;
 pub mod flavour;
 #[cfg(test)]
 mod golden;

@@ -7,7 +7,7 @@ use super::layout::{
     VERDICT_ACCEPT, VERDICT_RETURN, entry, i32_at, malformed, name_at, put, u16_at,
 };
 use crate::error::{Error, Result};
-use crate::firewall::iptables_nft::{comment_info, is_plain, masquerade_info, network, octets, prefix_length};
+use crate::firewall::extensions::{comment_info, is_plain, masquerade_info, network, octets, prefix_length};
 use crate::firewall::{Family, Match, Rule, Side, Target};
 
 /// Name of the target that only has a verdict.

@@ -1,12 +1,9 @@
 //! Rules of the kernel read by meaning: any way of saying `-s 10.0.0.0/24` is understood, and what says something else
 //! makes the rule a foreign one.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-
-use super::encode::{masquerade_info, offset};
+use super::encode::offset;
 use crate::error::{Error, Result};
+use crate::firewall::extensions::{is_plain, masquerade_info, network, prefix_length};
 use crate::firewall::{Family, Match, Rule, Side, StoredRule, Target};
 use crate::netlink::nftables::*;
 use crate::netlink::{Attribute, Attributes};
@@ -163,36 +160,9 @@ impl Reader {
     }
 }
 
-/// The information of an xt extension says the same as `plain`, whatever padding it has.
-pub(in crate::firewall) fn is_plain(info: &[u8], plain: &[u8]) -> bool {
-    let length = info.len().max(plain.len());
-    let padded = |bytes: &[u8], at: usize| bytes.get(at).copied().unwrap_or(0);
-    (0..length).all(|at| padded(info, at) == padded(plain, at))
-}
-
 fn address_length(family: Family) -> usize {
     match family {
         Family::V4 => 4,
         Family::V6 => 16,
     }
-}
-
-/// The length of the prefix that the mask covers; `None` when its bits are not in one run.
-pub(in crate::firewall) fn prefix_length(mask: &[u8]) -> Option<u8> {
-    let ones: u32 = mask.iter().map(|byte| byte.leading_ones()).sum();
-    let set: u32 = mask.iter().map(|byte| byte.count_ones()).sum();
-    let full = mask.iter().take_while(|byte| **byte == 0xff).count() as u32 * 8;
-    let partial = mask.get((full / 8) as usize).map_or(0, |byte| byte.leading_ones());
-    (ones == set && full + partial == set).then_some(set as u8)
-}
-
-/// The network whose address starts with these bytes.
-pub(in crate::firewall) fn network(family: Family, bytes: &[u8], prefix: u8) -> Option<IpNet> {
-    let mut address = [0u8; 16];
-    address.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
-    let address: IpAddr = match family {
-        Family::V4 => address.first_chunk::<4>().copied()?.into(),
-        Family::V6 => address.into(),
-    };
-    Some(IpNet::new(address, prefix).ok()?.trunc())
 }

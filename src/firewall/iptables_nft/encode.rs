@@ -2,41 +2,12 @@
 
 use ipnet::IpNet;
 
+use crate::firewall::extensions::{comment_info, masquerade_info, octets};
 use crate::firewall::{Family, Match, Rule, Side, Table, Target};
 use crate::netlink::Message;
 use crate::netlink::message::{CREATE, EXCL};
 use crate::netlink::nftables::*;
 use crate::netlink::route::{AF_INET, AF_INET6, AF_UNSPEC};
-
-/// Room for the text of a `comment` match (`struct xt_comment_info`).
-const COMMENT_INFO_LENGTH: usize = 256;
-
-/// `struct nf_nat_ipv4_multi_range_compat` (20 bytes, padded) that says: one range, and nothing about it.
-const MASQUERADE_V4: [u8; 24] = {
-    let mut info = [0; 24];
-    let one = 1u32.to_ne_bytes();
-    (info[0], info[1], info[2], info[3]) = (one[0], one[1], one[2], one[3]);
-    info
-};
-
-/// `struct nf_nat_range` that says nothing.
-const MASQUERADE_V6: [u8; 40] = [0; 40];
-
-/// What the xt target MASQUERADE (revision 0) is given; the same bytes in both kernels.
-pub(in crate::firewall) fn masquerade_info(family: Family) -> &'static [u8] {
-    match family {
-        Family::V4 => &MASQUERADE_V4,
-        Family::V6 => &MASQUERADE_V6,
-    }
-}
-
-/// What the xt match `comment` (revision 0) is given.
-pub(in crate::firewall) fn comment_info(text: &str) -> [u8; COMMENT_INFO_LENGTH] {
-    let mut info = [0; COMMENT_INFO_LENGTH];
-    // The last byte stays NUL.
-    info.iter_mut().take(COMMENT_INFO_LENGTH - 1).zip(text.bytes()).for_each(|(place, byte)| *place = byte);
-    info
-}
 
 /// Start and end of a transaction. With a generation, the kernel refuses it (`ERESTART`) when anything has changed since.
 pub(super) fn batch(generation: Option<u32>) -> (Message, Message) {
@@ -204,14 +175,6 @@ fn masked(data: &mut Message, mask: &[u8]) {
     data.nested(NFTA_BITWISE_MASK, |wrapped| _ = wrapped.attribute(NFTA_DATA_VALUE, mask));
     let nothing = vec![0; mask.len()];
     data.nested(NFTA_BITWISE_XOR, |wrapped| _ = wrapped.attribute(NFTA_DATA_VALUE, &nothing));
-}
-
-/// Network address and mask, in network order.
-pub(in crate::firewall) fn octets(network: &IpNet) -> (Vec<u8>, Vec<u8>) {
-    match network {
-        IpNet::V4(network) => (network.network().octets().to_vec(), network.netmask().octets().to_vec()),
-        IpNet::V6(network) => (network.network().octets().to_vec(), network.netmask().octets().to_vec()),
-    }
 }
 
 /// Where the address is in the packet's network header.

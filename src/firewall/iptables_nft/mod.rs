@@ -10,9 +10,6 @@ mod tests;
 
 use encode::{base_chain, batch};
 
-pub(super) use decode::{is_plain, network, prefix_length};
-pub(super) use encode::{comment_info, masquerade_info, octets};
-
 use crate::error::{Context, Errno, Error, Result};
 use crate::firewall::flavour::{CNI_PREFIX, Contents};
 use crate::firewall::{Edit, Family, StoredChain, Table, View};
