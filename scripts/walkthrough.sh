@@ -79,8 +79,9 @@ stop_redis() {
 
 install_plugins() {
     note "the plugins"
+    step "mkdir -p /opt/cni/bin"
     if [ -n "${PLUGINS:-}" ]; then
-        step "install -D -t /opt/cni/bin $PLUGINS/*"
+        step "install -t /opt/cni/bin $PLUGINS/*"
     else
         step "$CNI_BOX_BIN --install /opt/cni/bin"
     fi
