@@ -40,11 +40,13 @@ struct Link<'a> {
 
 impl<'a> Chain<'a> {
     /// Attaches: each plugin gets the result of the one before it. The last result, in the list's version, is remembered
-    /// and returned. A failure anywhere takes back what all plugins did.
+    /// and returned. A failure anywhere takes back what all plugins did; but an ADD of what is attached already must not end
+    /// that by the DEL of a program.
     pub fn add(&self) -> Result<Node> {
         let links = self.links(Verb::Add)?;
         self.cache.prove_writable(&self.list.bytes).map_err(|error| self.not_remembered(error))?;
-        let mut undo = Undo::default();
+        let repeated = matches!(self.cache.read(&self.list.name, self.attachment), Ok(Some(_)));
+        let mut undo = if repeated { Undo::of_repeated_add() } else { Undo::default() };
         match self.attach(&links, &mut undo) {
             Ok(result) => {
                 undo.commit();

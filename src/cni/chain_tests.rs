@@ -122,6 +122,18 @@ fn a_failed_add_takes_back_what_all_plugins_did() {
 }
 
 #[test]
+fn a_failed_repetition_of_an_add_does_not_end_the_attachment() {
+    let lab = Lab::new();
+    lab.program("outer", "{}");
+    lab.add(&lab.list("1.0.0", r#"{"type":"outer"}"#)).unwrap();
+    lab.add(&lab.list("1.0.0", r#"{"type":"outer"},{"type":"fake","fails":"ADD"}"#)).unwrap_err();
+    let log = lab.log();
+    assert!(log.iter().any(|line| line.starts_with("fake undone")), "{log:?}");
+    assert!(!log.iter().any(|line| line.starts_with("outer DEL")), "{log:?}");
+    assert!(lab.cache_file().is_some());
+}
+
+#[test]
 fn nothing_runs_before_everything_is_verified() {
     let mut lab = Lab::new();
     let error = |lab: &Lab, plugins: &str| lab.add(&lab.list("1.0.0", plugins)).unwrap_err().to_string();

@@ -70,7 +70,7 @@ impl Delegate {
                 let output = execute(path, &environment(request, Verb::Add), request.config.raw())?;
                 let (path, variables) = (path.clone(), environment(request, Verb::Del));
                 let raw = request.config.raw().to_vec();
-                undo.push(move || execute(&path, &variables, &raw).map(drop));
+                undo.push_deletion(move || execute(&path, &variables, &raw).map(drop));
                 parse_result(&output, request.config.version())
             }
         }

@@ -7,12 +7,28 @@ type Step = Box<dyn FnOnce() -> Result<()>>;
 /// Steps that take back what has been done so far. Every ADD in a process (a plugin, its delegate, a whole chain) writes
 /// to the same journal, so that a failure anywhere takes back everything.
 #[derive(Default)]
-pub struct Undo(Vec<Step>);
+pub struct Undo {
+    steps: Vec<Step>,
+    keeps_attachment: bool,
+}
 
 impl Undo {
+    /// A journal for an ADD of what is attached already: it takes back what that ADD has done, but never deletes the
+    /// attachment as a whole.
+    pub fn of_repeated_add() -> Self {
+        Undo { keeps_attachment: true, ..Undo::default() }
+    }
+
     /// Remembers how to take back what was just done. The step must not depend on the state of the caller.
     pub fn push(&mut self, step: impl FnOnce() -> Result<()> + 'static) {
-        self.0.push(Box::new(step));
+        self.steps.push(Box::new(step));
+    }
+
+    /// Remembers a step that deletes all there is of an attachment: what a program's DEL does.
+    pub fn push_deletion(&mut self, step: impl FnOnce() -> Result<()> + 'static) {
+        if !self.keeps_attachment {
+            self.push(step);
+        }
     }
 
     /// Everything stays.
@@ -22,7 +38,7 @@ impl Undo {
     /// be taken back in its details.
     pub fn roll_back(self, cause: Error) -> Error {
         let mut failures = Failures::default();
-        for step in self.0.into_iter().rev() {
+        for step in self.steps.into_iter().rev() {
             failures.note(step());
         }
         match failures.finish() {
