@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::lab::{Call, wait_for};
+use crate::lab::{Call, Lab, bridge_config, wait_for};
 use crate::masquerade::{FLAVOURS, call, config, dual_stack, flavours_in_use, lab};
 
 #[test]
@@ -67,4 +67,32 @@ fn the_legacy_tables_are_changed_under_the_lock_of_iptables() {
     call(&lab, &config(&json!({}))).env("CNI_BOX_IPTABLES", "legacy").run().result();
     assert_eq!(lab.run(&["flock", "-n", "/run/xtables.lock", "true"]).code, Some(0), "it did not wait");
     holder.wait();
+}
+
+/// An ADD and its DEL in a namespace made together with its user namespace: the number of CNI rules of both flavours after
+/// each.
+const ROOTLESS: &str = r#"
+    mount -t tmpfs none /run; mkdir -p /run/bin /run/lib; mount -t tmpfs none /var/lib; ip link set lo up
+    BINARY --install /run/bin >/dev/null
+    export CNI_CONTAINERID=c1 CNI_IFNAME=eth0 CNI_PATH=/run/bin
+    unshare -n sleep 1000 & container=$!
+    while [ "$(readlink /proc/$container/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do :; done
+    export CNI_NETNS=/proc/$container/ns/net
+    count() { iptables-save 2>/dev/null | grep -c CNI-; iptables-legacy-save 2>/dev/null | grep -c CNI-; }
+    CNI_COMMAND=ADD /run/bin/bridge </tmp/config >/dev/null && count
+    CNI_COMMAND=DEL /run/bin/bridge </tmp/config && count
+    kill $container
+"#;
+
+#[test]
+fn better_a_rootless_namespace_masquerades_in_either_flavour_and_cleans_up() {
+    for (flavour, counts) in [("nft", "4\n0\n0\n0\n"), ("legacy", "0\n4\n0\n0\n"), ("", "4\n0\n0\n0\n")] {
+        let lab = Lab::new();
+        let config = bridge_config(&json!({"isDefaultGateway": true, "ipMasq": true})).to_string();
+        let script = ROOTLESS.replace("BINARY", &crate::lab::binary()).replace("/tmp/config", "/opt/cni/config");
+        lab.write("/opt/cni/config", config);
+        lab.write("/opt/cni/script", script);
+        let command = format!("CNI_BOX_IPTABLES={flavour} unshare -Urnm --propagation private bash /opt/cni/script");
+        assert_eq!(lab.sh(&command).stdout, counts, "{flavour:?}");
+    }
 }

@@ -87,17 +87,18 @@ fn without_legacy_rules(session: &mut Session, path: &str) -> Result<Flavour> {
     }
 }
 
-/// Tables that x_tables holds. Asking it for any other would make that table. A namespace that was made in one step with
-/// its user namespace (`unshare -Urn`, rootless containers) has this file, but it belongs to the host's root and nobody
-/// inside may read it; such a namespace counts as one without.
-pub(super) fn legacy_tables(family: Family) -> Result<Vec<String>> {
+/// Tables that x_tables holds. Asking it for any other would make that table. `None` when that cannot be known: a namespace
+/// that was made in one step with its user namespace (`unshare -Urn`, rootless containers) has the file that names them,
+/// but it belongs to the host's root and nobody inside may read it.
+pub(super) fn legacy_tables(family: Family) -> Result<Option<Vec<String>>> {
     let path = match family {
         Family::V4 => "/proc/self/net/ip_tables_names",
         Family::V6 => "/proc/self/net/ip6_tables_names",
     };
     match std::fs::read_to_string(path) {
-        Ok(names) => Ok(names.lines().map(str::to_string).collect()),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => Ok(Vec::new()),
+        Ok(names) => Ok(Some(names.lines().map(str::to_string).collect())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some(Vec::new())),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(None),
         Err(error) => Err(Error::from(error).context(&format!("failed to read {path:?}"))),
     }
 }
@@ -112,7 +113,8 @@ fn legacy_holds_cni() -> Result<bool> {
 
 fn any_legacy_table(holds: impl Fn(Family, &str) -> Result<bool>) -> Result<bool> {
     for family in Family::BOTH {
-        for table in legacy_tables(family)? {
+        // What cannot be known counts as nothing: hardly anybody has rules of that kind in such a namespace.
+        for table in legacy_tables(family)?.unwrap_or_default() {
             if holds(family, &table)? {
                 return Ok(true);
             }

@@ -80,8 +80,9 @@ impl Masquerade<'_> {
     }
 
     /// Ends it for these addresses, or, when nobody knows them any more, for the container's every attachment to the
-    /// network. Both flavours are searched. What is missing is no failure; failures are reported together.
-    pub fn del(&self, session: &mut Session, addresses: Option<&[IpAddr]>) -> Result<()> {
+    /// network. Both flavours are searched, x_tables also where its tables cannot be listed if `forced` says that they are
+    /// used. What is missing is no failure; failures are reported together.
+    pub fn del(&self, session: &mut Session, addresses: Option<&[IpAddr]>, forced: Option<Flavour>) -> Result<()> {
         let mut failures = Failures::default();
         let chain = chain_name(self.network, self.container);
         let mut nftables = failures.note(session.nftables()).flatten();
@@ -89,7 +90,7 @@ impl Masquerade<'_> {
             if let Some(nftables) = nftables.as_deref_mut() {
                 failures.note(del_nft(nftables, family, &chain, addresses));
             }
-            failures.note(del_legacy(family, &chain, addresses));
+            failures.note(del_legacy(family, &chain, addresses, forced));
         }
         failures.finish().with_context(|| self.failed_to("delete"))
     }
@@ -144,11 +145,14 @@ fn del_nft(nftables: &mut Nftables, family: Family, chain: &str, addresses: Opti
     nftables.edit(family, Table::Nat, |view| Ok((plan::removal(view, chain, addresses)?, ())))
 }
 
-fn del_legacy(family: Family, chain: &str, addresses: Option<&[IpAddr]>) -> Result<()> {
+fn del_legacy(family: Family, chain: &str, addresses: Option<&[IpAddr]>, forced: Option<Flavour>) -> Result<()> {
     // Looking needs no lock, so a host whose x_tables are not ours never waits for it.
     let table = Table::Nat.name();
-    let exists = legacy_tables(family)?.iter().any(|name| name == table)
-        && iptables_legacy::has_chain(family, table, |name| name == chain)?;
+    let is_used = match legacy_tables(family)? {
+        Some(names) => names.iter().any(|name| name == table),
+        None => forced == Some(Flavour::Legacy),
+    };
+    let exists = is_used && iptables_legacy::has_chain(family, table, |name| name == chain)?;
     if !exists {
         return Ok(());
     }

@@ -99,8 +99,7 @@ impl Plugin for Bridge {
         let mut session = Session::default();
         let removed = failures.note(remove::Attachment::find(request)).and_then(|mut attachment| {
             if masquerades {
-                let addresses = attachment.addresses(request);
-                failures.note(addresses.and_then(|known| masquerade(request).del(&mut session, known.as_deref())));
+                failures.note(end_masquerade(request, &mut attachment, &mut session));
             }
             failures.note(attachment.remove(request))
         });
@@ -230,6 +229,11 @@ fn open_netns(request: &Request<'_>) -> Result<Netns> {
 /// The rules for this attachment's addresses.
 fn masquerade<'r>(request: &'r Request<'_>) -> Masquerade<'r> {
     Masquerade { network: &request.config.name, container: &request.container_id }
+}
+
+fn end_masquerade(request: &Request<'_>, attachment: &mut remove::Attachment, session: &mut Session) -> Result<()> {
+    let addresses = attachment.addresses(request)?;
+    masquerade(request).del(session, addresses.as_deref(), forced_flavour(request)?)
 }
 
 /// The iptables flavour that the administrator demands, if any.
