@@ -169,3 +169,24 @@ fn no_file_is_longer_than_a_reader_takes() {
         assert!(lines <= LONGEST_FILE, "{} has {lines} lines", file.display());
     }
 }
+
+/// Names of functions in the tests and in the unit tests of the source.
+fn function_names() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = source_files();
+    collect(&root.join("tests"), &root.join("tests"), &mut files);
+    let functions = files.iter().flat_map(|(_, text)| text.split("fn ").skip(1));
+    functions.map(|rest| rest.split('(').next().unwrap().to_string()).collect()
+}
+
+#[test]
+fn every_test_that_compat_names_exists() {
+    let compat = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("COMPAT.md")).unwrap();
+    let functions = function_names();
+    let quoted = compat.split('`').skip(1).step_by(2).map(|text| text.rsplit("::").next().unwrap());
+    let is_name = |text: &&str| text.matches('_').count() > 2 && !text.contains(['/', '.', ' ']);
+    let named: Vec<&str> = quoted.filter(is_name).collect();
+    assert!(named.len() > 30, "only {named:?}");
+    let missing: Vec<&&str> = named.iter().filter(|name| !functions.contains(**name)).collect();
+    assert!(missing.is_empty(), "COMPAT.md names tests that do not exist: {missing:?}");
+}
