@@ -116,3 +116,16 @@ fn better_del_in_the_plugins_own_namespace_leaves_the_hosts_end_alone() {
     assert_eq!(lab.veths(), veths);
     assert!(lab.reserved("net").is_empty(), "the address is given back");
 }
+
+#[test]
+fn better_a_new_port_does_not_change_the_hardware_address_of_an_unpinned_bridge() {
+    let lab = lab_with_foreign_port();
+    lab.ok("ip link set cni0 up");
+    lab.ok("ip link set foreign address fc:ff:ff:ff:ff:ff");
+    lab.ok("ip link set other up");
+    let address = |name: &str| lab.link(name)["address"].as_str().unwrap().to_string();
+    let before = address("cni0");
+    let result = lab.plugin("bridge").config(&bridge_config(&json!({"isGateway": false, "ipam": null}))).run().result();
+    assert!(address(result["interfaces"][1]["name"].as_str().unwrap()).starts_with("fe:"), "{result}");
+    assert_eq!((address("cni0"), result["interfaces"][0]["mac"].as_str()), (before.clone(), Some(before.as_str())));
+}

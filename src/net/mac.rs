@@ -26,6 +26,15 @@ impl Mac {
         Ok(Mac(bytes.to_vec()))
     }
 
+    /// A random Ethernet address that is higher than nearly any other. An unpinned bridge takes the lowest address of its
+    /// ports, so a port with such an address does not change the bridge's.
+    pub fn random_high() -> Result<Self> {
+        const HIGH: u8 = 0xfe;
+        let mut mac = Mac::random()?;
+        mac.0.splice(..1, [HIGH]);
+        Ok(mac)
+    }
+
     /// Reads the forms that Go's `net.ParseMAC` reads: byte pairs with `:` or `-`, or groups of four digits with `.`; 6, 8
     /// or 20 bytes.
     pub fn parse(text: &str) -> Result<Self> {
@@ -86,6 +95,8 @@ mod tests {
     fn random_addresses_are_local_and_unicast() {
         for _ in 0..64 {
             assert_eq!(Mac::random().unwrap().bytes()[0] & 3, 2);
+            let high = Mac::random_high().unwrap();
+            assert_eq!((high.bytes()[0], high.bytes().len()), (0xfe, 6));
         }
     }
 }

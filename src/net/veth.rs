@@ -39,7 +39,7 @@ pub struct Pair {
 /// them behind our back, and nobody has to ask for them. If anything fails the pair is removed again.
 pub fn create(host: &mut Handle, wanted: &Wanted<'_>) -> Result<Pair> {
     let container_mac = wanted.mac.map_or_else(Mac::random, |mac| Ok(mac.clone()))?;
-    let host_mac = Mac::random()?;
+    let host_mac = Mac::random_high()?;
     let host_name = create_links(host, wanted, &host_mac, &container_mac)?;
     // The host takes no router advertisements from containers (CVE-2020-10749). A wish, as in the reference: /proc/sys may
     // be read-only.

@@ -16,7 +16,7 @@ use crate::firewall::flavour::Preference;
 use crate::ipam::apply::{self, Target};
 use crate::ipam::ranges::successor;
 use crate::net::links::State;
-use crate::net::{Handle, Link, Netns, sysctls, veth};
+use crate::net::{Handle, Link, Mac, Netns, sysctls, veth};
 
 /// Index of the container's interface in the result.
 const CONTAINER: i64 = 2;
@@ -63,8 +63,9 @@ impl Attaching<'_, '_> {
         if !disable_container_interface {
             wait_for_port(&mut host, &pair.host_name)?;
         }
-        // A bridge that is not pinned may have taken another address from its new port.
-        if let (Some(now), Some(first)) = (host.find_link_at(bridge.index)?, result.interfaces.first_mut()) {
+        if may_follow(&bridge, &pair.host_mac)
+            && let (Some(now), Some(first)) = (host.find_link_at(bridge.index)?, result.interfaces.first_mut())
+        {
             first.mac = now.mac.to_string();
         }
         if let Some(dns) = &self.conf.dns {
@@ -121,6 +122,12 @@ impl Attaching<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// True when the bridge may have taken its new port's hardware address. One that is up has other ports, of whose addresses
+/// its own is the lowest, if it is not pinned anyway.
+fn may_follow(bridge: &Link, port: &Mac) -> bool {
+    bridge.state != State::UP || port.bytes() < bridge.mac.bytes()
 }
 
 /// Completes the result: which interface has the addresses, the gateways that the bridge is, and default routes there.
