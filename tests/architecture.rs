@@ -1,4 +1,4 @@
-//! The layers of the house, held by reading its `use crate::` lines. See `design.md`, "Dependencies point down only".
+//! The layers of the house, held by reading its `use crate::` lines. See `ARCHITECTURE.md`, "The house".
 
 use std::collections::BTreeSet;
 use std::fs;
