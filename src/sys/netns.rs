@@ -96,11 +96,6 @@ impl Netns {
         Ok(Netns { file: self.file.try_clone()?, path: self.path.clone() })
     }
 
-    /// The open file, for locking. Every descriptor of the namespace, by whatever path, shares the lock.
-    pub fn lock_file(&self) -> Result<File> {
-        Ok(self.file.try_clone()?)
-    }
-
     fn enter(&self) -> Result<()> {
         setns(&self.file, CloneFlags::CLONE_NEWNET)
             .map_err(|errno| Error::from(errno).context(&format!("Error switching to ns {}", self.path)))
