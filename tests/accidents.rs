@@ -250,3 +250,24 @@ fn one_container_added_fifty_times_at_once_is_added_once() {
     lab.plugin("bridge").verb("DEL").config(&config).run().silent();
     assert_untouched(&lab, &before);
 }
+
+#[test]
+fn better_what_a_failing_ipam_plugin_says_on_stderr_is_passed_on() {
+    let (_lab, outcome) = with_ipam("echo what went wrong >&2; exit 1");
+    outcome.error();
+    assert_eq!(outcome.stderr, "what went wrong\n");
+}
+
+#[test]
+fn better_an_ipam_plugin_that_stays_busy_is_an_error() {
+    let lab = Lab::new();
+    lab.netns("ns1");
+    lab.executable("/run/lab/bin/my-ipam", "#!/bin/sh\n");
+    let before = lab.snapshot();
+    let busy = std::fs::OpenOptions::new().append(true).open(lab.path("/run/lab/bin/my-ipam")).unwrap();
+    let config = bridge_config(&json!({"ipam": {"type": "my-ipam"}}));
+    let outcome = lab.plugin("bridge").env("CNI_PATH", "/run/lab/bin").config(&config).run();
+    drop(busy);
+    outcome.fails_with(999, &["fork/exec /run/lab/bin/my-ipam", "text file busy"]);
+    assert_untouched(&lab, &before);
+}

@@ -195,3 +195,11 @@ fn better_del_carries_on_past_a_failed_step_and_reports_it() {
     lab.plugin("bridge").verb("DEL").config(&broken).run().fails_with(999, &["no-such-plugin"]);
     assert_eq!((lab.veths().len(), lab.rules().len()), (0, 0));
 }
+
+#[test]
+fn better_del_needs_neither_arguments_nor_a_flavour_that_exist() {
+    let (lab, config, before) = settled(&serde_json::from_str(GATEWAY).unwrap());
+    let call = lab.plugin("bridge").verb("DEL").config(&config).args("nonsense").env("CNI_BOX_IPTABLES", "nonsense");
+    call.run().silent();
+    before.assert_same(&lab.snapshot());
+}

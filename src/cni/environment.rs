@@ -56,8 +56,6 @@ pub struct Environment {
     pub args: String,
     /// CNI_PATH.
     pub path: String,
-    /// CNI_NETNS_OVERRIDE.
-    pub netns_override: String,
 }
 
 impl Environment {
@@ -70,7 +68,6 @@ impl Environment {
             ifname: lookup("CNI_IFNAME"),
             args: lookup("CNI_ARGS"),
             path: lookup("CNI_PATH"),
-            netns_override: lookup("CNI_NETNS_OVERRIDE"),
         }
     }
 
@@ -102,11 +99,11 @@ impl Environment {
         }
         Err(invalid(format!("required env variables [{}] missing", missing.join(","))))
     }
+}
 
-    /// True when CNI_NETNS_OVERRIDE allows the plugin's own namespace.
-    pub fn overrides_netns(&self) -> bool {
-        self.netns_override == "1" || self.netns_override.eq_ignore_ascii_case("true")
-    }
+/// True when this value of CNI_NETNS_OVERRIDE allows the plugin's own namespace.
+pub fn overrides_netns(value: &str) -> bool {
+    value == "1" || value.eq_ignore_ascii_case("true")
 }
 
 /// A container id: a letter or digit, then letters, digits, `_`, `.`, `-`.

@@ -55,8 +55,6 @@ struct Conf {
     is_default_gateway: bool,
     force_address: bool,
     ip_masq: bool,
-    /// Iptables flavour demanded by the environment.
-    flavour: Option<Flavour>,
     mtu: u32,
     hairpin: bool,
     promiscuous: bool,
@@ -76,13 +74,13 @@ impl Plugin for Bridge {
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         let conf = Conf::for_add(request)?;
         let ipam = find_ipam(&conf.ipam, request)?;
+        let flavour = forced_flavour(request)?;
         let container = open_netns(request)?;
-        setup::Attaching { conf: &conf, request, container: &container, ipam, undo }.attach()
+        setup::Attaching { conf: &conf, request, container: &container, ipam, flavour, undo }.attach()
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
-        let conf = Conf::decode(&request.config)?;
-        container_mac(request)?;
+        let conf = Conf::of(request)?;
         let container = open_netns(request)?;
         call_ipam(request)?;
         check::check(&conf, request, &container)
@@ -133,9 +131,7 @@ fn call_ipam(request: &Request<'_>) -> Result<()> {
 impl Conf {
     /// Decodes and refuses what ADD cannot do, before anything is touched.
     fn for_add(request: &Request<'_>) -> Result<Conf> {
-        let mut conf = Conf::decode(&request.config)?;
-        conf.mac = container_mac(request)?;
-        conf.flavour = forced_flavour(request)?;
+        let conf = Conf::of(request)?;
         if conf.disable_container_interface && !conf.ipam.is_empty() {
             return Err(Error::internal("cannot use IPAM when DisableContainerInterface flag is set"));
         }
@@ -150,11 +146,12 @@ impl Conf {
         Ok(conf)
     }
 
-    fn decode(config: &NetworkConfig) -> Result<Conf> {
-        Conf::decode_keys(config).context("failed to load netconf")
+    fn of(request: &Request<'_>) -> Result<Conf> {
+        let mac = container_mac(request)?;
+        Conf::decode(&request.config, mac).context("failed to load netconf")
     }
 
-    fn decode_keys(config: &NetworkConfig) -> Result<Conf> {
+    fn decode(config: &NetworkConfig, mac: Option<Mac>) -> Result<Conf> {
         let top = config.top();
         let is_default_gateway = top.boolean("isDefaultGateway")?;
         let bridge = if top.get("bridge").is_some() { top.string("bridge")? } else { "cni0" };
@@ -165,13 +162,12 @@ impl Conf {
             is_default_gateway,
             force_address: top.boolean("forceAddress")?,
             ip_masq: top.boolean("ipMasq")?,
-            flavour: None,
             mtu: u32::try_from(mtu).map_err(|_| Error::internal(format!("invalid mtu {mtu}")))?,
             hairpin: top.boolean("hairpinMode")?,
             promiscuous: top.boolean("promiscMode")?,
             enable_dad: top.boolean("enabledad")?,
             disable_container_interface: top.boolean("disableContainerInterface")?,
-            mac: None,
+            mac,
             ipam: config.ipam_type()?.to_string(),
             dns: configured_dns(config)?,
         })
@@ -233,7 +229,8 @@ fn masquerade<'r>(request: &'r Request<'_>) -> Masquerade<'r> {
 
 fn end_masquerade(request: &Request<'_>, attachment: &mut remove::Attachment, session: &mut Session) -> Result<()> {
     let addresses = attachment.addresses(request)?;
-    masquerade(request).del(session, addresses.as_deref(), forced_flavour(request)?)
+    // A flavour that does not exist is for ADD to refuse; here it must not keep anything from being removed.
+    masquerade(request).del(session, addresses.as_deref(), forced_flavour(request).ok().flatten())
 }
 
 /// The iptables flavour that the administrator demands, if any.

@@ -12,7 +12,7 @@ use crate::cni::result::{IpConfig, Route};
 use crate::cni::{CniResult, Request, Undo};
 use crate::error::{Context, Error, Result};
 use crate::firewall::Session;
-use crate::firewall::flavour::Preference;
+use crate::firewall::flavour::{Flavour, Preference};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::ranges::successor;
 use crate::net::links::State;
@@ -31,6 +31,8 @@ pub(super) struct Attaching<'a, 'r> {
     pub(super) container: &'a Netns,
     /// `None` for a network without addresses.
     pub(super) ipam: Option<Delegate>,
+    /// The iptables flavour that the administrator demands.
+    pub(super) flavour: Option<Flavour>,
     pub(super) undo: &'a mut Undo,
 }
 
@@ -116,7 +118,7 @@ impl Attaching<'_, '_> {
         if self.conf.ip_masq {
             let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
             let path = self.request.host.variable("PATH");
-            let preference = Preference { forced: self.conf.flavour, path: &path };
+            let preference = Preference { forced: self.flavour, path: &path };
             let added = masquerade(self.request).add(&mut Session::default(), &addresses, &preference)?;
             self.undo.push(move || added.undo(&mut Session::default()));
         }
