@@ -13,6 +13,7 @@
 //! may be asked again when the table has changed meanwhile, so it must not keep anything from one time to the next.
 
 mod extensions;
+pub mod firewalld;
 pub mod flavour;
 #[cfg(test)]
 mod golden;

@@ -9,4 +9,5 @@ pub mod output;
 pub mod process;
 pub mod random;
 pub mod socket;
+pub mod unix;
 pub mod xtables;
