@@ -155,7 +155,7 @@ impl Writer<'_> {
 
     fn connection_state(&mut self, states: u16) {
         self.expression("ct", |data| {
-            data.be32(NFTA_CT_DREG, NFT_REG_1).be32(NFTA_CT_KEY, NFT_CT_STATE);
+            data.be32(NFTA_CT_KEY, NFT_CT_STATE).be32(NFTA_CT_DREG, NFT_REG_1);
         });
         self.masked(&u32::from(states).to_ne_bytes());
         self.compare(true, &[0; 4]);
