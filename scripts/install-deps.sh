@@ -14,6 +14,8 @@ iptables                            iptables
 nft                                 nftables
 conntrack                           conntrack
 ping                                iputils-ping
+dbus-daemon                         dbus-daemon
+firewalld                           firewalld
 redis-server                        redis-server
 redis-cli                           redis-tools
 brctl                               bridge-utils

@@ -11,8 +11,11 @@
 //! - `x_tables`: the blob of `iptables-legacy` over socket options, under iptables' lock.
 //! - [`flavour`]: which of the two kinds of iptables a host uses.
 //! - [`masquerade`]: source NAT of containers (the reference's `ipMasq`).
+//! - [`filter`]: whether packets of containers are forwarded (the reference's `firewall` plugin); [`firewalld`]: the same,
+//!   asked of firewalld over D-Bus; [`owners`]: whose addresses that was done for.
 
 mod extensions;
+pub mod filter;
 pub mod firewalld;
 pub mod flavour;
 #[cfg(test)]
@@ -20,6 +23,7 @@ mod golden;
 pub mod masquerade;
 pub mod names;
 mod nf_tables;
+pub mod owners;
 pub mod place;
 pub mod rule;
 pub mod session;

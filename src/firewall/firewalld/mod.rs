@@ -9,7 +9,7 @@ mod tests;
 
 use std::net::IpAddr;
 
-use crate::error::{Error, Result};
+use crate::error::{Errno, Error, Result};
 use bus::{Answer, BUS, Bus, Refusal};
 use message::{Call, Value};
 
@@ -34,6 +34,14 @@ impl Firewalld {
     /// asked on the connection may take ten seconds together.
     pub fn connect(address: &str) -> Result<Self> {
         Bus::connect(address).map(Firewalld)
+    }
+
+    /// The same; `None` when nobody listens there.
+    pub fn connect_if_present(address: &str) -> Result<Option<Self>> {
+        match Firewalld::connect(address) {
+            Err(error) if matches!(error.errno, Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED)) => Ok(None),
+            connected => connected.map(Some),
+        }
     }
 
     /// True when firewalld has its name on the bus.
