@@ -24,6 +24,7 @@ mod cnitool;
 mod cnitool_lists;
 mod cross;
 mod dispatch;
+mod firewall;
 mod host_local;
 mod host_local_store;
 mod iptables_flavours;

@@ -46,13 +46,7 @@ const BASE_CHAINS: [BaseChain; 1] =
     [BaseChain { name: NATIVE_FORWARD, kind: ChainKind::Filter, hook: Hook::Forward, priority: 0 }];
 
 const fn table(family: NativeFamily) -> NativeTable {
-    NativeTable {
-        family,
-        name: "cni_firewall",
-        comment: "CNI firewall plugin",
-        chain_comments: &[],
-        base_chains: &BASE_CHAINS,
-    }
+    NativeTable { family, name: "cni_firewall", comment: "", chain_comments: &[], base_chains: &BASE_CHAINS }
 }
 
 /// What keeps rules.

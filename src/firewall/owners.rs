@@ -80,6 +80,8 @@ impl Owners {
     /// Makes somebody the owner of an address.
     pub fn set(&self, address: IpAddr, owner: &Owner) -> Result<()> {
         let written = file::replace(&self.directory, &address.to_string(), 0o600, owner.text().as_bytes());
+        // The directory could not be made, then.
+        let written = if written.as_ref().is_err_and(|error| error.is(Errno::ENOENT)) { Ok(()) } else { written };
         where_possible(written).with_context(|| format!("failed to record the owner of {address}"))
     }
 

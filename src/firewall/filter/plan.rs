@@ -18,6 +18,8 @@ const ADMIN_COMMENT: &str = "CNI firewall plugin admin overrides";
 const POLICY_COMMENT: &str = "CNI firewall plugin rules (ingressPolicy: ";
 /// Comment of what both ingress policies share.
 const SHARED_COMMENT: &str = "CNI firewall plugin rules (ingressPolicy: same-bridge|isolated)";
+/// The same in older versions.
+const OLD_SHARED_COMMENT: &str = "CNI firewall plugin rules (ingressPolicy: same-bridge)";
 
 /// The rules that shall be there in one family.
 #[derive(Debug)]
@@ -83,10 +85,11 @@ impl Wanted {
         }
         // Only what is new in FORWARD can have come above the isolation.
         let below = plan.added.iter().any(|(chain, _)| chain == self.forward);
-        let isolation = forward.as_ref().and_then(|chain| chain.rules.iter().find(|found| found.is(&stage_1_jump())));
+        let jump = stage_1_jump();
+        let isolation = forward.as_ref().and_then(|chain| chain.rules.iter().find(|found| says(found, &jump)));
         if let (true, Some(found)) = (below, isolation) {
             plan.edits.push(Edit::delete(self.forward, found.id));
-            plan.edits.push(Edit::prepend(self.forward, stage_1_jump()));
+            plan.edits.push(Edit::prepend(self.forward, found.rule.clone()));
         }
         if let Some(ingress) = &self.ingress {
             ingress.missing(view, forward.as_ref(), self.forward, &mut plan)?;
@@ -97,7 +100,7 @@ impl Wanted {
     /// The first rule that the table lacks, in the reference's words where it has any.
     pub(super) fn first_missing(&self, view: &mut dyn View) -> Result<Option<String>> {
         for (chain, rule) in self.rules() {
-            if !view.chain(chain)?.is_some_and(|stored| stored.holds(rule)) {
+            if !holds(view.chain(chain)?.as_ref(), rule) {
                 return Ok(Some(self.describe(chain, rule)));
             }
         }
@@ -224,12 +227,24 @@ impl Plan {
     }
 
     fn is_new(&mut self, chain: &str, stored: Option<&StoredChain>, rule: &Rule) -> bool {
-        let is_new = !stored.is_some_and(|stored| stored.holds(rule));
+        let is_new = !holds(stored, rule);
         if is_new {
             self.added.push((chain.to_string(), rule.clone()));
         }
         is_new
     }
+}
+
+fn holds(stored: Option<&StoredChain>, rule: &Rule) -> bool {
+    stored.is_some_and(|stored| stored.rules.iter().any(|found| says(found, rule)))
+}
+
+/// It is this rule. Until there was `isolated` (reference v1.5), comments of what both policies share named `same-bridge`
+/// alone.
+fn says(found: &StoredRule, rule: &Rule) -> bool {
+    let is_old =
+        rule.comment.as_deref() == Some(SHARED_COMMENT) && found.rule.comment.as_deref() == Some(OLD_SHARED_COMMENT);
+    found.is(rule) || is_old && found.is(&rule.clone().commented(OLD_SHARED_COMMENT))
 }
 
 /// Deletes every rule for one of these addresses.
