@@ -25,6 +25,7 @@ mod cnitool_lists;
 mod cross;
 mod dispatch;
 mod firewall;
+mod firewall_policy;
 mod host_local;
 mod host_local_store;
 mod iptables_flavours;
