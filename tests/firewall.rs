@@ -540,14 +540,25 @@ fn many_at_once_each_get_their_rules() {
         };
         let all = |verb: &'static str| {
             std::thread::scope(|scope| {
-                for index in 1..=40 {
+                for index in 1..=100 {
                     let call = &call;
                     scope.spawn(move || drop(call(index, verb).success()));
                 }
+                let tool = format!("iptables-{flavour} -w");
+                let script = format!(
+                    "for i in $(seq 50); do {tool} -A FORWARD -s 172.16.0.$i -j DROP -m comment --comment {verb}; done"
+                );
+                lab.sh(&script).success();
             });
+            let others = lab
+                .ok(&format!("iptables-{flavour}-save"))
+                .lines()
+                .filter(|line| line.contains("172.16.0.") && line.contains(verb))
+                .count();
+            assert_eq!(others, 50, "{flavour} {backend}: rules of others are lost");
         };
         all("ADD");
-        for index in 1..=40 {
+        for index in 1..=100 {
             call(index, "CHECK").silent();
         }
         all("DEL");

@@ -26,6 +26,7 @@ mod cross;
 mod dispatch;
 mod firewall;
 mod firewall_policy;
+mod firewalld;
 mod host_local;
 mod host_local_store;
 mod iptables_flavours;

@@ -180,8 +180,8 @@ impl Conf {
 
     /// What let these addresses through: ADD has written it down, and firewalld may have come or gone since.
     fn backend_of(&self, request: &Request<'_>, addresses: &[IpAddr]) -> Result<Backend> {
-        let owners = Owners::open();
-        let owner = addresses.first().and_then(|address| owners.of(*address)).filter(|owner| is_of(owner, request));
+        let owner = addresses.first().and_then(|address| Owners::open().of(*address));
+        let owner = owner.filter(|owner| is_of(owner, request));
         match owner.filter(|_| self.wish == Wish::Auto).map(|owner| owner.backend) {
             Some(name) if name == FIREWALLD => running(Firewalld::connect(&bus_address(request))?),
             Some(_) => Ok(Backend::Rules),

@@ -125,7 +125,7 @@ impl Bus {
             self.stream.set_read_timeout(Some(self.remaining()?))?;
             let count = retried(|| self.stream.read(left))?;
             if count == 0 {
-                return Err(Error::from(Errno::ECONNRESET).context("the bus hung up"));
+                return Err(hung_up(Errno::ECONNRESET));
             }
             left = left.get_mut(count..).unwrap_or_default();
         }
@@ -173,6 +173,10 @@ fn refuse_user(line: &str) -> Result<()> {
     Err(Error { errno: Some(Errno::EACCES), ..Error::internal(msg) })
 }
 
+fn hung_up(cause: impl Into<Error>) -> Error {
+    cause.into().context("the bus hung up")
+}
+
 fn timed_out() -> Error {
     let msg = format!("no answer within {} seconds", LIMIT.as_secs());
     Error { errno: Some(Errno::ETIMEDOUT), ..Error::internal(msg) }
@@ -184,6 +188,9 @@ fn retried(mut step: impl FnMut() -> std::io::Result<usize>) -> Result<usize> {
         match step() {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(timed_out()),
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                return Err(hung_up(error));
+            }
             result => return Ok(result?),
         }
     }
