@@ -8,10 +8,6 @@ use crate::firewall::rule::Family;
 use crate::firewall::x_tables;
 
 /// The connection of one command to nf_tables, opened when first needed, in the namespace that is current then.
-///
-/// Keep it until the command's other work is done: after something was deleted, the kernel makes whoever closes such a
-/// socket wait for the end of an RCU grace period (about 12 ms). Other deletions, of a link for instance, wait for one
-/// too, and then it is the same.
 #[derive(Debug, Default)]
 pub struct Session {
     /// `Some(None)`: the kernel has no nf_tables.
