@@ -58,14 +58,8 @@ impl Session {
         chain: &str,
         forced: Option<Flavour>,
     ) -> Result<Vec<Place>> {
-        let mut places = Vec::new();
         let place = |flavour| Place::Iptables { flavour, family, table };
-        let nft = place(Flavour::Nft);
-        if let (Some(nftables), Some(location)) = (self.nftables()?, Location::of(nft))
-            && nftables.chain_use(&location, chain)?.is_some()
-        {
-            places.push(nft);
-        }
+        let mut places = Vec::new();
         // Looking needs no lock, so a host whose x_tables are not ours never waits for it.
         let is_used = match legacy_tables(family)? {
             Some(names) => names.iter().any(|name| name == table.name()),
@@ -73,6 +67,12 @@ impl Session {
         };
         if is_used && x_tables::has_chain(family, table.name(), |name| name == chain)? {
             places.push(place(Flavour::Legacy));
+        }
+        let nft = place(Flavour::Nft);
+        if let (Some(nftables), Some(location)) = (self.nftables()?, Location::of(nft))
+            && nftables.chain_use(&location, chain)?.is_some()
+        {
+            places.push(nft);
         }
         Ok(places)
     }
