@@ -409,6 +409,9 @@ fn nonsense_is_refused_before_anything_is_done() {
     let nameless = json!([{"name": ""}]);
     add(json!({"ingressPolicy": "isolated", "prevResult": {"interfaces": nameless}}))
         .fails(999, "got empty bridge name");
+    let long_name = json!([{"name": "bridge0123456789"}]);
+    add(json!({"ingressPolicy": "isolated", "prevResult": {"interfaces": long_name}}))
+        .fails_with(999, &["invalid bridge name \"bridge0123456789\": interface name is too long"]);
     add(json!({"prevResult": null})).fails(999, "missing prevResult from earlier plugin");
     add(json!({"backend": 5})).fails_with(999, &["failed to load netconf: json: cannot unmarshal number 5"]);
     add(json!({"cniVersion": "0.3.1"})).fails_with(1, &["incompatible CNI versions"]);

@@ -138,3 +138,29 @@ fn better_a_killed_del_is_finished_by_the_next() {
         assert_untouched(&lab, &before);
     }
 }
+
+#[test]
+fn better_del_cleans_up_after_an_add_of_firewall_killed_before_any_of_its_changes() {
+    for (flavour, backend) in [("nft", "iptables"), ("legacy", "iptables"), ("nft", "nftables")] {
+        let lab = crate::firewall::lab(flavour);
+        let config =
+            crate::firewall::config(crate::firewall::DUAL, &json!({"backend": backend, "ingressPolicy": "isolated"}));
+        let add = lab.plugin("firewall").config(&config);
+        // A runtime whose ADD was killed has no result to hand out.
+        let delete = add.clone().verb("DEL").config(&merged(config.clone(), &json!({"prevResult": null})));
+        add.run().result();
+        delete.run().silent();
+        let before = lab.snapshot();
+        let points = changing_calls(&lab, &add);
+        delete.run().silent();
+        let mut killed = 0;
+        for point in &points {
+            killed += usize::from(kill_at(&add, point));
+            delete.run().silent();
+            eprintln!("killed before {point:?} ({flavour} {backend})");
+            before.assert_same(&lab.snapshot());
+            assert_eq!(lab.list("/run/cni-box/firewall"), [""; 0]);
+        }
+        assert_nearly_all(killed, points.len());
+    }
+}

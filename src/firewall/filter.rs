@@ -99,7 +99,7 @@ impl Store {
 impl Filter<'_> {
     /// Adds what is missing. One transaction for each family; all or nothing.
     pub fn add(&self, session: &mut Session, store: Store) -> Result<Added> {
-        let mut added = Added::new(store, self.ingress.is_some());
+        let mut added = Added::new(store);
         for family in self.families() {
             let wanted = plan::Wanted::new(self, store.forward(), family);
             let done = session.edit(store.place(family), |view| {

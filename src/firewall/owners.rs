@@ -79,9 +79,15 @@ impl Owners {
 
     /// Makes somebody the owner of an address.
     pub fn set(&self, address: IpAddr, owner: &Owner) -> Result<()> {
-        let written = file::replace(&self.directory, &address.to_string(), 0o600, owner.text().as_bytes());
-        // The directory could not be made, then.
-        let written = if written.as_ref().is_err_and(|error| error.is(Errno::ENOENT)) { Ok(()) } else { written };
+        let (name, text) = (address.to_string(), owner.text());
+        // Not written aside and renamed: killed in between, that would leave a file that nobody removes.
+        let write = || file::create_new(&self.directory, &name, 0o600, text.as_bytes());
+        let written = match write() {
+            Err(error) if error.is(Errno::EEXIST) => self.clear(address).and_then(|()| write()),
+            // The directory could not be made, then.
+            Err(error) if error.is(Errno::ENOENT) => Ok(()),
+            written => written,
+        };
         where_possible(written).with_context(|| format!("failed to record the owner of {address}"))
     }
 

@@ -23,6 +23,7 @@ mod remove;
 
 use std::net::IpAddr;
 
+use crate::cni::environment::validate_ifname;
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Result, code};
 use crate::firewall::Session;
@@ -158,7 +159,12 @@ impl Conf {
         match previous.interfaces.first().map(|interface| interface.name.as_str()) {
             None => Err(Error::internal(msg)),
             Some("") => Err(Error::internal("got empty bridge name")),
-            Some(bridge) => Ok(Some(Ingress { bridge, isolated })),
+            Some(bridge) => {
+                // The kernel would cut a longer name, and the rule would be about another bridge.
+                let checked = validate_ifname(bridge);
+                checked.map_err(|error| Error::internal(format!("invalid bridge name {bridge:?}: {error}")))?;
+                Ok(Some(Ingress { bridge, isolated }))
+            }
         }
     }
 

@@ -11,22 +11,16 @@ use crate::firewall::{Edit, Family, Rule, Session, View};
 #[must_use = "an ADD that fails later has to undo this"]
 pub struct Added {
     store: Store,
-    has_policy: bool,
     families: Vec<(Family, Plan)>,
 }
 
 impl Added {
-    pub(super) fn new(store: Store, has_policy: bool) -> Self {
-        Added { store, has_policy, families: Vec::new() }
+    pub(super) fn new(store: Store) -> Self {
+        Added { store, families: Vec::new() }
     }
 
     pub(super) fn push(&mut self, family: Family, plan: Plan) {
         self.families.push((family, plan));
-    }
-
-    /// True when there is an ingress policy, whose rules belong to the bridge and not to the attachment.
-    pub fn has_policy(&self) -> bool {
-        self.has_policy
     }
 
     /// Takes away what was added. Chains and jumps stay when others use them by now; so does the bridge's policy when

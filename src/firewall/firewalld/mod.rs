@@ -24,6 +24,9 @@ const ALREADY_SET: &str = "ZONE_ALREADY_SET";
 const NOT_THERE: [&str; 3] = ["UNKNOWN_SOURCE", "ZONE_CONFLICT", "INVALID_ZONE"];
 /// The bus's answers when nobody has firewalld's name, nor can be started to have it.
 const NOBODY: [&str; 2] = ["org.freedesktop.DBus.Error.NameHasNoOwner", "org.freedesktop.DBus.Error.ServiceUnknown"];
+/// The answers to somebody who may not.
+const DENIED: [&str; 2] =
+    ["org.fedoraproject.FirewallD1.NotAuthorizedException", "org.freedesktop.DBus.Error.AccessDenied"];
 
 /// A connection to the system bus.
 #[derive(Debug)]
@@ -108,7 +111,11 @@ impl Refusal {
 }
 
 fn failed(member: &str, refusal: &Refusal) -> Error {
-    Error::internal(format!("{ZONE}.{member}: {refusal}"))
+    let error = Error::internal(format!("{ZONE}.{member}: {refusal}"));
+    if DENIED.contains(&refusal.name.as_str()) {
+        return error.with_details("firewalld obeys the host's root only; without those rights choose another backend");
+    }
+    error
 }
 
 /// The address as firewalld takes it: a network of one.
