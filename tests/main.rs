@@ -25,6 +25,7 @@ mod cnitool_lists;
 mod cross;
 mod dispatch;
 mod firewall;
+mod firewall_after;
 mod firewall_policy;
 mod firewalld;
 mod host_local;

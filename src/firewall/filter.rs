@@ -11,6 +11,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 mod undo;
+mod words;
 
 use std::net::IpAddr;
 
@@ -218,16 +219,24 @@ fn end_of_missing_bridges(view: &mut dyn View) -> Result<Vec<Edit>> {
 
 /// Why this cannot be the name of the administrator's chain, if it cannot.
 pub fn unusable_chain_name(name: &str) -> Option<&'static str> {
-    const TAKEN: [&str; 12] = [
+    // Built-in chains, targets that iptables would take for the name's meaning, and our own chains.
+    const TAKEN: [&str; 19] = [
         "INPUT",
         FORWARD,
         "OUTPUT",
         "PREROUTING",
         "POSTROUTING",
+        NATIVE_FORWARD,
         "ACCEPT",
         "DROP",
         "QUEUE",
         "RETURN",
+        "REJECT",
+        "LOG",
+        "MARK",
+        "DNAT",
+        "SNAT",
+        "MASQUERADE",
         CNI_FORWARD,
         STAGE_1,
         STAGE_2,
@@ -239,7 +248,7 @@ pub fn unusable_chain_name(name: &str) -> Option<&'static str> {
             Some("it contains white space or control characters")
         }
         _ if name.starts_with(['-', '!']) => Some("it starts with '-' or '!'"),
-        _ if TAKEN.iter().any(|taken| taken.eq_ignore_ascii_case(name)) => Some("it means something else already"),
+        _ if TAKEN.contains(&name) => Some("it means something else already"),
         _ => None,
     }
 }

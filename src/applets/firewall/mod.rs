@@ -174,13 +174,7 @@ impl Conf {
         match self.wish {
             Wish::Iptables | Wish::Nftables => Ok(Backend::Rules),
             Wish::Firewalld => running(Firewalld::connect(&bus)?),
-            Wish::Auto => match connect_if_usable(&bus)? {
-                Some(mut firewalld) => {
-                    let runs = firewalld.is_running()?;
-                    Ok(if runs { Backend::Firewalld(firewalld) } else { Backend::Rules })
-                }
-                None => Ok(Backend::Rules),
-            },
+            Wish::Auto => Ok(find_firewalld(&bus)?.map_or(Backend::Rules, Backend::Firewalld)),
         }
     }
 
@@ -231,14 +225,17 @@ fn running(mut firewalld: Firewalld) -> Result<Backend> {
     }
 }
 
-/// The bus, unless there is none for us. One that does not answer is an error: firewalld may run all the same, and would
-/// drop what rules of our own accept.
-fn connect_if_usable(bus: &str) -> Result<Option<Firewalld>> {
-    match Firewalld::connect(bus) {
-        Err(error) if !error.timed_out() => Ok(None),
-        connected => connected.map(Some).map_err(|error| {
-            error.with_details("without \"backend\" it depends on firewalld; set it to \"iptables\" if there is none")
-        }),
+/// firewalld if it runs. A bus that is absent, or not for us, means that it does not. One that does not answer is an
+/// error: firewalld may run all the same, and would drop what rules of our own accept.
+fn find_firewalld(bus: &str) -> Result<Option<Firewalld>> {
+    let found = Firewalld::connect(bus).and_then(|mut firewalld| Ok(firewalld.is_running()?.then_some(firewalld)));
+    match found {
+        Err(error) if error.timed_out() => {
+            let hint = "without \"backend\" it depends on firewalld; set it to \"iptables\" if there is none";
+            Err(error.with_details(hint))
+        }
+        Err(_) => Ok(None),
+        found => found,
     }
 }
 

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::words::words;
 use super::{CNI_FORWARD, Filter, Ingress, STAGE_1, STAGE_2};
 use crate::error::Result;
 use crate::firewall::place::{StoredChain, StoredRule};
-use crate::firewall::rule::{Direction, RELATED_OR_ESTABLISHED, Side};
+use crate::firewall::rule::{Direction, RELATED_OR_ESTABLISHED};
 use crate::firewall::{Edit, Family, Match, Rule, Target, View};
 
 /// Comment of the jump to the rules for addresses.
@@ -314,36 +315,4 @@ fn push_new(mut rules: Vec<Rule>, rule: Rule) -> Vec<Rule> {
         rules.push(rule);
     }
     rules
-}
-
-/// One of our rules as arguments of iptables, the way the reference prints them.
-fn words(rule: &Rule) -> String {
-    let mut words: Vec<String> = rule.matches.iter().filter_map(condition_words).collect();
-    words.extend(rule.comment.as_ref().map(|comment| format!("-m comment --comment {comment}")));
-    words.extend(rule.target.as_ref().and_then(target_words));
-    words.join(" ")
-}
-
-fn condition_words(condition: &Match) -> Option<String> {
-    let not = |negated: bool| if negated { "! " } else { "" };
-    Some(match condition {
-        Match::Address { side, negated, network } => {
-            format!("{}-{} {network}", not(*negated), if *side == Side::Source { "s" } else { "d" })
-        }
-        Match::Interface { direction, negated, name } => {
-            format!("{}-{} {name}", not(*negated), if *direction == Direction::In { "i" } else { "o" })
-        }
-        Match::ConnectionState(_) => "-m conntrack --ctstate RELATED,ESTABLISHED".to_string(),
-        _ => return None,
-    })
-}
-
-fn target_words(target: &Target) -> Option<String> {
-    Some(match target {
-        Target::Accept => "-j ACCEPT".to_string(),
-        Target::Drop => "-j DROP".to_string(),
-        Target::Return => "-j RETURN".to_string(),
-        Target::Jump(chain) => format!("-j {chain}"),
-        _ => return None,
-    })
 }
