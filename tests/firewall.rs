@@ -207,7 +207,7 @@ fn rules_of_others_are_kept_with_their_counters_and_their_order() {
         Call::new(&lab, &format!("iptables-{flavour}-restore")).args_list(&["-c"]).stdin(FOREIGN).run().success();
         let before = foreign(&lab, flavour);
         assert_eq!(before.iter().filter(|line| line.starts_with('[')).count(), 7);
-        let config = config(V4, &json!({"ingressPolicy": "isolated"}));
+        let config = config(V4, &json!({"ingressPolicy": "same-bridge"}));
         for verb in ["ADD", "CHECK", "DEL"] {
             run(&lab, Ours, verb, &config).success();
             assert_eq!(foreign(&lab, flavour), before, "{flavour} after {verb}");
@@ -237,7 +237,7 @@ fn better_check_reads_only_and_says_what_is_missing() {
 }
 
 #[test]
-fn nonsense_is_refused_before_anything_is_done() {
+fn better_nonsense_is_refused_before_anything_is_done() {
     let lab = lab("nft");
     let before = lab.snapshot();
     let add = |changes: Value| run(&lab, Ours, "ADD", &config(V4, &changes));
@@ -303,7 +303,7 @@ fn better_another_policy_replaces_that_of_the_bridge() {
 
 /// Debian's 1.1.1 writes other comments than 1.9.1.
 #[test]
-fn better_shared_rules_of_older_versions_are_recognised() {
+fn shared_rules_of_older_versions_are_recognised() {
     for flavour in FLAVOURS {
         let lab = lab(flavour);
         let config = config(DUAL, &json!({"ingressPolicy": "same-bridge"}));

@@ -96,7 +96,7 @@ fn better_a_late_del_leaves_the_rules_of_the_addresss_next_owner() {
 }
 
 #[test]
-fn better_a_run_that_cannot_be_written_does_not_matter() {
+fn a_run_that_cannot_be_written_does_not_matter() {
     let lab = lab("nft");
     lab.ok("mkdir /run/cni-box");
     lab.ok("mount -t tmpfs -o ro tmpfs /run/cni-box");
@@ -191,7 +191,7 @@ fn better_the_policy_of_a_bridge_ends_with_the_bridge() {
 }
 
 #[test]
-fn many_at_once_each_get_their_rules() {
+fn better_many_at_once_each_get_their_rules() {
     for (flavour, backend) in [("nft", "iptables"), ("legacy", "iptables"), ("nft", "nftables")] {
         let lab = lab(flavour);
         let call = |index: usize, verb: &str| {

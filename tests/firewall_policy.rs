@@ -143,7 +143,7 @@ fn newer_isolated_keeps_neighbours_apart_too() {
 
 /// What `nftables` cannot do: another table that drops has the last word.
 #[test]
-fn an_accept_of_nftables_does_not_override_a_drop_elsewhere() {
+fn better_an_accept_of_nftables_does_not_override_a_drop_elsewhere() {
     let net = Net::new("nft", "nftables");
     net.attach("ns1", "open");
     net.comes_to_reach("ns1", "192.0.2.2");
@@ -153,7 +153,7 @@ fn an_accept_of_nftables_does_not_override_a_drop_elsewhere() {
 
 /// The administrator's chain works with `nftables` too, where it is the last word.
 #[test]
-fn the_administrators_chain_drops_with_nftables() {
+fn better_the_administrators_chain_drops_with_nftables() {
     let net = Net::new("nft", "nftables");
     let config = net.attach("ns1", "open");
     net.comes_to_reach("ns1", "192.0.2.2");
@@ -196,7 +196,7 @@ const NATIVE: &str = "table ip cni_firewall {
 ";
 
 #[test]
-fn nftables_reads_like_iptables() {
+fn better_nftables_reads_like_iptables() {
     let net = Net::new("nft", "nftables");
     net.attach("ns1", "isolated");
     let text = net.lab.ok("nft list table ip cni_firewall");

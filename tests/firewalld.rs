@@ -163,7 +163,7 @@ fn containers_get_out_through_firewalld() {
 }
 
 #[test]
-fn what_firewalld_refuses_is_told_and_leaves_nothing() {
+fn better_what_firewalld_refuses_is_told_and_leaves_nothing() {
     let host = Host::new("nftables");
     let call = "org.fedoraproject.FirewallD1.zone.addSource: org.fedoraproject.FirewallD1.Exception: ";
     let unknown = format!("failed to add the address 10.0.0.2/32 to nozone zone: {call}INVALID_ZONE: nozone");
@@ -178,7 +178,27 @@ fn what_firewalld_refuses_is_told_and_leaves_nothing() {
 }
 
 #[test]
-fn an_ingress_policy_is_kept_in_iptables() {
+fn better_a_failed_add_takes_the_addresses_out_of_firewalld() {
+    let host = Host::new("nftables");
+    let lab = &host.lab;
+    lab.executable("/opt/cni/bin/fails", "#!/bin/sh\necho '{\"code\":99,\"msg\":\"no\"}'\nexit 1\n");
+    let list = |last: &str| {
+        let bridge = json!({"type": "bridge", "ipam": {"type": "host-local", "subnet": "10.1.2.0/24"}});
+        json!({"cniVersion": "1.0.0", "name": last, "plugins": [bridge, {"type": "firewall"}, {"type": last}]})
+            .to_string()
+    };
+    for last in ["fails", "loopback"] {
+        lab.write(&format!("/etc/cni/net.d/{last}.conflist"), list(last));
+    }
+    let add = |last: &str| lab.cnitool(&["add", last, "/var/run/netns/ns1"]).run();
+    add("fails").dies_with(&["no"]);
+    assert_eq!(host.sources("trusted"), [""; 0]);
+    add("loopback").success();
+    assert_eq!(host.sources("trusted"), ["10.1.2.2/32"]);
+}
+
+#[test]
+fn better_an_ingress_policy_is_kept_and_checked_in_iptables() {
     let host = Host::new("nftables");
     let config = firewalld(&json!({"ingressPolicy": "same-bridge"}));
     host.run("ADD", &config).result();
@@ -256,7 +276,7 @@ fn is_no_firewalld(lab: &Lab, words: &[&str]) {
 }
 
 #[test]
-fn without_a_bus_there_is_no_firewalld() {
+fn better_without_a_bus_there_is_no_firewalld() {
     let lab = without_bus();
     let place = "failed to connect to the bus at unix:path=/run/dbus/system_bus_socket: no such file or directory";
     is_no_firewalld(&lab, &[place]);
@@ -267,7 +287,7 @@ fn without_a_bus_there_is_no_firewalld() {
 }
 
 #[test]
-fn a_bus_without_firewalld_is_told() {
+fn better_a_bus_without_firewalld_is_told() {
     let lab = without_bus();
     let _bus = bus(&lab, ALLOW);
     is_no_firewalld(&lab, &["firewalld is not running"]);
@@ -275,7 +295,7 @@ fn a_bus_without_firewalld_is_told() {
 }
 
 #[test]
-fn the_bus_is_found_where_the_environment_says() {
+fn better_the_bus_is_found_where_the_environment_says() {
     let host = Host::new("nftables");
     host.lab.ok("mv /run/dbus/system_bus_socket /run/other");
     let call = host.lab.plugin("firewall").config(&firewalld(&json!({})));
@@ -287,7 +307,7 @@ fn the_bus_is_found_where_the_environment_says() {
 }
 
 #[test]
-fn a_bus_that_refuses_us_is_told() {
+fn better_a_bus_that_refuses_us_is_told() {
     let lab = without_bus();
     let _bus = bus(&lab, r#"<deny user="root"/>"#);
     is_no_firewalld(&lab, &["failed to call org.freedesktop.DBus.Hello on the bus at unix:path=", "the bus hung up"]);
@@ -314,7 +334,7 @@ fn fake_bus(lab: &Lab, lines: &str) -> Background {
 }
 
 #[test]
-fn a_bus_that_refuses_our_authentication_is_told() {
+fn better_a_bus_that_refuses_our_authentication_is_told() {
     let lab = without_bus();
     let _bus = fake_bus(&lab, r"REJECTED EXTERNAL\r\n");
     is_no_firewalld(&lab, &["failed to authenticate with the bus at unix:path=", "the bus refuses this user"]);
