@@ -4,8 +4,10 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result, code};
-use crate::firewall::{Family, Session, iptables_legacy};
+use crate::error::{Context, Error, Result, code};
+use crate::firewall::rule::Family;
+use crate::firewall::session::Session;
+use crate::firewall::x_tables;
 
 /// A kind of iptables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,11 @@ const FALLBACK_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 const MOST_LINKS: u32 = 40;
 
 impl Flavour {
+    /// What an administrator demands with this text (the variable CNI_BOX_IPTABLES): nothing when it is empty.
+    pub fn forced(text: &str) -> Result<Option<Self>> {
+        if text.is_empty() { Ok(None) } else { Flavour::parse(text).map(Some).context("CNI_BOX_IPTABLES") }
+    }
+
     /// The flavour that an administrator named: `nft` or `legacy`.
     pub fn parse(text: &str) -> Result<Self> {
         match text {
@@ -104,11 +111,11 @@ pub(super) fn legacy_tables(family: Family) -> Result<Option<Vec<String>>> {
 }
 
 fn legacy_holds_rules() -> Result<bool> {
-    any_legacy_table(iptables_legacy::holds_rules)
+    any_legacy_table(x_tables::holds_rules)
 }
 
 fn legacy_holds_cni() -> Result<bool> {
-    any_legacy_table(|family, table| iptables_legacy::has_chain(family, table, |name| name.starts_with(CNI_PREFIX)))
+    any_legacy_table(|family, table| x_tables::has_chain(family, table, |name| name.starts_with(CNI_PREFIX)))
 }
 
 fn any_legacy_table(holds: impl Fn(Family, &str) -> Result<bool>) -> Result<bool> {

@@ -13,9 +13,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::error::{Context, Failures, Result};
-use crate::firewall::flavour::{Flavour, Preference, choose, legacy_tables};
-use crate::firewall::iptables_nft::Nftables;
-use crate::firewall::{Edit, Family, Rule, Session, Table, View, iptables_legacy, names};
+use crate::firewall::flavour::{Flavour, Preference, choose};
+use crate::firewall::names;
+use crate::firewall::place::{Edit, Place, Table, View};
+use crate::firewall::rule::{Family, Rule};
+use crate::firewall::session::Session;
 
 /// The length of a chain's name in the reference; the kernel's limit is 28 characters too.
 const CHAIN_NAME_LENGTH: usize = 28;
@@ -85,12 +87,11 @@ impl Masquerade<'_> {
     pub fn del(&self, session: &mut Session, addresses: Option<&[IpAddr]>, forced: Option<Flavour>) -> Result<()> {
         let mut failures = Failures::default();
         let chain = chain_name(self.network, self.container);
-        let mut nftables = failures.note(session.nftables()).flatten();
         for family in Family::BOTH {
-            if let Some(nftables) = nftables.as_deref_mut() {
-                failures.note(del_nft(nftables, family, &chain, addresses));
+            let places = failures.note(session.places_of_chain(family, Table::Nat, &chain, forced));
+            for place in places.into_iter().flatten() {
+                failures.note(session.edit(place, |view| Ok((plan::removal(view, &chain, addresses)?, ()))));
             }
-            failures.note(del_legacy(family, &chain, addresses, forced));
         }
         failures.finish().with_context(|| self.failed_to("delete"))
     }
@@ -108,7 +109,7 @@ impl Masquerade<'_> {
         }
         let chain = chain_name(self.network, self.container);
         let rules = plan::Rules::new(family, &chain, &comment(self.network, self.container), &addresses);
-        let edits = add_rules(session, flavour, family, &rules)?;
+        let edits = add_rules(session, Place::Iptables { flavour, family, table: Table::Nat }, &rules)?;
         Ok(Some(AddedFamily::from_edits(flavour, family, chain, edits)))
     }
 
@@ -118,45 +119,19 @@ impl Masquerade<'_> {
 }
 
 /// Adds what is missing and says what that was.
-fn add_rules(session: &mut Session, flavour: Flavour, family: Family, rules: &plan::Rules) -> Result<Vec<Edit>> {
-    let look_first = |view: &mut dyn View| {
-        let edits = rules.missing(view)?;
-        Ok((edits.clone(), edits))
-    };
-    if flavour == Flavour::Legacy {
-        return iptables_legacy::edit(family, Table::Nat, look_first);
-    }
-    let nftables = session.require_nftables()?;
+fn add_rules(session: &mut Session, place: Place, rules: &plan::Rules) -> Result<Vec<Edit>> {
     // Nearly always the chain is new. Then there is nothing to look at, however many rules others have.
-    if nftables.chain_use(family, Table::Nat, &rules.chain)?.is_none() {
+    if session.look(place, |view| view.uses(&rules.chain))?.is_none() {
         let all = rules.all();
-        if nftables.write(family, Table::Nat, &all).is_ok() {
+        if session.write(place, &all).is_ok() {
             return Ok(all);
         }
         // Somebody has just made it, or we are told below what is wrong.
     }
-    nftables.edit(family, Table::Nat, look_first)
-}
-
-fn del_nft(nftables: &mut Nftables, family: Family, chain: &str, addresses: Option<&[IpAddr]>) -> Result<()> {
-    if nftables.chain_use(family, Table::Nat, chain)?.is_none() {
-        return Ok(());
-    }
-    nftables.edit(family, Table::Nat, |view| Ok((plan::removal(view, chain, addresses)?, ())))
-}
-
-fn del_legacy(family: Family, chain: &str, addresses: Option<&[IpAddr]>, forced: Option<Flavour>) -> Result<()> {
-    // Looking needs no lock, so a host whose x_tables are not ours never waits for it.
-    let table = Table::Nat.name();
-    let is_used = match legacy_tables(family)? {
-        Some(names) => names.iter().any(|name| name == table),
-        None => forced == Some(Flavour::Legacy),
-    };
-    let exists = is_used && iptables_legacy::has_chain(family, table, |name| name == chain)?;
-    if !exists {
-        return Ok(());
-    }
-    iptables_legacy::edit(family, Table::Nat, |view| Ok((plan::removal(view, chain, addresses)?, ())))
+    session.edit(place, |view| {
+        let edits = rules.missing(view)?;
+        Ok((edits.clone(), edits))
+    })
 }
 
 impl Added {
@@ -185,12 +160,8 @@ impl AddedFamily {
             return Ok(());
         }
         let plan = |view: &mut dyn View| Ok((plan::reversal(view, &self.chain, self.created, &self.rules)?, ()));
-        let undone = match self.flavour {
-            Flavour::Nft => {
-                session.require_nftables().and_then(|nftables| nftables.edit(self.family, Table::Nat, plan))
-            }
-            Flavour::Legacy => iptables_legacy::edit(self.family, Table::Nat, plan),
-        };
+        let place = Place::Iptables { flavour: self.flavour, family: self.family, table: Table::Nat };
+        let undone = session.edit(place, plan);
         undone.with_context(|| format!("failed to undo masquerade chain {:?}", self.chain))
     }
 }

@@ -145,13 +145,13 @@ impl Connection {
     }
 
     /// Sends messages that the kernel takes as one transaction (nfnetlink batches): all are done or the first refusal is
-    /// the error. `begin` and `end` frame the batch. Refusals come unasked, so only the last message between them is
+    /// the error. `begin` and `end` frame the batch; without an end it is only checked. Refusals come unasked, so only the last message between them is
     /// acknowledged: without any answer nobody has taken the batch.
-    pub fn transaction(&mut self, begin: Message, mut messages: Vec<Message>, end: Message) -> Result<()> {
+    pub fn transaction(&mut self, begin: Message, mut messages: Vec<Message>, end: Option<Message>) -> Result<()> {
         if let Some(last) = messages.last_mut() {
             last.add_flags(ACK);
         }
-        self.send(std::iter::once(begin).chain(messages).chain([end]).collect())?;
+        self.send(std::iter::once(begin).chain(messages).chain(end).collect())?;
         self.drain_verdicts()
     }
 

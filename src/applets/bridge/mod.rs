@@ -235,10 +235,7 @@ fn end_masquerade(request: &Request<'_>, attachment: &mut remove::Attachment, se
 
 /// The iptables flavour that the administrator demands, if any.
 fn forced_flavour(request: &Request<'_>) -> Result<Option<Flavour>> {
-    match request.host.variable("CNI_BOX_IPTABLES").as_str() {
-        "" => Ok(None),
-        name => Flavour::parse(name).map(Some).context("CNI_BOX_IPTABLES"),
-    }
+    Flavour::forced(&request.host.variable("CNI_BOX_IPTABLES"))
 }
 
 /// The interface entry of a result.

@@ -5,7 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::error::Result;
-use crate::firewall::{Edit, Family, Match, POSTROUTING, Rule, StoredChain, StoredRule, Target, View};
+use crate::firewall::place::{Edit, StoredChain, StoredRule, View};
+use crate::firewall::rule::{Family, Match, Rule, Target};
+
+/// The chain that forwarded and outgoing packets pass last.
+const POSTROUTING: &str = "POSTROUTING";
 
 /// The rules of one container in one family.
 #[derive(Debug)]
@@ -23,11 +27,7 @@ pub(super) struct Rules {
 impl Rules {
     /// The rules for these addresses, all of `family`.
     pub(super) fn new(family: Family, chain: &str, comment: &str, addresses: &[IpNet]) -> Self {
-        let rule = |condition, target| Rule {
-            matches: vec![condition],
-            comment: Some(comment.to_string()),
-            target: Some(target),
-        };
+        let rule = |condition, target| Rule::new(vec![condition], target).commented(comment);
         let mut rules = Rules {
             chain: chain.to_string(),
             accepts: Vec::new(),
@@ -94,9 +94,8 @@ pub(super) fn removal(view: &mut dyn View, chain: &str, addresses: Option<&[IpAd
 /// it: that one relies on what it found there.
 pub(super) fn reversal(view: &mut dyn View, chain: &str, created: bool, added: &[(String, Rule)]) -> Result<Vec<Edit>> {
     let Some(stored) = view.chain(chain)? else { return Ok(Vec::new()) };
-    let was_added = |place: &str, found: &StoredRule| {
-        !found.foreign && added.iter().any(|(chain, rule)| chain == place && *rule == found.rule)
-    };
+    let was_added =
+        |place: &str, found: &StoredRule| added.iter().any(|(chain, rule)| chain == place && found.is(rule));
     let mut edits = deletions(view, POSTROUTING, |found| was_added(POSTROUTING, found))?;
     let in_use = stored.references > edits.len();
     match (created, in_use) {

@@ -1,48 +1,18 @@
 use super::*;
-use crate::firewall::{POSTROUTING, StoredChain, StoredRule};
+use crate::firewall::rule::{Match, Target};
+use crate::firewall::testing::FakeTable;
 
-/// A table in memory that applies edits, as the kernel would.
-#[derive(Default)]
-struct FakeTable {
-    rules: Vec<(String, StoredRule)>,
-    chains: Vec<String>,
-    next_id: u64,
+const POSTROUTING: &str = "POSTROUTING";
+
+/// Masquerading of one container, in a table.
+trait Container {
+    fn add(&mut self, addresses: &[&str]) -> AddedFamily;
+    fn undo(&mut self, added: &AddedFamily);
+    fn del(&mut self, addresses: Option<&[&str]>);
+    fn is_empty(&self) -> bool;
 }
 
-impl View for FakeTable {
-    fn chain(&mut self, name: &str) -> Result<Option<StoredChain>> {
-        if name != POSTROUTING && !self.chains.iter().any(|chain| chain == name) {
-            return Ok(None);
-        }
-        let rules = self.rules.iter().filter(|(chain, _)| chain == name).map(|(_, rule)| rule.clone()).collect();
-        let references = self.rules.iter().filter(|(_, stored)| stored.rule.jumps_to(name)).count();
-        Ok(Some(StoredChain { rules, references }))
-    }
-}
-
-impl FakeTable {
-    fn apply(&mut self, edits: &[Edit]) {
-        for edit in edits {
-            match edit {
-                Edit::CreateChain(name) => self.chains.push(name.clone()),
-                Edit::Append { chain, rule } => self.insert(self.rules.len(), chain, rule),
-                Edit::Prepend { chain, rule } => self.insert(0, chain, rule),
-                Edit::Delete { id, .. } => self.rules.retain(|(_, stored)| stored.id != *id),
-                Edit::DeleteChain(name) => {
-                    self.rules.retain(|(chain, _)| chain != name);
-                    self.chains.retain(|chain| chain != name);
-                    assert!(!self.rules.iter().any(|(_, stored)| stored.rule.jumps_to(name)), "chain is in use");
-                }
-            }
-        }
-    }
-
-    fn insert(&mut self, place: usize, chain: &str, rule: &Rule) {
-        self.next_id += 1;
-        let stored = StoredRule { id: self.next_id, rule: rule.clone(), foreign: false };
-        self.rules.insert(place, (chain.to_string(), stored));
-    }
-
+impl Container for FakeTable {
     /// What an ADD for these addresses adds.
     fn add(&mut self, addresses: &[&str]) -> AddedFamily {
         let edits = rules(addresses).missing(self).unwrap();
@@ -60,11 +30,6 @@ impl FakeTable {
             addresses.map(|addresses| addresses.iter().map(|address| address.parse().unwrap()).collect());
         let edits = plan::removal(self, CHAIN, addresses.as_deref()).unwrap();
         self.apply(&edits);
-    }
-
-    /// Every rule as `CHAIN target`, in order.
-    fn text(&self) -> Vec<String> {
-        self.rules.iter().map(|(chain, stored)| format!("{chain} {:?}", stored.rule.target.as_ref().unwrap())).collect()
     }
 
     fn is_empty(&self) -> bool {
@@ -129,12 +94,9 @@ fn del_takes_the_chain_with_the_last_jump() {
 fn del_finds_jumps_by_subnet_as_old_plugins_wrote_them() {
     let mut table = FakeTable::default();
     let _ = table.add(&["10.0.0.2/24"]);
-    let old = Rule {
-        matches: vec![crate::firewall::Match::source("10.0.0.0/24".parse().unwrap())],
-        comment: None,
-        target: Some(crate::firewall::Target::Jump(CHAIN.to_string())),
-    };
-    table.insert(0, POSTROUTING, &old);
+    let subnet = Match::source("10.0.0.0/24".parse().unwrap());
+    let old = Rule::new(vec![subnet], Target::Jump(CHAIN.to_string()));
+    table.apply(&[Edit::prepend(POSTROUTING, old)]);
     table.del(Some(&["10.0.0.2"]));
     assert!(table.is_empty());
 }

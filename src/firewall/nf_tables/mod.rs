@@ -1,18 +1,23 @@
-//! iptables' tables in nf_tables: tables `ip nat`, `ip6 nat` and so on, whose base chains are the built-in chains.
+//! nf_tables over nfnetlink: tables of iptables (`ip nat`, `ip6 nat` and so on, whose base chains are the built-in chains)
+//! and others.
 //!
 //! A transaction carries the generation of the rule set that its plan has looked at. When somebody else was faster, the
 //! kernel refuses it with `ERESTART`, and we look again.
 
 mod decode;
 mod encode;
+mod expressions;
+mod location;
 #[cfg(test)]
 mod tests;
 
-use encode::{base_chain, batch};
+use encode::batch;
+pub(super) use location::Location;
 
 use crate::error::{Context, Errno, Error, Result};
 use crate::firewall::flavour::{CNI_PREFIX, Contents};
-use crate::firewall::{Edit, Family, StoredChain, Table, View};
+use crate::firewall::place::{Edit, StoredChain, View};
+use crate::firewall::rule::Family;
 use crate::netlink::message::APPEND;
 use crate::netlink::nftables::*;
 use crate::netlink::{Attribute, Connection, Message};
@@ -41,22 +46,21 @@ impl Nftables {
 
     /// Does what needs no look at the rules first. It fails, having changed nothing, when a user chain to be created
     /// exists; [`Nftables::edit`] is the answer then.
-    pub(super) fn write(&mut self, family: Family, table: Table, edits: &[Edit]) -> Result<()> {
-        let messages = self.messages(family, table, edits)?;
+    pub(super) fn write(&mut self, location: &Location, edits: &[Edit]) -> Result<()> {
+        let messages = self.messages(location, edits)?;
         self.commit(None, messages)
     }
 
     /// Asks `plan` what to do and does it, in one transaction.
     pub(super) fn edit<T>(
         &mut self,
-        family: Family,
-        table: Table,
+        location: &Location,
         mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
     ) -> Result<T> {
-        let describe = || format!("failed to change {} table {:?} in nf_tables", family.program(), table.name());
+        let describe = || format!("failed to change {} in nf_tables", location.described());
         let mut last = Error::from(Errno::ERESTART);
         for _ in 0..TRIES {
-            match self.try_edit(family, table, &mut plan) {
+            match self.try_edit(location, &mut plan) {
                 Err(error) if lost_a_race(&error) => last = error,
                 done => return done.with_context(describe),
             }
@@ -66,25 +70,38 @@ impl Nftables {
 
     fn try_edit<T>(
         &mut self,
-        family: Family,
-        table: Table,
+        location: &Location,
         plan: &mut impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
     ) -> Result<T> {
         let generation = self.generation()?;
-        let (edits, outcome) = plan(&mut Snapshot { nftables: self, family, table })?;
-        let messages = self.messages(family, table, &edits)?;
+        let (edits, outcome) = plan(&mut Snapshot { nftables: self, location })?;
+        let messages = self.messages(location, &edits)?;
         if !messages.is_empty() {
             self.commit(Some(generation), messages)?;
         }
         Ok(outcome)
     }
 
+    /// Shows `look` the table; each chain as it is when asked for.
+    pub(super) fn look<T>(&mut self, location: &Location, look: impl FnOnce(&mut dyn View) -> Result<T>) -> Result<T> {
+        let seen = look(&mut Snapshot { nftables: self, location });
+        seen.with_context(|| format!("failed to read {} in nf_tables", location.described()))
+    }
+
+    /// Asks the kernel to check these changes: without its end it checks a transaction and then drops it.
+    pub(super) fn probe(&mut self, location: &Location, edits: &[Edit]) -> Result<()> {
+        let messages = self.messages(location, edits)?;
+        let (begin, _) = batch(None);
+        let probed = self.0.transaction(begin, messages, None);
+        probed.with_context(|| format!("the kernel refuses rules in {}", location.described()))
+    }
+
     /// The rules of a chain; nothing when it is missing.
-    pub(super) fn chain(&mut self, family: Family, table: Table, name: &str) -> Result<Option<StoredChain>> {
-        let Some(uses) = self.chain_use(family, table, name)? else { return Ok(None) };
-        let request = encode::named_rules(NFT_MSG_GETRULE, family, table, name, None);
+    fn chain(&mut self, location: &Location, name: &str) -> Result<Option<StoredChain>> {
+        let Some(uses) = self.chain_use(location, name)? else { return Ok(None) };
+        let request = encode::named_rules(NFT_MSG_GETRULE, location, name, None);
         let rules = self.0.dump(&request, Vec::new, |rules, reply| {
-            rules.push(decode::rule(reply.body, family)?);
+            rules.push(decode::rule(reply.body, location)?);
             Ok(())
         });
         let rules = rules.with_context(|| format!("failed to list chain {name:?}"))?;
@@ -94,8 +111,8 @@ impl Nftables {
     }
 
     /// How many things hold the chain in being; `None` when it or its table is missing.
-    pub(super) fn chain_use(&mut self, family: Family, table: Table, name: &str) -> Result<Option<u32>> {
-        let request = encode::named_chain(NFT_MSG_GETCHAIN, family, table, name);
+    pub(super) fn chain_use(&mut self, location: &Location, name: &str) -> Result<Option<u32>> {
+        let request = encode::named_chain(NFT_MSG_GETCHAIN, location, name);
         let answer = self.0.get(&request, |body| {
             Ok(decode::attributes(body)?.find(NFTA_CHAIN_USE).and_then(Attribute::be32).unwrap_or(0))
         });
@@ -107,7 +124,14 @@ impl Nftables {
 
     /// What iptables' tables of a family hold.
     pub(super) fn contents(&mut self, family: Family) -> Result<Contents> {
-        let request = encode::request(NFT_MSG_GETCHAIN, 0, family);
+        let request = encode::request(
+            NFT_MSG_GETCHAIN,
+            0,
+            match family {
+                Family::V4 => NFPROTO_IPV4,
+                Family::V6 => NFPROTO_IPV6,
+            },
+        );
         let contents = self.0.dump(&request, Contents::default, |contents, reply| {
             let chain = decode::attributes(reply.body)?;
             let text = |kind| chain.find(kind).map(Attribute::text).unwrap_or_default();
@@ -131,31 +155,34 @@ impl Nftables {
 
     /// The messages that make these changes, and the base chains for them that don't exist. Existing ones are not named:
     /// saying the same once more would be allowed, but counts as a change whose end the kernel makes us wait for (10 ms).
-    fn messages(&mut self, family: Family, table: Table, edits: &[Edit]) -> Result<Vec<Message>> {
+    fn messages(&mut self, location: &Location, edits: &[Edit]) -> Result<Vec<Message>> {
         let mut missing = Vec::new();
-        for name in edits.iter().filter_map(added_to).filter(|name| base_chain(table, name).is_some()) {
-            if !missing.contains(&name) && self.chain_use(family, table, name)?.is_none() {
+        for name in edits.iter().filter_map(added_to).filter(|name| location.base_chain(name).is_some()) {
+            if !missing.contains(&name) && self.chain_use(location, name)?.is_none() {
                 missing.push(name);
             }
         }
-        Ok(messages(family, table, edits, &missing))
+        Ok(messages(location, edits, &missing))
     }
 
     fn commit(&mut self, generation: Option<u32>, messages: Vec<Message>) -> Result<()> {
         let (begin, end) = batch(generation);
-        self.0.transaction(begin, messages, end)
+        self.0.transaction(begin, messages, Some(end))
     }
 }
 
 struct Snapshot<'a> {
     nftables: &'a mut Nftables,
-    family: Family,
-    table: Table,
+    location: &'a Location,
 }
 
 impl View for Snapshot<'_> {
     fn chain(&mut self, name: &str) -> Result<Option<StoredChain>> {
-        self.nftables.chain(self.family, self.table, name)
+        self.nftables.chain(self.location, name)
+    }
+
+    fn uses(&mut self, name: &str) -> Result<Option<usize>> {
+        Ok(self.nftables.chain_use(self.location, name)?.map(|uses| uses as usize))
     }
 }
 
@@ -166,36 +193,41 @@ fn lost_a_race(error: &Error) -> bool {
 }
 
 /// The messages of a transaction that first makes the base chains in `missing`.
-fn messages(family: Family, table: Table, edits: &[Edit], missing: &[&str]) -> Vec<Message> {
+fn messages(location: &Location, edits: &[Edit], missing: &[&str]) -> Vec<Message> {
     let mut messages = Vec::with_capacity(edits.len() + missing.len() + 1);
-    if edits.iter().any(|edit| matches!(edit, Edit::CreateChain(_)) || added_to(edit).is_some()) {
-        messages.push(encode::new_table(family, table));
+    if edits.iter().any(|edit| added_to(edit).is_some()) {
+        messages.push(encode::new_table(location));
     }
-    let bases = missing.iter().filter_map(|name| base_chain(table, name));
-    messages.extend(bases.map(|base| encode::new_base_chain(family, table, base)));
-    edits.iter().for_each(|edit| push_edit(&mut messages, family, table, edit));
+    let bases = missing.iter().filter_map(|name| location.base_chain(name));
+    messages.extend(bases.map(|base| encode::new_base_chain(location, base)));
+    edits.iter().for_each(|edit| push_edit(&mut messages, location, edit));
     messages
 }
 
 fn added_to(edit: &Edit) -> Option<&str> {
     match edit {
-        Edit::Append { chain, .. } | Edit::Prepend { chain, .. } => Some(chain),
+        Edit::CreateChain(chain) | Edit::Append { chain, .. } | Edit::Prepend { chain, .. } => Some(chain),
         _ => None,
     }
 }
 
-fn push_edit(messages: &mut Vec<Message>, family: Family, table: Table, edit: &Edit) {
+fn push_edit(messages: &mut Vec<Message>, location: &Location, edit: &Edit) {
     match edit {
-        Edit::CreateChain(name) => messages.push(encode::new_chain(family, table, name)),
-        Edit::Append { chain, rule } => messages.push(encode::new_rule(APPEND, family, table, chain, rule)),
-        Edit::Prepend { chain, rule } => messages.push(encode::new_rule(0, family, table, chain, rule)),
+        Edit::CreateChain(name) => match location.base_chain(name) {
+            // Named as added to, it is among the missing ones.
+            Some(_) => {}
+            None => messages.push(encode::new_chain(location, name)),
+        },
+        Edit::Flush(chain) => messages.push(encode::named_rules(NFT_MSG_DELRULE, location, chain, None)),
+        Edit::Append { chain, rule } => messages.push(encode::new_rule(APPEND, location, chain, rule)),
+        Edit::Prepend { chain, rule } => messages.push(encode::new_rule(0, location, chain, rule)),
         Edit::Delete { chain, id } => {
-            messages.push(encode::named_rules(NFT_MSG_DELRULE, family, table, chain, Some(*id)));
+            messages.push(encode::named_rules(NFT_MSG_DELRULE, location, chain, Some(*id)));
         }
         // Kernels before 4.20 refuse to delete a chain with rules in it.
         Edit::DeleteChain(name) => messages.extend([
-            encode::named_rules(NFT_MSG_DELRULE, family, table, name, None),
-            encode::named_chain(NFT_MSG_DELCHAIN, family, table, name),
+            encode::named_rules(NFT_MSG_DELRULE, location, name, None),
+            encode::named_chain(NFT_MSG_DELCHAIN, location, name),
         ]),
     }
 }

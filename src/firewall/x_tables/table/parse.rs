@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use super::{Chain, Entry, HOOK_NAMES, Info, Kind, Leads};
 use crate::error::Result;
 use crate::firewall::Family;
-use crate::firewall::iptables_legacy::entry::Shape;
-use crate::firewall::iptables_legacy::layout::{HOOKS, malformed};
+use crate::firewall::x_tables::entry::Shape;
+use crate::firewall::x_tables::layout::{HOOKS, malformed};
 
 /// The chains of a blob, each with its place among them as its identity, and the entry that ends the table.
 pub(super) fn chains<'a>(family: Family, info: &Info, blob: &'a [u8]) -> Result<(Vec<Chain<'a>>, Entry<'a>)> {

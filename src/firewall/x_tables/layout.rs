@@ -2,7 +2,7 @@
 //! `linux/netfilter_ipv6/ip6_tables.h`). Numbers are in host order, addresses in network order.
 
 use crate::error::{Error, Result};
-use crate::firewall::Family;
+use crate::firewall::rule::Family;
 
 /// `_XT_ALIGN`: where entries, matches and targets start.
 pub(super) const ALIGNMENT: usize = align_of::<u64>();
@@ -27,21 +27,30 @@ pub(super) const REPLACE_POINTER: usize = TABLE_NAME_LENGTH + 12 + 4 * HOOKS * 2
 /// Length of `struct ipt_replace`, where the entries start.
 pub(super) const REPLACE_LENGTH: usize = (REPLACE_POINTER + size_of::<usize>()).next_multiple_of(ALIGNMENT);
 
-/// Verdicts of a standard target; others are offsets of entries.
+/// Verdicts of a standard target (`-NF_… - 1`); others are offsets of entries.
 pub(super) const VERDICT_ACCEPT: i32 = -2;
+/// `-NF_DROP - 1`
+pub(super) const VERDICT_DROP: i32 = -1;
 /// `XT_RETURN`
 pub(super) const VERDICT_RETURN: i32 = -5;
 
 /// Name of the target that marks the start of a user chain and the end of the table.
-pub(super) const ERROR_TARGET: &[u8] = b"ERROR";
+pub(super) const ERROR_TARGET: &str = "ERROR";
 
-/// Where things are in `struct ipt_entry` or `struct ip6t_entry`.
+/// Where things are in `struct ipt_entry` or `struct ip6t_entry`. Addresses come first (source, destination, their
+/// masks), then interface names (in, out, their masks).
 #[derive(Debug)]
 pub(super) struct EntryLayout {
     /// Length of an address.
     pub(super) address: usize,
-    /// Conditions other than addresses, up to `invert`: interfaces, protocol, traffic class, flags.
-    pub(super) others: usize,
+    /// The protocol, two bytes.
+    pub(super) protocol: usize,
+    /// What else there is about the packet; one bit says that it goes to a chain and does not come back.
+    pub(super) flags: usize,
+    /// The bit in `flags` that `-g` sets.
+    pub(super) goto: u8,
+    /// The bits in `flags` that `-p` sets.
+    pub(super) has_protocol: u8,
     /// Which conditions are negated.
     pub(super) invert: usize,
     /// Where the target starts, two bytes; right behind it the entry's length, two bytes.
@@ -50,21 +59,46 @@ pub(super) struct EntryLayout {
     pub(super) length: usize,
 }
 
+/// Length of an interface name and of its mask (`IFNAMSIZ`).
+pub(super) const INTERFACE_NAME_LENGTH: usize = 16;
+
+/// `IPT_INV_VIA_IN`
+pub(super) const INVERT_IN: u8 = 0x01;
+/// `IPT_INV_VIA_OUT`
+pub(super) const INVERT_OUT: u8 = 0x02;
 /// `IPT_INV_SRCIP`
 pub(super) const INVERT_SOURCE: u8 = 0x08;
 /// `IPT_INV_DSTIP`
 pub(super) const INVERT_DESTINATION: u8 = 0x10;
 
-const V4: EntryLayout =
-    EntryLayout { address: 4, others: 16, invert: 83, target_offset: 88, length: 96 + COUNTERS_LENGTH };
+const V4: EntryLayout = EntryLayout {
+    address: 4,
+    protocol: 80,
+    flags: 82,
+    goto: 0x02,
+    has_protocol: 0,
+    invert: 83,
+    target_offset: 88,
+    length: 96 + COUNTERS_LENGTH,
+};
 
 const V6: EntryLayout = EntryLayout {
     address: 16,
-    others: 64,
+    protocol: 128,
+    flags: 131,
+    goto: 0x04,
+    has_protocol: 0x01,
     invert: 132,
     target_offset: 140,
     length: 148usize.next_multiple_of(ALIGNMENT) + COUNTERS_LENGTH,
 };
+
+impl EntryLayout {
+    /// Where the names of the interfaces start.
+    pub(super) fn interfaces(&self) -> usize {
+        4 * self.address
+    }
+}
 
 /// The layout of a family's entries.
 pub(super) fn entry(family: Family) -> &'static EntryLayout {
@@ -87,12 +121,6 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
 /// Four bytes in host order, signed.
 pub(super) fn i32_at(bytes: &[u8], at: usize) -> Result<i32> {
     u32_at(bytes, at).map(u32::cast_signed)
-}
-
-/// Overwrites bytes; what would lie outside is dropped.
-pub(super) fn put(bytes: &mut [u8], at: usize, new: &[u8]) {
-    let places = bytes.iter_mut().skip(at);
-    places.zip(new).for_each(|(place, byte)| *place = *byte);
 }
 
 /// A name up to the first NUL of a field of fixed length. Nobody promises that it is UTF-8.

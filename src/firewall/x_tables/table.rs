@@ -6,9 +6,11 @@ mod parse;
 use std::borrow::Cow;
 
 use super::entry::{Shape, chain_end, chain_head, decode, encode};
-use super::layout::{EXTENSION_HEADER, HOOKS, put};
-use crate::error::{Error, Result};
-use crate::firewall::{Edit, Family, Rule, StoredChain, StoredRule, Target, View};
+use super::layout::{EXTENSION_HEADER, HOOKS};
+use crate::error::{Errno, Error, Result};
+use crate::firewall::extensions::put;
+use crate::firewall::place::{Edit, StoredChain, StoredRule, View};
+use crate::firewall::rule::{Family, Rule, Target};
 
 /// `IPT_SO_GET_INFO`'s answer: where the hooks enter the table and what each falls through to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,7 @@ impl<'a> TableData<'a> {
             Edit::Append { chain, rule } => self.add(chain, rule, |rules, entry| rules.push(entry)),
             Edit::Prepend { chain, rule } => self.add(chain, rule, |rules, entry| rules.insert(0, entry)),
             Edit::Delete { chain, id } => self.delete(chain, *id),
+            Edit::Flush(chain) => self.find_mut(chain).map(|chain| chain.rules.clear()),
             Edit::DeleteChain(name) => self.delete_chain(name),
         })
     }
@@ -159,6 +162,9 @@ impl<'a> TableData<'a> {
 
     /// User chains are sorted by name: iptables searches them so.
     fn create(&mut self, name: &str) -> Result<()> {
+        if self.find(name).is_some() {
+            return Err(Error::from(Errno::EEXIST).context(&format!("failed to create chain {name:?}")));
+        }
         let later = |chain: &Chain<'_>| matches!(chain.kind, Kind::User { .. }) && chain.name.as_str() > name;
         let place = self.chains.iter().position(later).unwrap_or(self.chains.len());
         let head = Entry::new(chain_head(self.family, name)?, Leads::Nowhere);
@@ -171,11 +177,11 @@ impl<'a> TableData<'a> {
 
     fn add(&mut self, chain: &str, rule: &Rule, place: impl Fn(&mut Vec<Entry<'a>>, Entry<'a>)) -> Result<()> {
         let leads = match &rule.target {
-            Some(Target::Jump(target)) => Leads::Chain(self.find_mut(target)?.id),
+            Some(Target::Jump(target) | Target::Goto(target)) => Leads::Chain(self.find_mut(target)?.id),
             None => Leads::Next,
             _ => Leads::Nowhere,
         };
-        let entry = Entry::new(encode(self.family, rule), leads);
+        let entry = Entry::new(encode(self.family, rule)?, leads);
         place(&mut self.find_mut(chain)?.rules, entry);
         Ok(())
     }
@@ -220,6 +226,10 @@ impl View for TableData<'_> {
         let Some(chain) = self.find(name) else { return Ok(None) };
         let rules = chain.rules.iter().map(|entry| self.stored(entry)).collect::<Result<_>>()?;
         Ok(Some(StoredChain { rules, references: self.references(chain.id) }))
+    }
+
+    fn uses(&mut self, name: &str) -> Result<Option<usize>> {
+        Ok(self.find(name).map(|chain| chain.rules.len() + self.references(chain.id)))
     }
 }
 

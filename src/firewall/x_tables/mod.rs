@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use layout::{
     BEHIND_NAME_AND_COUNT, COUNTERS_LENGTH, HOOKS, INFO_LENGTH, REPLACE_LENGTH, REPLACE_POINTER, TABLE_NAME_LENGTH,
-    put, u32_at,
+    u32_at,
 };
 use table::{Info, Rendered, TableData};
 
-use crate::error::{Context, Errno, Result};
-use crate::firewall::{Edit, Family, Table, View};
+use crate::error::{Context, Errno, Error, Result};
+use crate::firewall::extensions::put;
+use crate::firewall::place::{Edit, Place, View};
+use crate::firewall::rule::Family;
 use crate::sys::file;
 use crate::sys::lock::{Lock, Mode};
 use crate::sys::xtables::{self, GET_ENTRIES, GET_INFO, TableSocket};
@@ -31,16 +33,30 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 const TRIES: u32 = 100;
 
 /// Asks `plan` what to do with a table and does it, in one step. The kernel makes a missing table.
-pub(super) fn edit<T>(
-    family: Family,
-    table: Table,
-    mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
-) -> Result<T> {
-    let table = table.name();
+pub(super) fn edit<T>(place: Place, mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>) -> Result<T> {
+    let (family, table) = named(place)?;
     let describe = || failed_to("change", family, table);
     let _lock = lock()?;
     let socket = open(family).with_context(describe)?;
     again_while_changing(|| try_edit(&socket, family, table, &mut plan)).with_context(describe)
+}
+
+/// Shows `look` a table. The kernel makes a missing one.
+pub(super) fn look<T>(place: Place, look: impl FnOnce(&mut dyn View) -> Result<T>) -> Result<T> {
+    let (family, table) = named(place)?;
+    let seen = || -> Result<T> {
+        let socket = open(family)?;
+        let (info, blob) = again_while_changing(|| read(&socket, table))?;
+        look(&mut TableData::parse(family, &info, entries(&blob))?)
+    };
+    seen().with_context(|| failed_to("read", family, table))
+}
+
+fn named(place: Place) -> Result<(Family, &'static str)> {
+    match place {
+        Place::Iptables { family, table, .. } => Ok((family, table.name())),
+        Place::Native(table) => Err(Error::internal(format!("x_tables cannot hold table {:?}", table.name))),
+    }
 }
 
 /// Whether a table that the kernel already has holds rules or user chains.
