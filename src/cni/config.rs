@@ -185,6 +185,19 @@ impl NetworkConfig {
         self.top().object("args")?.map_or(Ok(None), |args| args.object("cni"))
     }
 
+    /// `cni.dev/valid-attachments`, which runtimes give to GC: container id and interface of each. `None` when it is missing
+    /// or null; nothing can be told from that.
+    pub fn valid_attachments(&self) -> Result<Option<Vec<(String, String)>>> {
+        const KEY: &str = "cni.dev/valid-attachments";
+        let top = self.top();
+        if top.get(KEY).is_none() {
+            return Ok(None);
+        }
+        let pair =
+            |object: &Object<'_>| Ok((object.string("containerID")?.to_string(), object.string("ifname")?.to_string()));
+        top.objects(KEY)?.iter().map(pair).collect::<Result<_>>().map(Some)
+    }
+
     /// Makes `prevResult` absent.
     pub fn forget_prev_result(&mut self) {
         self.map.retain(|key, _| !key.eq_ignore_ascii_case("prevResult"));

@@ -11,6 +11,7 @@
 //! - `x_tables`: the blob of `iptables-legacy` over socket options, under iptables' lock.
 //! - [`flavour`]: which of the two kinds of iptables a host uses.
 //! - [`masquerade`]: source NAT of containers (the reference's `ipMasq`).
+//! - [`spoof_check`]: containers send with their own hardware address only (the reference's `macspoofchk`).
 
 mod extensions;
 pub mod flavour;
@@ -22,6 +23,7 @@ mod nf_tables;
 pub mod place;
 pub mod rule;
 pub mod session;
+pub mod spoof_check;
 #[cfg(test)]
 pub(crate) mod testing;
 mod x_tables;

@@ -6,9 +6,9 @@
 
 use ipnet::IpNet;
 
-use super::{Instance, multicast};
+use super::{Masquerade, multicast};
 use crate::digest::sha512_hex;
-use crate::error::{Context, Error, Result};
+use crate::error::Result;
 use crate::firewall::place::{
     BaseChain, ChainKind, Edit, Hook, NativeFamily, NativeTable, Place, StoredChain, StoredRule, View,
 };
@@ -35,8 +35,8 @@ const PLACE: Place = Place::Native(&TABLE);
 
 /// Adds the rules, and what they need, in one transaction; gives those of them that were not there. What an earlier
 /// attachment of this name has left goes.
-pub(super) fn add(session: &mut Session, instance: &Instance<'_>, addresses: &[IpNet]) -> Result<Vec<Rule>> {
-    session.edit(PLACE, |view| addition(view, instance, addresses))
+pub(super) fn add(session: &mut Session, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<Vec<Rule>> {
+    session.edit(PLACE, |view| addition(view, masquerade, addresses))
 }
 
 /// Deletes these rules.
@@ -45,22 +45,20 @@ pub(super) fn undo(session: &mut Session, rules: &[Rule]) -> Result<()> {
 }
 
 /// Deletes all rules of this attachment, whatever its addresses are.
-pub(super) fn del(session: &mut Session, instance: &Instance<'_>) -> Result<()> {
-    let mark = mark(instance);
+pub(super) fn del(session: &mut Session, masquerade: &Masquerade<'_>) -> Result<()> {
+    let mark = mark(masquerade);
     delete_where(session, |found| starts_with(found, &mark))
 }
 
 /// Deletes the network's rules of attachments that are not valid.
-pub(super) fn gc(session: &mut Session, network: &str, valid: &[Instance<'_>]) -> Result<()> {
+pub(super) fn gc(session: &mut Session, network: &str, valid: &[Masquerade<'_>]) -> Result<()> {
     let network = format!("{}-", hash(&[network]));
     let valid: Vec<String> = valid.iter().map(mark).collect();
-    delete_where(session, |found| {
-        starts_with(found, &network) && !valid.iter().any(|mark| starts_with(found, mark))
-    })
+    delete_where(session, |found| starts_with(found, &network) && !valid.iter().any(|mark| starts_with(found, mark)))
 }
 
 /// What the table lacks of these addresses' rules; `None` when it has all.
-pub(super) fn lacks(session: &mut Session, instance: &Instance<'_>, addresses: &[IpNet]) -> Result<Option<String>> {
+pub(super) fn lacks(session: &mut Session, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<Option<String>> {
     if !session.has_nftables()? {
         return Ok(Some("the kernel has no nf_tables".to_string()));
     }
@@ -72,21 +70,21 @@ pub(super) fn lacks(session: &mut Session, instance: &Instance<'_>, addresses: &
         if !postrouting.rules.iter().any(|found| found.rule.target == Some(Target::Goto(CHECKS.to_string()))) {
             return Ok(Some(format!("chain {POSTROUTING:?} does not lead to chain {CHECKS:?}")));
         }
-        let missing = addresses.iter().find(|address| !checks.holds(&rule(instance, **address)));
+        let missing = addresses.iter().find(|address| !checks.holds(&rule(masquerade, **address)));
         Ok(missing.map(|address| format!("chain {CHECKS:?} has no rule of this attachment for {address}")))
     })
 }
 
 /// Asks the kernel whether it would take such rules.
-pub(super) fn probe(session: &mut Session, instance: &Instance<'_>, addresses: &[IpNet]) -> Result<()> {
-    let edits = session.look(PLACE, |view| Ok(addition(view, instance, addresses)?.0))?;
+pub(super) fn probe(session: &mut Session, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<()> {
+    let edits = session.look(PLACE, |view| Ok(addition(view, masquerade, addresses)?.0))?;
     session.probe(PLACE, &edits)
 }
 
-fn addition(view: &mut dyn View, instance: &Instance<'_>, addresses: &[IpNet]) -> Result<(Vec<Edit>, Vec<Rule>)> {
-    let mark = mark(instance);
+fn addition(view: &mut dyn View, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<(Vec<Edit>, Vec<Rule>)> {
+    let mark = mark(masquerade);
     let (checks, postrouting) = (view.chain(CHECKS)?, view.chain(POSTROUTING)?);
-    let mut rules: Vec<Rule> = addresses.iter().map(|address| rule(instance, *address)).collect();
+    let mut rules: Vec<Rule> = addresses.iter().map(|address| rule(masquerade, *address)).collect();
     let mut edits = Vec::new();
     match &checks {
         None => edits.push(Edit::create(CHECKS)),
@@ -118,7 +116,8 @@ fn fill_postrouting(found: Option<&StoredChain>) -> Vec<Edit> {
 
 /// Deletes rules of `masq_checks`. One question, if the chain does not exist or is empty.
 fn delete_where(session: &mut Session, chosen: impl Fn(&StoredRule) -> bool) -> Result<()> {
-    let is_used = session.has_nftables()? && session.look(PLACE, |view| view.uses(CHECKS))?.is_some_and(|uses| uses > 0);
+    let is_used =
+        session.has_nftables()? && session.look(PLACE, |view| view.uses(CHECKS))?.is_some_and(|uses| uses > 0);
     if !is_used {
         return Ok(());
     }
@@ -128,14 +127,14 @@ fn delete_where(session: &mut Session, chosen: impl Fn(&StoredRule) -> bool) -> 
     })
 }
 
-fn rule(instance: &Instance<'_>, address: IpNet) -> Rule {
+fn rule(masquerade: &Masquerade<'_>, address: IpNet) -> Rule {
     let matches = vec![Match::source(IpNet::from(address.addr())), Match::not_destination(address)];
-    Rule::new(matches, Target::Masquerade).commented(&comment(instance))
+    Rule::new(matches, Target::Masquerade).commented(&comment(masquerade))
 }
 
 /// `<N>-<I>`: hashes of the network, and of interface and container.
-fn mark(instance: &Instance<'_>) -> String {
-    format!("{}-{}", hash(&[instance.network]), hash(&[instance.ifname, ":", instance.container]))
+fn mark(masquerade: &Masquerade<'_>) -> String {
+    format!("{}-{}", hash(&[masquerade.network]), hash(&[masquerade.ifname, ":", masquerade.container]))
 }
 
 fn hash(parts: &[&str]) -> String {
@@ -145,10 +144,10 @@ fn hash(parts: &[&str]) -> String {
 }
 
 /// The mark and, as far as there is room, what it stands for.
-fn comment(instance: &Instance<'_>) -> String {
+fn comment(masquerade: &Masquerade<'_>) -> String {
     let [network, ifname, container] =
-        [instance.network, instance.ifname, instance.container].map(|text| text.replace('"', ""));
-    let mut text = format!("{}, net: {network}, if: {ifname}, id: {container}", mark(instance));
+        [masquerade.network, masquerade.ifname, masquerade.container].map(|text| text.replace('"', ""));
+    let mut text = format!("{}, net: {network}, if: {ifname}, id: {container}", mark(masquerade));
     text.truncate(text.floor_char_boundary(COMMENT_LENGTH));
     text
 }

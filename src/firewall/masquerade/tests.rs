@@ -1,8 +1,9 @@
+use super::iptables::AddedFamily;
+use super::plan::POSTROUTING;
 use super::*;
+use crate::firewall::place::{Place, Table};
 use crate::firewall::rule::{Match, Target};
 use crate::firewall::testing::FakeTable;
-
-const POSTROUTING: &str = "POSTROUTING";
 
 /// Masquerading of one container, in a table.
 trait Container {
@@ -17,7 +18,8 @@ impl Container for FakeTable {
     fn add(&mut self, addresses: &[&str]) -> AddedFamily {
         let edits = rules(addresses).missing(self).unwrap();
         self.apply(&edits);
-        AddedFamily::from_edits(Flavour::Nft, Family::V4, CHAIN.to_string(), edits)
+        let place = Place::Iptables { flavour: Flavour::Nft, family: Family::V4, table: Table::Nat };
+        AddedFamily::from_edits(place, CHAIN.to_string(), edits)
     }
 
     fn undo(&mut self, added: &AddedFamily) {
