@@ -17,7 +17,11 @@ fn config(changes: &Value) -> Value {
 /// A call for `cid1`, whose interface will have the hardware address of the golden texts.
 fn call<'a>(lab: &'a Lab, ifname: &str) -> Call<'a> {
     let mac = if ifname == "eth0" { "02:00:00:00:00:01" } else { "02:00:00:00:00:02" };
-    lab.plugin("bridge").container("cid1").ifname(ifname).args(&format!("IgnoreUnknown=1;MAC={mac}")).config(&config(&json!({})))
+    lab.plugin("bridge")
+        .container("cid1")
+        .ifname(ifname)
+        .args(&format!("IgnoreUnknown=1;MAC={mac}"))
+        .config(&config(&json!({})))
 }
 
 fn assert_ruleset(lab: &Lab, golden: &str) {

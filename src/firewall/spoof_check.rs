@@ -83,7 +83,9 @@ impl SpoofCheck {
     }
 
     fn try_del(&self, session: &mut Session) -> Result<()> {
-        if !session.has_nftables()? || session.look(PLACE, |view| self.is_new(view))? {
+        // No chain can have a name that is too long, and the kernel would not even look for it.
+        let can_exist = self.validate().is_ok() && session.has_nftables()?;
+        if !can_exist || session.look(PLACE, |view| self.is_new(view))? {
             return Ok(());
         }
         session.edit(PLACE, |view| Ok((self.removal(view)?, ())))

@@ -155,3 +155,20 @@ fn comment(masquerade: &Masquerade<'_>) -> String {
 fn starts_with(found: &StoredRule, mark: &str) -> bool {
     found.rule.comment.as_deref().is_some_and(|comment| comment.starts_with(mark))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_are_those_of_the_reference() {
+        let masquerade = Masquerade { network: "mynet", container: "cid1", ifname: "eth0" };
+        let text = "d23676b4f2d9fe04-0b65a318f52e521b, net: mynet, if: eth0, id: cid1";
+        assert_eq!(comment(&masquerade), text);
+        let other = Masquerade { network: "unit-test", container: "one", ifname: "eth0" };
+        assert_eq!(mark(&other), "6fd94d501e58f0aa-287fc69eff0574a2");
+        let long = "c".repeat(200);
+        assert_eq!(comment(&Masquerade { container: &long, ..masquerade }).len(), 128);
+        assert!(comment(&Masquerade { ifname: "\"x\"", ..masquerade }).contains("if: x,"));
+    }
+}
