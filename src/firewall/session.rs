@@ -8,10 +8,6 @@ use crate::firewall::rule::Family;
 use crate::firewall::x_tables;
 
 /// The connection of one command to nf_tables, opened when first needed, in the namespace that is current then.
-///
-/// Keep it until the command's other work is done: after something was deleted, the kernel makes whoever closes such a
-/// socket wait for the end of an RCU grace period (about 12 ms). Other deletions, of a link for instance, wait for one
-/// too, and then it is the same.
 #[derive(Debug, Default)]
 pub struct Session {
     /// `Some(None)`: the kernel has no nf_tables.
@@ -62,14 +58,8 @@ impl Session {
         chain: &str,
         forced: Option<Flavour>,
     ) -> Result<Vec<Place>> {
-        let mut places = Vec::new();
         let place = |flavour| Place::Iptables { flavour, family, table };
-        let nft = place(Flavour::Nft);
-        if let (Some(nftables), Some(location)) = (self.nftables()?, Location::of(nft))
-            && nftables.chain_use(&location, chain)?.is_some()
-        {
-            places.push(nft);
-        }
+        let mut places = Vec::new();
         // Looking needs no lock, so a host whose x_tables are not ours never waits for it.
         let is_used = match legacy_tables(family)? {
             Some(names) => names.iter().any(|name| name == table.name()),
@@ -77,6 +67,12 @@ impl Session {
         };
         if is_used && x_tables::has_chain(family, table.name(), |name| name == chain)? {
             places.push(place(Flavour::Legacy));
+        }
+        let nft = place(Flavour::Nft);
+        if let (Some(nftables), Some(location)) = (self.nftables()?, Location::of(nft))
+            && nftables.chain_use(&location, chain)?.is_some()
+        {
+            places.push(nft);
         }
         Ok(places)
     }

@@ -1,6 +1,7 @@
 //! System calls. The only layer with `unsafe`, each block with the reason it is sound.
 #![allow(unsafe_code)] // This is the layer that the rest of the crate forbids it for.
 
+pub mod background;
 pub mod file;
 mod heap;
 pub mod lock;

@@ -171,6 +171,12 @@ impl Nftables {
     }
 }
 
+impl Drop for Nftables {
+    fn drop(&mut self) {
+        self.0.close_later();
+    }
+}
+
 struct Snapshot<'a> {
     nftables: &'a mut Nftables,
     location: &'a Location,
