@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::lab::{Call, Lab, merged, reference_mode, wait_for, without_random_names};
+use crate::lab::{Call, Lab, merged, wait_for, without_random_names};
 use crate::masquerade::{FLAVOURS, call, config, dual_stack, flavours_in_use, lab, outside, ping};
 
 const V4: &str = include_str!("golden/nft-masquerade-v4.txt");
@@ -232,7 +232,7 @@ fn newer_what_leaves_the_subnet_is_masqueraded_and_what_stays_is_not() {
 }
 
 #[test]
-fn newer_an_unknown_backend_is_refused_only_when_it_is_needed() {
+fn better_an_unknown_backend_is_refused_only_when_it_is_needed() {
     let lab = lab("nft");
     for name in ["magic", ""] {
         let unknown = nft(&json!({"ipMasqBackend": name}));
@@ -403,9 +403,6 @@ fn newer_status_asks_the_kernel_and_changes_nothing() {
 
 #[test]
 fn better_status_says_why_masquerading_is_not_possible() {
-    if reference_mode() {
-        return;
-    }
     let lab = lab("nft");
     for (key, value, reason) in
         [("ipMasq", true, "masquerading is not possible"), ("macspoofchk", true, "failed to setup spoof-check")]
@@ -417,7 +414,7 @@ fn better_status_says_why_masquerading_is_not_possible() {
 }
 
 #[test]
-fn newer_thirty_containers_at_once_get_and_lose_their_rules() {
+fn better_thirty_containers_at_once_get_and_lose_their_rules() {
     let lab = lab("nft");
     let config = merged(dual(), &json!({"macspoofchk": true}));
     let names: Vec<String> = (0..30).map(|number| format!("n{number}")).collect();

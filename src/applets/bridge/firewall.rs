@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::remove::Attachment;
 use crate::cni::result::Interface;
 use crate::cni::{CniResult, NetworkConfig, Request, Undo};
-use crate::error::{Error, Failures, Result, code};
+use crate::error::{Context, Error, Failures, Result, code};
 use crate::firewall::Session;
 use crate::firewall::flavour::{Flavour, Preference};
 use crate::firewall::masquerade::{self, Backend, Masquerade};
@@ -46,10 +46,9 @@ impl Wishes {
         }
         let flavour = Flavour::forced(&request.host.variable("CNI_BOX_IPTABLES"))?;
         let top = request.config.top();
-        let backend = match top.get("ipMasqBackend") {
-            Some(_) if self.masquerade => Some(Backend::parse(top.string("ipMasqBackend")?)?),
-            _ => None,
-        };
+        let name = top.string("ipMasqBackend").context("failed to load netconf")?;
+        let is_wanted = self.masquerade && top.get("ipMasqBackend").is_some();
+        let backend = is_wanted.then(|| Backend::parse(name)).transpose()?;
         Ok(Manner { backend, flavour })
     }
 
