@@ -113,6 +113,17 @@ fn better_del_removes_the_rules_in_every_state_of_the_namespace() {
 }
 
 #[test]
+fn better_del_finds_rules_of_iptables_whatever_backend_is_configured() {
+    for flavour in FLAVOURS {
+        let lab = lab(flavour);
+        call(&lab, &dual_stack()).run().result();
+        assert_eq!(flavours_in_use(&lab), [flavour]);
+        call(&lab, &dual()).verb("DEL").run().silent();
+        assert_eq!(lab.rules(), [""; 0]);
+    }
+}
+
+#[test]
 fn better_del_removes_what_the_reference_has_left() {
     for (config, golden) in [(nft(&json!({})), V4), (v6(), V6), (dual(), DUAL), (nft(&json!({})), LONG)] {
         let lab = lab("nft");

@@ -64,6 +64,18 @@ fn better_del_ends_the_check_in_every_state_of_the_namespace() {
 }
 
 #[test]
+fn better_a_check_lasts_as_long_as_its_interface() {
+    let lab = lab("nft");
+    call(&lab, "eth0").run().result();
+    let del = call(&lab, "eth0").verb("DEL");
+    let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=setns:error=EPERM"];
+    del.clone().under(&strace).run().fails_with(999, &["operation not permitted"]);
+    assert_ruleset(&lab, ONE);
+    del.run().silent();
+    assert_ruleset(&lab, EMPTY);
+}
+
+#[test]
 fn del_removes_what_the_reference_has_left() {
     let lab = lab("nft");
     restore(&lab, TWO_INTERFACES);

@@ -31,6 +31,8 @@ fn removal_leaves_others_and_may_be_repeated() {
     let mut table = FakeTable::default();
     add(&mut table, "eth0", "veth1");
     add(&mut table, "net1", "veth2");
+    let uncommented = Rule::new(vec![], Target::Jump("cni-br-iface-c1-eth0".to_string()));
+    table.apply(&[Edit::append(PREROUTING, uncommented)]);
     for _ in 0..2 {
         let edits = SpoofCheck::of("c1", "eth0").removal(&mut table).unwrap();
         table.apply(&edits);
