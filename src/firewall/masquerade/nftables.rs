@@ -34,7 +34,8 @@ static TABLE: NativeTable = NativeTable {
 const PLACE: Place = Place::Native(&TABLE);
 
 /// Adds the rules, and what they need, in one transaction; gives those of them that were not there. What an earlier
-/// attachment of this name has left goes.
+/// attachment of this name has left goes. To find that, the rules of all containers are read: nothing but their comments
+/// says whose they are, and their form is the reference's.
 pub(super) fn add(session: &mut Session, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<Vec<Rule>> {
     session.edit(PLACE, |view| addition(view, masquerade, addresses))
 }
