@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::accidents::{assert_untouched, full};
 use crate::lab::{Call, Lab, bridge_config, merged};
@@ -65,11 +65,11 @@ fn assert_nearly_all(killed: usize, points: usize) {
 }
 
 /// A host of this flavour with `ns1`, whose bridge is there, and the call that is to be killed.
-fn kill_and_delete_at_every_change(flavour: &str) {
+fn kill_and_delete_at_every_change(flavour: &str, changes: &Value) {
     let lab = Lab::new();
     lab.install_iptables(flavour);
     lab.netns("ns1");
-    let config = bridge_config(&full());
+    let config = merged(bridge_config(&full()), changes);
     let bridge = lab.plugin("bridge").config(&config);
     bridge.run().result();
     bridge.clone().verb("DEL").run().silent();
@@ -88,12 +88,17 @@ fn kill_and_delete_at_every_change(flavour: &str) {
 
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
-    kill_and_delete_at_every_change("nft");
+    kill_and_delete_at_every_change("nft", &json!({}));
 }
 
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes_with_legacy_tables() {
-    kill_and_delete_at_every_change("legacy");
+    kill_and_delete_at_every_change("legacy", &json!({}));
+}
+
+#[test]
+fn better_del_cleans_up_after_a_killed_add_with_rules_in_tables_of_our_own() {
+    kill_and_delete_at_every_change("nft", &json!({"ipMasqBackend": "nftables", "macspoofchk": true}));
 }
 
 #[test]

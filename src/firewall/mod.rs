@@ -13,6 +13,7 @@
 //! - [`masquerade`]: source NAT of containers (the reference's `ipMasq`).
 //! - [`filter`]: whether packets of containers are forwarded (the reference's `firewall` plugin); [`firewalld`]: the same,
 //!   asked of firewalld over D-Bus; [`owners`]: whose addresses that was done for.
+//! - [`spoof_check`]: containers send with their own hardware address only (the reference's `macspoofchk`).
 
 mod extensions;
 pub mod filter;
@@ -27,6 +28,7 @@ pub mod owners;
 pub mod place;
 pub mod rule;
 pub mod session;
+pub mod spoof_check;
 #[cfg(test)]
 pub(crate) mod testing;
 mod x_tables;

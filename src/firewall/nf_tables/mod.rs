@@ -198,15 +198,17 @@ fn lost_a_race(error: &Error) -> bool {
     [Errno::ERESTART, Errno::EINTR, Errno::EAGAIN].into_iter().any(|errno| error.is(errno))
 }
 
-/// The messages of a transaction that first makes the base chains in `missing`.
+/// The messages of a transaction that makes the base chains in `missing`: where an edit creates them, or else first. The
+/// order is the one in which programs list them.
 fn messages(location: &Location, edits: &[Edit], missing: &[&str]) -> Vec<Message> {
     let mut messages = Vec::with_capacity(edits.len() + missing.len() + 1);
     if edits.iter().any(|edit| added_to(edit).is_some()) {
         messages.push(encode::new_table(location));
     }
-    let bases = missing.iter().filter_map(|name| location.base_chain(name));
+    let is_created = |name: &str| edits.iter().any(|edit| matches!(edit, Edit::CreateChain(chain) if chain == name));
+    let bases = missing.iter().filter(|name| !is_created(name)).filter_map(|name| location.base_chain(name));
     messages.extend(bases.map(|base| encode::new_base_chain(location, base)));
-    edits.iter().for_each(|edit| push_edit(&mut messages, location, edit));
+    edits.iter().for_each(|edit| push_edit(&mut messages, location, edit, missing));
     messages
 }
 
@@ -217,10 +219,10 @@ fn added_to(edit: &Edit) -> Option<&str> {
     }
 }
 
-fn push_edit(messages: &mut Vec<Message>, location: &Location, edit: &Edit) {
+fn push_edit(messages: &mut Vec<Message>, location: &Location, edit: &Edit, missing: &[&str]) {
     match edit {
         Edit::CreateChain(name) => match location.base_chain(name) {
-            // Named as added to, it is among the missing ones.
+            Some(base) if missing.contains(&name.as_str()) => messages.push(encode::new_base_chain(location, base)),
             Some(_) => {}
             None => messages.push(encode::new_chain(location, name)),
         },
