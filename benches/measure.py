@@ -66,8 +66,8 @@ def rounds(spawner, runners, count, warm_up=3):
         turn = n % len(runners)
         for runner in runners[turn:] + runners[:turn]:
             for verb in ("ADD", "DEL"):
-                # The kernel goes on tidying up after a link is gone; that is not the next one's cost.
-                time.sleep(0.01)
+                # The kernel goes on tidying up after links and rules are gone; that is not the next one's cost.
+                time.sleep(0.04)
                 cost = spawner.run(*runner.call(verb))
                 if n >= 0:
                     costs[runner][verb].append(cost)
