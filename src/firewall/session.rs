@@ -7,6 +7,12 @@ use crate::firewall::place::{Edit, Place, Table, View};
 use crate::firewall::rule::Family;
 use crate::firewall::x_tables;
 
+/// What to change, given what is there.
+pub(super) type Plan<'a> = &'a mut dyn FnMut(&mut dyn View) -> Result<Vec<Edit>>;
+
+/// Looks at what is there.
+pub(super) type Look<'a> = &'a mut dyn FnMut(&mut dyn View) -> Result<()>;
+
 /// The connection of one command to nf_tables, opened when first needed, in the namespace that is current then.
 #[derive(Debug, Default)]
 pub struct Session {
@@ -17,15 +23,40 @@ pub struct Session {
 impl Session {
     /// Shows `plan` the table and does what it answers, in one transaction. When others change the table meanwhile, the
     /// plan is asked again, a bounded number of times, so it must not keep anything from one time to the next.
-    pub fn edit<T>(&mut self, place: Place, plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>) -> Result<T> {
+    pub fn edit<T>(
+        &mut self,
+        place: Place,
+        mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
+    ) -> Result<T> {
+        let mut outcome = None;
+        self.edit_by(place, &mut |view| {
+            let (edits, value) = plan(view)?;
+            outcome = Some(value);
+            Ok(edits)
+        })?;
+        outcome.ok_or_else(|| Error::internal("a plan was not asked"))
+    }
+
+    /// Shows `look` the table.
+    pub fn look<T>(&mut self, place: Place, look: impl FnOnce(&mut dyn View) -> Result<T>) -> Result<T> {
+        let (mut look, mut outcome) = (Some(look), None);
+        self.look_by(place, &mut |view| {
+            outcome = look.take().map(|look| look(view)).transpose()?;
+            Ok(())
+        })?;
+        outcome.ok_or_else(|| Error::internal("a table was not shown"))
+    }
+
+    // The work is done by functions that are there once, not once for every plan.
+
+    fn edit_by(&mut self, place: Place, plan: Plan<'_>) -> Result<()> {
         match Location::of(place) {
             Some(location) => self.require_nftables()?.edit(&location, plan),
             None => x_tables::edit(place, plan),
         }
     }
 
-    /// Shows `look` the table.
-    pub fn look<T>(&mut self, place: Place, look: impl FnOnce(&mut dyn View) -> Result<T>) -> Result<T> {
+    fn look_by(&mut self, place: Place, look: Look<'_>) -> Result<()> {
         match Location::of(place) {
             Some(location) => self.require_nftables()?.look(&location, look),
             None => x_tables::look(place, look),
@@ -37,7 +68,7 @@ impl Session {
     pub fn write(&mut self, place: Place, edits: &[Edit]) -> Result<()> {
         match Location::of(place) {
             Some(location) => self.require_nftables()?.write(&location, edits),
-            None => x_tables::edit(place, |_| Ok((edits.to_vec(), ()))),
+            None => x_tables::edit(place, &mut |_| Ok(edits.to_vec())),
         }
     }
 
@@ -45,7 +76,7 @@ impl Session {
     pub fn probe(&mut self, place: Place, edits: &[Edit]) -> Result<()> {
         match Location::of(place) {
             Some(location) => self.require_nftables()?.probe(&location, edits),
-            None => x_tables::look(place, |_| Ok(())),
+            None => x_tables::look(place, &mut |_| Ok(())),
         }
     }
 

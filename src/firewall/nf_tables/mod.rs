@@ -18,6 +18,7 @@ use crate::error::{Context, Errno, Error, Result};
 use crate::firewall::flavour::{CNI_PREFIX, Contents};
 use crate::firewall::place::{Edit, StoredChain, View};
 use crate::firewall::rule::Family;
+use crate::firewall::session::{Look, Plan};
 use crate::netlink::message::APPEND;
 use crate::netlink::nftables::*;
 use crate::netlink::{Attribute, Connection, Message};
@@ -52,15 +53,11 @@ impl Nftables {
     }
 
     /// Asks `plan` what to do and does it, in one transaction.
-    pub(super) fn edit<T>(
-        &mut self,
-        location: &Location,
-        mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
-    ) -> Result<T> {
+    pub(super) fn edit(&mut self, location: &Location, plan: Plan<'_>) -> Result<()> {
         let describe = || format!("failed to change {} in nf_tables", location.described());
         let mut last = Error::from(Errno::ERESTART);
         for _ in 0..TRIES {
-            match self.try_edit(location, &mut plan) {
+            match self.try_edit(location, plan) {
                 Err(error) if lost_a_race(&error) => last = error,
                 done => return done.with_context(describe),
             }
@@ -68,22 +65,15 @@ impl Nftables {
         Err(last.context(&format!("others kept changing the rules ({TRIES} attempts)"))).with_context(describe)
     }
 
-    fn try_edit<T>(
-        &mut self,
-        location: &Location,
-        plan: &mut impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
-    ) -> Result<T> {
+    fn try_edit(&mut self, location: &Location, plan: Plan<'_>) -> Result<()> {
         let generation = self.generation()?;
-        let (edits, outcome) = plan(&mut Snapshot { nftables: self, location })?;
+        let edits = plan(&mut Snapshot { nftables: self, location })?;
         let messages = self.messages(location, &edits)?;
-        if !messages.is_empty() {
-            self.commit(Some(generation), messages)?;
-        }
-        Ok(outcome)
+        if messages.is_empty() { Ok(()) } else { self.commit(Some(generation), messages) }
     }
 
     /// Shows `look` the table; each chain as it is when asked for.
-    pub(super) fn look<T>(&mut self, location: &Location, look: impl FnOnce(&mut dyn View) -> Result<T>) -> Result<T> {
+    pub(super) fn look(&mut self, location: &Location, look: Look<'_>) -> Result<()> {
         let seen = look(&mut Snapshot { nftables: self, location });
         seen.with_context(|| format!("failed to read {} in nf_tables", location.described()))
     }
