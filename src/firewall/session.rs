@@ -7,8 +7,11 @@ use crate::firewall::place::{Edit, Place, Table, View};
 use crate::firewall::rule::Family;
 use crate::firewall::x_tables;
 
-/// What to change, given what is there.
-pub(super) type Plan<'a> = &'a mut dyn FnMut(&mut dyn View) -> Result<Vec<Edit>>;
+/// What to change in the place of this index, given what is there.
+pub(super) type Plan<'a> = &'a mut dyn FnMut(usize, &mut dyn View) -> Result<Vec<Edit>>;
+
+/// The same for one place.
+pub(super) type PlanOfOne<'a> = &'a mut dyn FnMut(&mut dyn View) -> Result<Vec<Edit>>;
 
 /// Looks at what is there.
 pub(super) type Look<'a> = &'a mut dyn FnMut(&mut dyn View) -> Result<()>;
@@ -28,13 +31,26 @@ impl Session {
         place: Place,
         mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
     ) -> Result<T> {
-        let mut outcome = None;
-        self.edit_by(place, &mut |view| {
-            let (edits, value) = plan(view)?;
-            outcome = Some(value);
+        let mut outcomes = self.edit_all(&[place], |_, view| plan(view))?;
+        outcomes.pop().ok_or_else(|| Error::internal("a plan was not asked"))
+    }
+
+    /// The same for several tables, of nf_tables in one transaction: what the kernel has to tidy up after deleted rules
+    /// it then does once, and nobody waits for it in between. Each table of x_tables has a transaction of its own. The
+    /// outcomes are in the order of the places.
+    pub fn edit_all<T>(
+        &mut self,
+        places: &[Place],
+        mut plan: impl FnMut(Place, &mut dyn View) -> Result<(Vec<Edit>, T)>,
+    ) -> Result<Vec<T>> {
+        let mut outcomes: Vec<Option<T>> = places.iter().map(|_| None).collect();
+        self.edit_by(places, &mut |index, view| {
+            let (place, outcome) = places.get(index).zip(outcomes.get_mut(index)).ok_or(Errno::EINVAL)?;
+            let (edits, value) = plan(*place, view)?;
+            *outcome = Some(value);
             Ok(edits)
         })?;
-        outcome.ok_or_else(|| Error::internal("a plan was not asked"))
+        Ok(outcomes.into_iter().flatten().collect())
     }
 
     /// Shows `look` the table.
@@ -49,11 +65,16 @@ impl Session {
 
     // The work is done by functions that are there once, not once for every plan.
 
-    fn edit_by(&mut self, place: Place, plan: Plan<'_>) -> Result<()> {
-        match Location::of(place) {
-            Some(location) => self.require_nftables()?.edit(&location, plan),
-            None => x_tables::edit(place, plan),
+    fn edit_by(&mut self, places: &[Place], plan: Plan<'_>) -> Result<()> {
+        let located = places.iter().enumerate().filter_map(|(index, place)| Some((index, Location::of(*place)?)));
+        let located: Vec<(usize, Location)> = located.collect();
+        if !located.is_empty() {
+            self.require_nftables()?.edit(&located, plan)?;
         }
+        for (index, place) in places.iter().enumerate().filter(|(_, place)| Location::of(**place).is_none()) {
+            x_tables::edit(*place, &mut |view| plan(index, view))?;
+        }
+        Ok(())
     }
 
     fn look_by(&mut self, place: Place, look: Look<'_>) -> Result<()> {

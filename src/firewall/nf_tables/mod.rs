@@ -52,12 +52,15 @@ impl Nftables {
         self.commit(None, messages)
     }
 
-    /// Asks `plan` what to do and does it, in one transaction.
-    pub(super) fn edit(&mut self, location: &Location, plan: Plan<'_>) -> Result<()> {
-        let describe = || format!("failed to change {} in nf_tables", location.described());
+    /// Asks `plan` what to do in each table, by its index, and does all of it in one transaction.
+    pub(super) fn edit(&mut self, located: &[(usize, Location)], plan: Plan<'_>) -> Result<()> {
+        let describe = || {
+            let described: Vec<String> = located.iter().map(|(_, location)| location.described()).collect();
+            format!("failed to change {} in nf_tables", described.join(", "))
+        };
         let mut last = Error::from(Errno::ERESTART);
         for _ in 0..TRIES {
-            match self.try_edit(location, plan) {
+            match self.try_edit(located, plan) {
                 Err(error) if lost_a_race(&error) => last = error,
                 done => return done.with_context(describe),
             }
@@ -65,10 +68,13 @@ impl Nftables {
         Err(last.context(&format!("others kept changing the rules ({TRIES} attempts)"))).with_context(describe)
     }
 
-    fn try_edit(&mut self, location: &Location, plan: Plan<'_>) -> Result<()> {
+    fn try_edit(&mut self, located: &[(usize, Location)], plan: Plan<'_>) -> Result<()> {
         let generation = self.generation()?;
-        let edits = plan(&mut Snapshot { nftables: self, location })?;
-        let messages = self.messages(location, &edits)?;
+        let mut messages = Vec::new();
+        for (index, location) in located {
+            let edits = plan(*index, &mut Snapshot { nftables: self, location })?;
+            messages.extend(self.messages(location, &edits)?);
+        }
         if messages.is_empty() { Ok(()) } else { self.commit(Some(generation), messages) }
     }
 

@@ -19,7 +19,7 @@ use crate::error::{Context, Errno, Error, Result};
 use crate::firewall::extensions::put;
 use crate::firewall::place::Place;
 use crate::firewall::rule::Family;
-use crate::firewall::session::{Look, Plan};
+use crate::firewall::session::{Look, PlanOfOne};
 use crate::sys::file;
 use crate::sys::lock::{Lock, Mode};
 use crate::sys::xtables::{self, GET_ENTRIES, GET_INFO, TableSocket};
@@ -34,7 +34,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 const TRIES: u32 = 100;
 
 /// Asks `plan` what to do with a table and does it, in one step. The kernel makes a missing table.
-pub(super) fn edit(place: Place, plan: Plan<'_>) -> Result<()> {
+pub(super) fn edit(place: Place, plan: PlanOfOne<'_>) -> Result<()> {
     let (family, table) = named(place)?;
     let describe = || failed_to("change", family, table);
     let _lock = lock()?;
@@ -110,7 +110,7 @@ fn open(family: Family) -> Result<TableSocket> {
     })
 }
 
-fn try_edit(socket: &TableSocket, family: Family, table: &str, plan: Plan<'_>) -> Result<()> {
+fn try_edit(socket: &TableSocket, family: Family, table: &str, plan: PlanOfOne<'_>) -> Result<()> {
     let (info, blob) = read(socket, table)?;
     let mut data = TableData::parse(family, &info, entries(&blob))?;
     let edits = plan(&mut data)?;
