@@ -31,8 +31,13 @@ impl Session {
         place: Place,
         mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
     ) -> Result<T> {
-        let mut outcomes = self.edit_all(&[place], |_, view| plan(view))?;
-        outcomes.pop().ok_or_else(|| Error::internal("a plan was not asked"))
+        let mut outcome = None;
+        self.edit_by(&[place], &mut |_, view| {
+            let (edits, value) = plan(view)?;
+            outcome = Some(value);
+            Ok(edits)
+        })?;
+        outcome.ok_or_else(|| Error::internal("a plan was not asked"))
     }
 
     /// The same for several tables, of nf_tables in one transaction: what the kernel has to tidy up after deleted rules
