@@ -28,6 +28,7 @@ mod firewall;
 mod firewall_after;
 mod firewall_policy;
 mod firewalld;
+mod guest;
 mod host_local;
 mod host_local_store;
 mod iptables_flavours;
