@@ -9,26 +9,23 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-# Absolute: the guest's programs are gathered from elsewhere.
-OUT=$(realpath -m "${OUT:-${CARGO_TARGET_DIR:-target}}")
-export OUT
-VM=$OUT/vm
-SECONDS_LIMIT=600
+VM=${OUT:-$PWD/target}/vm
+LIMIT=600 # seconds
 filter=${1:-}
 
 test_program() {
-    cargo test --locked --no-run --test main --quiet --message-format=json |
+    cargo test --locked --no-run --test main --quiet --message-format=json-render-diagnostics |
         jq -r 'select(.target.name == "main" and .profile.test).executable'
 }
 
-# Words of the kernel's command line. Exits instead of going on after an oops. A processor that has to wait for others
-# on this machine is no defect.
+# Words for the kernel: it ends rather than go on after an oops, does without what only costs time here, and does not take it
+# for a defect when others use this machine's processors.
 command_line() {
     echo console=ttyS1 quiet panic=-1 oops=panic mitigations=off no5lvl nowatchdog rcupdate.rcu_cpu_stall_suppress=1
 }
 
 boot() {
-    timeout --kill-after=10 "$SECONDS_LIMIT" qemu-system-x86_64 \
+    timeout --foreground --kill-after=10 "$LIMIT" qemu-system-x86_64 \
         -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 1024 \
         -nodefaults -no-user-config -display none -no-reboot \
         -serial stdio -serial "file:$VM/console" \
@@ -49,7 +46,7 @@ figure() { sed -n "s/^test result:.* \([0-9]*\) $1;.*/\1/p" "$VM/log" | tail -n1
 judge() {
     local wanted=$1 status=$2 code ran
     code=$(sed -n 's/^GUEST-RC=//p' "$VM/log")
-    if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then failed "the guest had not ended after $SECONDS_LIMIT s"; fi
+    if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then failed "the guest had not ended after $LIMIT s"; fi
     if [ -z "$code" ]; then failed "the guest ended (status $status) before its tests had"; fi
     ran=$(($(figure passed) + $(figure failed)))
     if [ "$ran" -ne "$wanted" ]; then failed "the guest ran $ran tests instead of $wanted"; fi

@@ -67,10 +67,9 @@ add() {
 
 # The tree of a Debian of today, whatever this machine's is like.
 make_tree() {
-    local folder
     rm -rf "$ROOT"
     mkdir -p "$ROOT"/{dev,etc,opt,proc,root,run,sys,tmp} "$ROOT"/usr/{bin,sbin,lib,lib64,local/bin} "$ROOT"/var/lib
-    for folder in bin sbin lib lib64; do ln -s "usr/$folder" "$ROOT/$folder"; done
+    ln -s usr/bin usr/sbin usr/lib usr/lib64 "$ROOT/"
     ln -s /run "$ROOT/var/run"
     printf 'root:x:0:0:root:/root:/bin/sh\n' >"$ROOT/etc/passwd"
     printf 'root:x:0:\n' >"$ROOT/etc/group"
@@ -98,10 +97,10 @@ add_ours() {
     install scripts/vm-init.sh "$ROOT/init"
 }
 
-# Plugins are opened by name while a program runs, so their libraries count too. Static programs have none.
+# Plugins are opened by name while a program runs, so their libraries count too. ldd fails for static programs.
 add_libraries() {
     local library
-    find "$ROOT/usr" -type f \( -perm -u+x -o -name '*.so' \) -exec ldd {} + 2>/dev/null |
+    { find "$ROOT/usr" -type f \( -perm -u+x -o -name '*.so' \) -exec ldd {} + 2>/dev/null || true; } |
         sed -n 's/^\t[^/]*\(\/[^ ]*\) (0x.*/\1/p' | sort -u | while read -r library; do
         install -D "$library" "$ROOT$library"
     done

@@ -1,4 +1,6 @@
 #!/bin/busybox sh
+# shellcheck shell=dash disable=SC2046 # lists of words
+#
 # The first process of the guest. Runs the tests named in /etc/tests and ends the machine. Tests and their outcome go to
 # the first serial line, the last words being GUEST-RC=<exit code>; what the kernel says goes to the second.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
