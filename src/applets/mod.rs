@@ -5,6 +5,7 @@ pub mod bridge;
 pub mod cnitool;
 pub mod host_local;
 pub mod loopback;
+pub mod portmap;
 pub mod static_ipam;
 
 use crate::cni::serve::Answer;
@@ -32,6 +33,7 @@ pub const APPLETS: &[Applet] = &[
     Applet { name: "cnitool", kind: Kind::Tool(cnitool::run) },
     plugin("host-local", &host_local::HOST_LOCAL),
     plugin("loopback", &loopback::LOOPBACK),
+    plugin("portmap", &portmap::PORTMAP),
     plugin("static", &static_ipam::STATIC),
 ];
 

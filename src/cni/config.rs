@@ -185,6 +185,18 @@ impl NetworkConfig {
         self.top().object("args")?.map_or(Ok(None), |args| args.object("cni"))
     }
 
+    /// The attachments that GC has to leave alone: container ids with interface names. `None` when the runtime does not
+    /// say, which is not the same as none.
+    pub fn valid_attachments(&self) -> Result<Option<Vec<(String, String)>>> {
+        const KEY: &str = "cni.dev/valid-attachments";
+        let top = self.top();
+        if top.get(KEY).is_none() {
+            return Ok(None);
+        }
+        let names = |one: &Object<'_>| Ok((one.string("containerID")?.to_string(), one.string("ifname")?.to_string()));
+        top.objects(KEY)?.iter().map(names).collect::<Result<_>>().map(Some)
+    }
+
     /// Makes `prevResult` absent.
     pub fn forget_prev_result(&mut self) {
         self.map.retain(|key, _| !key.eq_ignore_ascii_case("prevResult"));
@@ -238,6 +250,15 @@ mod tests {
         assert_eq!(config.version(), "0.4.0");
         assert_eq!(config.ipam_type().unwrap(), "static");
         assert_eq!(config.top().integer_if_set("mtu").unwrap(), None);
+    }
+
+    #[test]
+    fn no_word_about_valid_attachments_is_not_an_empty_list() {
+        let valid = |text: &str| config(text).valid_attachments().unwrap();
+        assert_eq!(valid("{}"), None);
+        assert_eq!(valid(r#"{"cni.dev/valid-attachments":[]}"#), Some(Vec::new()));
+        let one = r#"{"cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}]}"#;
+        assert_eq!(valid(one), Some(vec![("c1".to_string(), "eth0".to_string())]));
     }
 
     #[test]

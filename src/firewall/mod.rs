@@ -10,8 +10,10 @@
 //!   tables of iptables, and those that `nft` writes in other tables.
 //! - `x_tables`: the blob of `iptables-legacy` over socket options, under iptables' lock.
 //! - [`flavour`]: which of the two kinds of iptables a host uses.
+//! - [`conntrack`]: forgetting flows that rules no longer explain.
 //! - [`masquerade`]: source NAT of containers (the reference's `ipMasq`).
 
+pub mod conntrack;
 mod extensions;
 pub mod flavour;
 #[cfg(test)]
@@ -21,6 +23,7 @@ pub mod names;
 mod nf_tables;
 pub mod place;
 pub mod rule;
+mod rule_text;
 pub mod session;
 #[cfg(test)]
 pub(crate) mod testing;
