@@ -31,6 +31,7 @@ mod kills;
 mod lab;
 mod loopback;
 mod masquerade;
+mod portmap;
 mod protocol;
 mod results;
 mod shared_bridge;
