@@ -120,7 +120,6 @@ fn every_key_makes_the_rules_of_the_reference() {
         ("external chain", json!({"externalSetMarkChain": "KUBE-MARK-MASQ"}), "abc123", chain),
         ("conditions", conditions, "abc123", "true"),
         ("long id", json!({}), &"c".repeat(250), "true"),
-        ("older version", json!({"cniVersion": "0.4.0"}), "abc123", "true"),
     ] {
         assert_like_the_reference(what, &config(&changes), container, prepare);
     }

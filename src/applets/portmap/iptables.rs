@@ -61,8 +61,16 @@ pub(super) struct Added {
     created: Vec<&'static str>,
     /// The mark rules, where they were added to chains that existed, and the rules that used these chains before.
     marks: Option<(u32, usize)>,
-    /// The container's rules and entry rules from before.
-    before: Option<(Vec<Rule>, Vec<Rule>)>,
+    /// What an earlier ADD had made.
+    before: Option<Before>,
+}
+
+/// A container's rules as an earlier ADD made them.
+#[derive(Debug, Clone)]
+struct Before {
+    own: Vec<Rule>,
+    /// In [`TOP`], if they had to be replaced.
+    entries: Option<Vec<StoredRule>>,
 }
 
 /// The container's chain.
@@ -110,25 +118,31 @@ impl Rules {
             _ => {}
         }
         plan_top(view, &mut edits, &mut added)?;
-        match view.chain(&self.chain)? {
-            None => edits.push(Edit::create(&self.chain)),
-            Some(chain) => self.clear(view, &chain, &mut edits, &mut added)?,
-        }
+        let before = match view.chain(&self.chain)? {
+            None => None,
+            Some(chain) => Some(Before { own: known(&chain.rules), entries: self.stale_entries(view)? }),
+        };
+        edits.push(match &before {
+            None => Edit::create(&self.chain),
+            Some(_) => Edit::Flush(self.chain.clone()),
+        });
         edits.extend(self.own.iter().map(|rule| Edit::append(&self.chain, rule.clone())));
-        edits.extend(self.entries.iter().map(|rule| Edit::append(TOP, rule.clone())));
+        let stale = before.as_ref().map(|before| &before.entries);
+        if stale.is_none_or(Option::is_some) {
+            edits.extend(stale.into_iter().flatten().flatten().map(|stored| Edit::delete(TOP, stored.id)));
+            edits.extend(self.entries.iter().map(|rule| Edit::append(TOP, rule.clone())));
+        }
+        added.before = before;
         Ok((edits, added))
     }
 
-    /// Clears what an earlier ADD made.
-    fn clear(&self, view: &mut dyn View, chain: &StoredChain, edits: &mut Vec<Edit>, added: &mut Added) -> Result<()> {
-        let entries = view.chain(TOP)?.map_or_else(Vec::new, |top| top.rules);
-        let entries = entries.into_iter().filter(|stored| stored.rule.jumps_to(&self.chain));
-        let (deletions, rules) = entries.map(|stored| (Edit::delete(TOP, stored.id), stored.rule)).unzip();
-        let deletions: Vec<Edit> = deletions;
-        edits.extend(deletions);
-        edits.push(Edit::Flush(self.chain.clone()));
-        added.before = Some((known(&chain.rules), rules));
-        Ok(())
+    /// The container's entry rules; `None` when they are as they should be already, and keep their place.
+    fn stale_entries(&self, view: &mut dyn View) -> Result<Option<Vec<StoredRule>>> {
+        let mut entries = view.chain(TOP)?.map_or_else(Vec::new, |top| top.rules);
+        entries.retain(|stored| stored.rule.jumps_to(&self.chain));
+        let same = entries.len() == self.entries.len()
+            && entries.iter().zip(&self.entries).all(|(stored, rule)| stored.is(rule));
+        Ok((!same).then_some(entries))
     }
 
     /// Fails, naming it, when something is missing.
@@ -334,20 +348,31 @@ impl Added {
     pub(super) fn reversal(&self, view: &mut dyn View) -> Result<Vec<Edit>> {
         let Some(own) = view.chain(&self.chain)? else { return Ok(Vec::new()) };
         let mut edits = Vec::new();
-        if let Some(top) = view.chain(TOP)? {
-            edits.extend(top.deletions(TOP, |stored| stored.rule.jumps_to(&self.chain)));
-            let unused = self.before.is_none() && edits.len() == top.rules.len();
-            match &self.before {
-                None => edits.push(Edit::DeleteChain(self.chain.clone())),
-                Some(before) => restore(&self.chain, before, &mut edits),
-            }
-            if unused && self.created.contains(&TOP) {
-                remove_shared(view, TOP, &HOOKS, &mut edits)?;
-            }
+        match &self.before {
+            None => self.remove_own(view, &mut edits)?,
+            Some(before) => self.restore(view, before, &mut edits)?,
         }
         let marked = own.rules.iter().filter(|stored| stored.rule.jumps_to(SET_MARK)).count();
         self.reverse_marking(view, marked, &mut edits)?;
         Ok(edits)
+    }
+
+    fn remove_own(&self, view: &mut dyn View, edits: &mut Vec<Edit>) -> Result<()> {
+        let Some(top) = view.chain(TOP)? else { return Ok(()) };
+        edits.extend(top.deletions(TOP, |stored| stored.rule.jumps_to(&self.chain)));
+        let unused = edits.len() == top.rules.len();
+        edits.push(Edit::DeleteChain(self.chain.clone()));
+        if unused && self.created.contains(&TOP) { remove_shared(view, TOP, &HOOKS, edits) } else { Ok(()) }
+    }
+
+    fn restore(&self, view: &mut dyn View, before: &Before, edits: &mut Vec<Edit>) -> Result<()> {
+        edits.push(Edit::Flush(self.chain.clone()));
+        edits.extend(before.own.iter().map(|rule| Edit::append(&self.chain, rule.clone())));
+        if let (Some(entries), Some(top)) = (&before.entries, view.chain(TOP)?) {
+            edits.extend(top.deletions(TOP, |stored| stored.rule.jumps_to(&self.chain)));
+            edits.extend(known(entries).into_iter().map(|rule| Edit::append(TOP, rule)));
+        }
+        Ok(())
     }
 
     /// `marked` of the references to [`SET_MARK`] are the container's.
@@ -371,12 +396,6 @@ impl Added {
         }
         Ok(())
     }
-}
-
-fn restore(chain: &str, (own, entries): &(Vec<Rule>, Vec<Rule>), edits: &mut Vec<Edit>) {
-    edits.push(Edit::Flush(chain.to_string()));
-    edits.extend(own.iter().map(|rule| Edit::append(chain, rule.clone())));
-    edits.extend(entries.iter().map(|rule| Edit::append(TOP, rule.clone())));
 }
 
 /// Deletes a chain and the jumps to it.
