@@ -40,6 +40,7 @@ impl fmt::Display for Match {
             Match::LocalDestination => out.write_str("-m addrtype --dst-type LOCAL"),
             Match::Mark { negated, value, mask } => write!(out, "-m mark {}--mark {value:#x}/{mask:#x}", not(negated)),
             Match::ConnectionState(states) => write!(out, "-m conntrack --ctstate {states:#x}"),
+            Match::DestinationTranslated => out.write_str("-m conntrack --ctstate DNAT"),
             Match::HardwareSource(address) => {
                 let bytes: Vec<String> = address.iter().map(|byte| format!("{byte:02x}")).collect();
                 write!(out, "-m mac --mac-source {}", bytes.join(":"))

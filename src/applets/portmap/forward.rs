@@ -152,7 +152,7 @@ impl<'a> Forwarding<'a> {
     }
 
     fn nftables_rules(&self, address: IpNet) -> nftables::Rules {
-        nftables::Rules::new(super::owner(self.request), self.conf, address.addr())
+        nftables::Rules::new(super::owner(self.request), self.conf, address)
     }
 }
 

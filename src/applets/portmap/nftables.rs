@@ -11,7 +11,7 @@
 //!
 //! A container's rules have its id as comment. Beside it, where only we look, is the attachment: network and interface.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -120,11 +120,11 @@ pub(super) struct Added {
 }
 
 impl Rules {
-    /// The rules that lead the mappings to `address`.
-    pub(super) fn new(owner: Owner, conf: &Conf, address: IpAddr) -> Self {
-        let family = Family::of_address(address);
+    /// The rules that lead the mappings to `address`, which has the length of its network's prefix.
+    pub(super) fn new(owner: Owner, conf: &Conf, address: IpNet) -> Self {
+        let family = Family::of(&address);
         let owned = |rule: Rule| rule.commented(&owner.comment).noted(&owner.note);
-        let ports = conf.mappings_of(family).map(|mapping| owned(translation(conf, mapping, address))).collect();
+        let ports = conf.mappings_of(family).map(|mapping| owned(translation(conf, mapping, address.addr()))).collect();
         let masquerades = if conf.snat { masquerades(conf, address) } else { Vec::new() };
         let masquerades = masquerades.into_iter().map(owned).collect();
         Rules { ports, masquerades, guards_localnet: conf.snat && family == Family::V4, owner }
@@ -178,24 +178,32 @@ impl Rules {
     /// Fails, naming it, when something is missing. Rules that the reference made count too.
     pub(super) fn check(&self, view: &mut dyn View) -> Result<()> {
         for (chain, rules) in [(HOST_PORTS, &self.ports), (MASQUERADING, &self.masquerades)] {
-            let stored = view.chain(chain)?;
-            if stored.is_none() && rules.is_empty() {
-                continue;
-            }
-            let stored = stored.ok_or_else(|| missing("chain", chain))?.rules;
-            let is = |stored: &StoredRule, rule: &Rule| {
-                let same = (&stored.rule.matches, &stored.rule.target) == (&rule.matches, &rule.target);
-                !stored.foreign && same && self.owner.owns(&stored.rule)
-            };
-            if let Some(rule) = rules.iter().find(|rule| !stored.iter().any(|stored| is(stored, rule))) {
-                return Err(Error::internal(format!(
-                    "missing hostport rules in {chain:?} chain: no rule [{rule}] in table cni_hostport"
-                )));
+            match view.chain(chain)? {
+                None if rules.is_empty() => {}
+                None => return Err(missing("chain", chain)),
+                Some(stored) => self.check_rules(chain, rules, &stored.rules)?,
             }
         }
         let jump = |chain: &str| Rule::new(Vec::new(), Target::Jump(chain.to_string()));
         check_jump(view, ALL_HOST_PORTS, &jump(HOST_PORTS))?;
         HOOKS.into_iter().try_for_each(|hook| check_jump(view, hook, &to_host()))
+    }
+}
+
+impl Rules {
+    fn check_rules(&self, chain: &str, rules: &[Rule], stored: &[StoredRule]) -> Result<()> {
+        let own: Vec<_> = stored.iter().filter(|stored| !stored.foreign && self.owner.owns(&stored.rule)).collect();
+        let is_ours = own.iter().any(|stored| stored.rule.note.is_some());
+        let is_there = |rule: &Rule| {
+            own.iter().any(|stored| (&stored.rule.matches, &stored.rule.target) == (&rule.matches, &rule.target))
+        };
+        let is_expected = |rule: &&Rule| is_ours || !rule.matches.contains(&Match::DestinationTranslated);
+        match rules.iter().filter(is_expected).find(|rule| !is_there(rule)) {
+            None => Ok(()),
+            Some(rule) => Err(Error::internal(format!(
+                "missing hostport rules in {chain:?} chain: no rule [{rule}] in table cni_hostport"
+            ))),
+        }
     }
 }
 
@@ -241,21 +249,39 @@ fn translation(conf: &Conf, mapping: &Mapping, address: IpAddr) -> Rule {
     Rule::new(matches, Target::DestinationNat(SocketAddr::new(address, mapping.container_port)))
 }
 
-fn masquerades(conf: &Conf, address: IpAddr) -> Vec<Rule> {
-    let rule =
-        |source: IpNet| Rule::new(vec![Match::source(source), Match::destination(address.into())], Target::Masquerade);
-    match (conf.masq_all, address) {
-        (true, IpAddr::V4(_)) => vec![rule(IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0))],
-        (true, IpAddr::V6(_)) => vec![rule(IpNet::new_assert(std::net::Ipv6Addr::UNSPECIFIED.into(), 0))],
-        (false, IpAddr::V4(_)) => vec![rule(address.into()), rule(IpAddr::from(Ipv4Addr::LOCALHOST).into())],
-        (false, IpAddr::V6(_)) => vec![rule(address.into())],
+/// Who does not see the answers as those of the host: the container itself, a client on the host at 127.0.0.1, and, which
+/// the reference forgets in this backend, the neighbours in the container's network, which it answers directly.
+fn masquerades(conf: &Conf, address: IpNet) -> Vec<Rule> {
+    let container = address.addr();
+    let matches = |source: IpNet| vec![Match::source(source), Match::destination(container.into())];
+    let rule = |source: IpNet| Rule::new(matches(source), Target::Masquerade);
+    if conf.masq_all {
+        return vec![rule(anybody(container))];
+    }
+    let mut rules = vec![rule(container.into())];
+    if container.is_ipv4() {
+        rules.push(rule(IpAddr::from(Ipv4Addr::LOCALHOST).into()));
+    }
+    if address.prefix_len() < address.max_prefix_len() {
+        // What neighbours send without the host's help stays as it is.
+        let mut matches = matches(address.trunc());
+        matches.push(Match::DestinationTranslated);
+        rules.push(Rule::new(matches, Target::Masquerade));
+    }
+    rules
+}
+
+fn anybody(like: IpAddr) -> IpNet {
+    match like {
+        IpAddr::V4(_) => IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0),
+        IpAddr::V6(_) => IpNet::new_assert(Ipv6Addr::UNSPECIFIED.into(), 0),
     }
 }
 
 /// What an ADD needs, in chains that nothing leads to, for a kernel to judge.
 pub(super) fn probe(family: Family) -> Vec<Edit> {
     const CHAIN: &str = "status";
-    let address = if family == Family::V4 { Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+    let address = if family == Family::V4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     let port = vec![Match::Protocol(crate::firewall::rule::Protocol::Tcp), Match::DestinationPort(1)];
     vec![
         Edit::create(CHAIN),
