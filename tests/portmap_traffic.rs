@@ -272,7 +272,7 @@ fn better_containers_do_not_reach_services_on_127_0_0_1_of_the_host() {
         // The container turns what it has for 127.0.0.1 to the host.
         site.lab
             .sh("ip netns exec ns1 sh -ec 'echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet
-                ip route del table local local 127.0.0.1 dev lo; ip route del table local local 127.0.0.0/8 dev lo
+                ip addr flush dev lo
                 ip route add 127.0.0.1/32 via 10.1.2.1 src 10.1.2.2'")
             .success();
         assert_eq!(site.ask_from("ns1", "tcp", "127.0.0.1", 80, 0), None, "{flavour} {backend}");
