@@ -14,6 +14,8 @@ iptables                            iptables
 nft                                 nftables
 conntrack                           conntrack
 ping                                iputils-ping
+dbus-daemon                         dbus-daemon
+firewalld                           firewalld
 redis-server                        redis-server
 redis-cli                           redis-tools
 brctl                               bridge-utils
@@ -47,5 +49,9 @@ fi
 say "installing $missing"
 # shellcheck disable=SC2086 # a list of words
 apt_install $missing
+# Debian enables what it installs. A firewall that nobody asked for must not come up with the next boot.
+case " $missing " in
+*" firewalld "*) if have systemctl; then systemctl --quiet disable firewalld.service; fi ;;
+esac
 missing=$(missing_packages)
 if [ -n "$missing" ]; then die "still missing after the installation: $missing"; fi

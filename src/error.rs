@@ -81,6 +81,11 @@ impl Error {
     pub fn is(&self, errno: Errno) -> bool {
         self.errno == Some(errno)
     }
+
+    /// True when somebody did not answer in time.
+    pub fn timed_out(&self) -> bool {
+        self.is(Errno::ETIMEDOUT)
+    }
 }
 
 impl From<Errno> for Error {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::accidents::{assert_untouched, full};
 use crate::lab::{Call, Lab, bridge_config, merged};
@@ -65,11 +65,11 @@ fn assert_nearly_all(killed: usize, points: usize) {
 }
 
 /// A host of this flavour with `ns1`, whose bridge is there, and the call that is to be killed.
-fn kill_and_delete_at_every_change(flavour: &str) {
+fn kill_and_delete_at_every_change(flavour: &str, changes: &Value) {
     let lab = Lab::new();
     lab.install_iptables(flavour);
     lab.netns("ns1");
-    let config = bridge_config(&full());
+    let config = merged(bridge_config(&full()), changes);
     let bridge = lab.plugin("bridge").config(&config);
     bridge.run().result();
     bridge.clone().verb("DEL").run().silent();
@@ -88,12 +88,17 @@ fn kill_and_delete_at_every_change(flavour: &str) {
 
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
-    kill_and_delete_at_every_change("nft");
+    kill_and_delete_at_every_change("nft", &json!({}));
 }
 
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes_with_legacy_tables() {
-    kill_and_delete_at_every_change("legacy");
+    kill_and_delete_at_every_change("legacy", &json!({}));
+}
+
+#[test]
+fn better_del_cleans_up_after_a_killed_add_with_rules_in_tables_of_our_own() {
+    kill_and_delete_at_every_change("nft", &json!({"ipMasqBackend": "nftables", "macspoofchk": true}));
 }
 
 #[test]
@@ -136,5 +141,31 @@ fn better_a_killed_del_is_finished_by_the_next() {
         delete.run().silent();
         eprintln!("killed before {point:?}");
         assert_untouched(&lab, &before);
+    }
+}
+
+#[test]
+fn better_del_cleans_up_after_an_add_of_firewall_killed_before_any_of_its_changes() {
+    for (flavour, backend) in [("nft", "iptables"), ("legacy", "iptables"), ("nft", "nftables")] {
+        let lab = crate::firewall::lab(flavour);
+        let config =
+            crate::firewall::config(crate::firewall::DUAL, &json!({"backend": backend, "ingressPolicy": "isolated"}));
+        let add = lab.plugin("firewall").config(&config);
+        // A runtime whose ADD was killed has no result to hand out.
+        let delete = add.clone().verb("DEL").config(&merged(config.clone(), &json!({"prevResult": null})));
+        add.run().result();
+        delete.run().silent();
+        let before = lab.snapshot();
+        let points = changing_calls(&lab, &add);
+        delete.run().silent();
+        let mut killed = 0;
+        for point in &points {
+            killed += usize::from(kill_at(&add, point));
+            delete.run().silent();
+            eprintln!("killed before {point:?} ({flavour} {backend})");
+            before.assert_same(&lab.snapshot());
+            assert_eq!(lab.list("/run/cni-box/firewall"), [""; 0]);
+        }
+        assert_nearly_all(killed, points.len());
     }
 }

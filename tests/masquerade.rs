@@ -238,7 +238,7 @@ fn old_rules_with_the_prefix_length_are_removed_too() {
 }
 
 /// A namespace beyond the host that has no route back to the containers.
-fn outside(lab: &Lab) {
+pub fn outside(lab: &Lab) {
     lab.netns("outside");
     lab.sh("ip link add out0 type veth peer name eth0 netns outside
         ip addr add 192.0.2.1/24 dev out0; ip addr add fd00:2::1/64 dev out0 nodad; ip link set out0 up
@@ -247,7 +247,7 @@ fn outside(lab: &Lab) {
         .success();
 }
 
-fn ping(lab: &Lab, address: &str) -> bool {
+pub fn ping(lab: &Lab, address: &str) -> bool {
     lab.run(&["ip", "netns", "exec", "ns1", "ping", "-n", "-c", "1", "-W", "1", address]).code == Some(0)
 }
 

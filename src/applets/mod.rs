@@ -3,6 +3,7 @@
 
 pub mod bridge;
 pub mod cnitool;
+pub mod firewall;
 pub mod host_local;
 pub mod loopback;
 pub mod portmap;
@@ -31,6 +32,7 @@ pub enum Kind {
 pub const APPLETS: &[Applet] = &[
     plugin("bridge", &bridge::BRIDGE),
     Applet { name: "cnitool", kind: Kind::Tool(cnitool::run) },
+    plugin("firewall", &firewall::FIREWALL),
     plugin("host-local", &host_local::HOST_LOCAL),
     plugin("loopback", &loopback::LOOPBACK),
     plugin("portmap", &portmap::PORTMAP),

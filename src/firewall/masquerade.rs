@@ -1,21 +1,20 @@
-//! Source NAT of containers: the `ipMasq` of the reference's bridge and ptp (`pkg/ip/ipmasq_iptables_linux.go`).
-//!
-//! A container's chain accepts what stays in its subnets and masquerades the rest but multicast; POSTROUTING jumps there
-//! for the container's addresses. The chain belongs to network and container, so several attachments of one container
-//! to one network share it.
+//! Source NAT of containers: the `ipMasq` of the reference's bridge and ptp. Packets of a container that leave its subnet
+//! get the host's address, unless they go to many. The rules are kept by one of two backends: in iptables' tables, or in
+//! a table of nf_tables of our own. Whoever looks for them looks in both.
 
+mod iptables;
+mod nftables;
 mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::error::{Context, Failures, Result};
-use crate::firewall::flavour::{Flavour, Preference, choose};
+use crate::error::{Context, Errno, Error, Failures, Result};
+use crate::firewall::flavour::{Flavour, Preference};
 use crate::firewall::names;
-use crate::firewall::place::{Edit, Place, Table, View};
 use crate::firewall::rule::{Family, Rule};
 use crate::firewall::session::Session;
 
@@ -32,85 +31,105 @@ pub fn comment(network: &str, container: &str) -> String {
     names::comment(network, container)
 }
 
-/// Whose traffic is masqueraded.
+/// What keeps the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// Tables of iptables, in the flavour that the host uses.
+    Iptables,
+    /// A table of nf_tables that is no table of iptables.
+    Nftables,
+}
+
+impl Backend {
+    /// The backend that a configuration names.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "iptables" => Ok(Backend::Iptables),
+            "nftables" => Ok(Backend::Nftables),
+            _ => Err(Error::internal(format!("unknown ipmasq backend {name:?}"))),
+        }
+    }
+}
+
+/// An attachment whose traffic is masqueraded.
 #[derive(Debug, Clone, Copy)]
 pub struct Masquerade<'a> {
     /// Name of the network.
     pub network: &'a str,
     /// The container's id.
     pub container: &'a str,
+    /// The container's interface.
+    pub ifname: &'a str,
 }
 
 /// What one [`Masquerade::add`] has added, no more: what was there before it stays when it is undone.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 #[must_use = "an ADD that fails later has to undo this"]
-pub struct Added(Vec<AddedFamily>);
+pub struct Added(Kept);
 
 #[derive(Debug, Clone)]
-struct AddedFamily {
-    flavour: Flavour,
-    family: Family,
-    /// The container's chain.
-    chain: String,
-    /// The chain did not exist.
-    created: bool,
-    /// Rules that did not exist, each with its chain.
-    rules: Vec<(String, Rule)>,
+enum Kept {
+    Iptables(iptables::Added),
+    Nftables(Vec<Rule>),
+}
+
+impl Added {
+    /// Takes away what was added. Rules that others share by now stay, and so does what all share.
+    pub fn undo(self, session: &mut Session) -> Result<()> {
+        match self.0 {
+            Kept::Iptables(added) => iptables::undo(session, added),
+            Kept::Nftables(rules) => nftables::undo(session, &rules),
+        }
+    }
 }
 
 impl Masquerade<'_> {
     /// Makes packets from these addresses (each with the prefix length of its subnet) leave with the host's address.
-    /// What is there already is not added again. One transaction for each family; all or nothing.
-    pub fn add(&self, session: &mut Session, addresses: &[IpNet], preference: &Preference<'_>) -> Result<Added> {
-        let mut added = Added::default();
+    /// What is there already is not added again. All or nothing. Without a wish the backend is iptables, or nf_tables where
+    /// the kernel cannot do it as iptables does.
+    pub fn add(
+        &self,
+        session: &mut Session,
+        addresses: &[IpNet],
+        backend: Option<Backend>,
+        preference: &Preference<'_>,
+    ) -> Result<Added> {
         if addresses.is_empty() {
-            return Ok(added);
+            return Ok(Added(Kept::Nftables(Vec::new())));
         }
-        let flavour = choose(session, preference).with_context(|| self.failed_to("add"))?;
-        for family in Family::BOTH {
-            match self.add_family(session, flavour, family, addresses) {
-                Ok(more) => added.0.extend(more),
-                Err(error) => {
-                    let mut failures = Failures::default();
-                    failures.note::<()>(Err(error.context(&self.failed_to("add"))));
-                    failures.note(added.undo(session));
-                    return failures.finish().map(|()| Added::default());
-                }
-            }
-        }
-        Ok(added)
+        let added = with_backend(session, backend, preference, |session, backend| match backend {
+            Backend::Iptables => iptables::add(session, self, addresses, preference).map(Kept::Iptables),
+            Backend::Nftables => nftables::add(session, self, addresses).map(Kept::Nftables),
+        });
+        added.map(Added).with_context(|| self.failed_to("add"))
     }
 
-    /// Ends it for these addresses, or, when nobody knows them any more, for the container's every attachment to the
-    /// network. Both flavours are searched, x_tables also where its tables cannot be listed if `forced` says that they are
-    /// used. What is missing is no failure; failures are reported together.
+    /// Ends it, in both backends. Rules of iptables are found by these addresses, or, when nobody knows them any more, all
+    /// of the container's go. Both flavours are searched, x_tables also where its tables cannot be listed if `forced` says
+    /// that they are used. What is missing is no failure; failures are reported together.
     pub fn del(&self, session: &mut Session, addresses: Option<&[IpAddr]>, forced: Option<Flavour>) -> Result<()> {
         let mut failures = Failures::default();
-        let chain = chain_name(self.network, self.container);
-        for family in Family::BOTH {
-            let places = failures.note(session.places_of_chain(family, Table::Nat, &chain, forced));
-            for place in places.into_iter().flatten() {
-                failures.note(session.edit(place, |view| Ok((plan::removal(view, &chain, addresses)?, ()))));
-            }
-        }
+        failures.note(iptables::del(session, self, addresses, forced));
+        failures.note(nftables::del(session, self));
         failures.finish().with_context(|| self.failed_to("delete"))
     }
 
-    fn add_family(
-        &self,
-        session: &mut Session,
-        flavour: Flavour,
-        family: Family,
-        addresses: &[IpNet],
-    ) -> Result<Option<AddedFamily>> {
-        let addresses: Vec<IpNet> = addresses.iter().copied().filter(|address| Family::of(address) == family).collect();
+    /// Fails, saying what is missing, unless one of the backends has all rules for these addresses.
+    pub fn verify(&self, session: &mut Session, addresses: &[IpNet], forced: Option<Flavour>) -> Result<()> {
         if addresses.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
-        let chain = chain_name(self.network, self.container);
-        let rules = plan::Rules::new(family, &chain, &comment(self.network, self.container), &addresses);
-        let edits = add_rules(session, Place::Iptables { flavour, family, table: Table::Nat }, &rules)?;
-        Ok(Some(AddedFamily::from_edits(flavour, family, chain, edits)))
+        let (iptables, nftables) = (
+            iptables::lacks(session, self, addresses, forced).with_context(|| self.failed_to("verify"))?,
+            nftables::lacks(session, self, addresses).with_context(|| self.failed_to("verify"))?,
+        );
+        match (iptables, nftables) {
+            (Some(iptables), Some(nftables)) => {
+                let lack = format!("in iptables, {iptables}; in nftables, {nftables}");
+                Err(Error::internal(lack).context(&self.failed_to("find")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn failed_to(&self, verb: &str) -> String {
@@ -118,50 +137,56 @@ impl Masquerade<'_> {
     }
 }
 
-/// Adds what is missing and says what that was.
-fn add_rules(session: &mut Session, place: Place, rules: &plan::Rules) -> Result<Vec<Edit>> {
-    // Nearly always the chain is new. Then there is nothing to look at, however many rules others have.
-    if session.look(place, |view| view.uses(&rules.chain))?.is_none() {
-        let all = rules.all();
-        if session.write(place, &all).is_ok() {
-            return Ok(all);
-        }
-        // Somebody has just made it, or we are told below what is wrong.
-    }
-    session.edit(place, |view| {
-        let edits = rules.missing(view)?;
-        Ok((edits.clone(), edits))
-    })
+/// Deletes, in both backends, the network's rules of attachments that are not among the valid ones (container and
+/// interface). Past failures, which are reported together.
+pub fn gc(session: &mut Session, network: &str, valid: &[(String, String)], forced: Option<Flavour>) -> Result<()> {
+    let valid: Vec<_> = valid.iter().map(|(container, ifname)| Masquerade { network, container, ifname }).collect();
+    let mut failures = Failures::default();
+    failures.note(iptables::gc(session, network, &valid, forced));
+    failures.note(nftables::gc(session, network, &valid));
+    failures.finish().with_context(|| format!("failed to delete old masquerade rules of network {network:?}"))
 }
 
-impl Added {
-    /// Takes away what was added. Rules that others share by now stay.
-    pub fn undo(self, session: &mut Session) -> Result<()> {
-        let mut failures = Failures::default();
-        for family in self.0.into_iter().rev() {
-            failures.note(family.undo(session));
+/// Fails if the kernel would not take masquerade rules. Changes nothing.
+pub fn probe(session: &mut Session, backend: Option<Backend>, preference: &Preference<'_>) -> Result<()> {
+    // No container has such names.
+    let nobody = Masquerade { network: "", container: "", ifname: "" };
+    let addresses = Family::BOTH.map(|family| IpNet::from(multicast(family).addr()));
+    let probed = with_backend(session, backend, preference, |session, backend| match backend {
+        Backend::Iptables => iptables::probe(session, &nobody, &addresses, preference),
+        Backend::Nftables => nftables::probe(session, &nobody, &addresses),
+    });
+    probed.context("masquerading is not possible")
+}
+
+/// Does it with the wanted backend. Without a wish: with iptables, and if the kernel lacks what that needs, with nf_tables.
+/// An administrator who demands a flavour of iptables gets that or nothing.
+fn with_backend<T>(
+    session: &mut Session,
+    wanted: Option<Backend>,
+    preference: &Preference<'_>,
+    mut act: impl FnMut(&mut Session, Backend) -> Result<T>,
+) -> Result<T> {
+    let done = act(session, wanted.unwrap_or(Backend::Iptables));
+    match done {
+        Err(error) if wanted.is_none() && preference.forced.is_none() && is_lack(&error) => {
+            // Where neither is to be had, the first one's reason is what people know.
+            act(session, Backend::Nftables).map_err(|_| error)
         }
-        failures.finish()
+        done => done,
     }
 }
 
-impl AddedFamily {
-    fn from_edits(flavour: Flavour, family: Family, chain: String, edits: Vec<Edit>) -> Self {
-        let created = edits.iter().any(|edit| matches!(edit, Edit::CreateChain(_)));
-        let rules = edits.into_iter().filter_map(|edit| match edit {
-            Edit::Append { chain, rule } | Edit::Prepend { chain, rule } => Some((chain, rule)),
-            _ => None,
-        });
-        AddedFamily { flavour, family, chain, created, rules: rules.collect() }
-    }
+/// The kernel lacks a facility: a table, a match or target of x_tables, or a protocol family.
+fn is_lack(error: &Error) -> bool {
+    let errnos = [Errno::ENOENT, Errno::ENOPROTOOPT, Errno::EOPNOTSUPP, Errno::EPROTONOSUPPORT, Errno::EAFNOSUPPORT];
+    errnos.into_iter().any(|errno| error.is(errno))
+}
 
-    fn undo(&self, session: &mut Session) -> Result<()> {
-        if self.rules.is_empty() && !self.created {
-            return Ok(());
-        }
-        let plan = |view: &mut dyn View| Ok((plan::reversal(view, &self.chain, self.created, &self.rules)?, ()));
-        let place = Place::Iptables { flavour: self.flavour, family: self.family, table: Table::Nat };
-        let undone = session.edit(place, plan);
-        undone.with_context(|| format!("failed to undo masquerade chain {:?}", self.chain))
+/// Addresses of groups, which are never masqueraded.
+fn multicast(family: Family) -> IpNet {
+    match family {
+        Family::V4 => Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4).into(),
+        Family::V6 => Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8).into(),
     }
 }

@@ -12,19 +12,26 @@
 //! - [`flavour`]: which of the two kinds of iptables a host uses.
 //! - [`conntrack`]: forgetting flows that rules no longer explain.
 //! - [`masquerade`]: source NAT of containers (the reference's `ipMasq`).
+//! - [`filter`]: whether packets of containers are forwarded (the reference's `firewall` plugin); [`firewalld`]: the same,
+//!   asked of firewalld over D-Bus; [`owners`]: whose addresses that was done for.
+//! - [`spoof_check`]: containers send with their own hardware address only (the reference's `macspoofchk`).
 
 pub mod conntrack;
 mod extensions;
+pub mod filter;
+pub mod firewalld;
 pub mod flavour;
 #[cfg(test)]
 mod golden;
 pub mod masquerade;
 pub mod names;
 mod nf_tables;
+pub mod owners;
 pub mod place;
 pub mod rule;
 mod rule_text;
 pub mod session;
+pub mod spoof_check;
 #[cfg(test)]
 pub(crate) mod testing;
 mod x_tables;

@@ -17,12 +17,17 @@ pub fn hashed(prefix: &str, network: &str, container: &str, length: usize) -> St
 
 /// `name: "NETWORK" id: "CONTAINER"`, both quoted as Go's `%q` does. A text too long for the kernel ends in `...`.
 pub(super) fn comment(network: &str, container: &str) -> String {
-    let mut text = format!("name: {} id: {}", quoted(network), quoted(container));
+    let mut text = comment_start(network) + &quoted(container);
     if text.len() > COMMENT_LENGTH {
         text.truncate(text.floor_char_boundary(COMMENT_LENGTH - 3));
         text.push_str("...");
     }
     text
+}
+
+/// What the comments of all containers in a network start with.
+pub(super) fn comment_start(network: &str) -> String {
+    format!("name: {} id: ", quoted(network))
 }
 
 /// Go's `strconv.Quote`.

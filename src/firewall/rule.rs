@@ -20,7 +20,7 @@ pub struct Rule {
     /// read them back in another order, so rules are compared by [`Rule::means`].
     pub matches: Vec<Match>,
     /// Text for people, and for whoever wants to find the rule again. iptables has 255 bytes for it, nf_tables' own rules
-    /// have 127.
+    /// have 253, of which nft, when it reads its own listing, takes 128.
     pub comment: Option<String>,
     /// What programs other than us skip: a second, private text beside the comment. Only nf_tables' own rules can carry it.
     pub note: Option<String>,

@@ -8,10 +8,6 @@ use crate::firewall::rule::Family;
 use crate::firewall::x_tables;
 
 /// The connection of one command to nf_tables, opened when first needed, in the namespace that is current then.
-///
-/// Keep it until the command's other work is done: after something was deleted, the kernel makes whoever closes such a
-/// socket wait for the end of an RCU grace period (about 12 ms). Other deletions, of a link for instance, wait for one
-/// too, and then it is the same.
 #[derive(Debug, Default)]
 pub struct Session {
     /// `Some(None)`: the kernel has no nf_tables.
@@ -26,6 +22,26 @@ impl Session {
             Some(location) => self.require_nftables()?.edit(&location, plan),
             None => x_tables::edit(place, plan),
         }
+    }
+
+    /// The same for several tables, of nf_tables in one transaction: what the kernel has to tidy up after deleted rules
+    /// it then does once, and nobody waits for it in between. Each table of x_tables has a transaction of its own.
+    pub fn edit_all<T>(
+        &mut self,
+        places: &[Place],
+        mut plan: impl FnMut(Place, &mut dyn View) -> Result<(Vec<Edit>, T)>,
+    ) -> Result<Vec<T>> {
+        let located = places.iter().filter_map(|place| Some((*place, Location::of(*place)?)));
+        let (of_nftables, locations): (Vec<Place>, Vec<Location>) = located.unzip();
+        let mut outcomes = Vec::with_capacity(places.len());
+        if !locations.is_empty() {
+            let at = |index: usize| of_nftables.get(index).copied().ok_or_else(|| Error::internal("no such place"));
+            outcomes = self.require_nftables()?.edit_all(&locations, |index, view| plan(at(index)?, view))?;
+        }
+        for place in places.iter().filter(|place| Location::of(**place).is_none()) {
+            outcomes.push(x_tables::edit(*place, |view| plan(*place, view))?);
+        }
+        Ok(outcomes)
     }
 
     /// Shows `look` the table.
@@ -62,14 +78,8 @@ impl Session {
         chain: &str,
         forced: Option<Flavour>,
     ) -> Result<Vec<Place>> {
-        let mut places = Vec::new();
         let place = |flavour| Place::Iptables { flavour, family, table };
-        let nft = place(Flavour::Nft);
-        if let (Some(nftables), Some(location)) = (self.nftables()?, Location::of(nft))
-            && nftables.chain_use(&location, chain)?.is_some()
-        {
-            places.push(nft);
-        }
+        let mut places = Vec::new();
         // Looking needs no lock, so a host whose x_tables are not ours never waits for it.
         let is_used = match legacy_tables(family)? {
             Some(names) => names.iter().any(|name| name == table.name()),
@@ -77,6 +87,12 @@ impl Session {
         };
         if is_used && x_tables::has_chain(family, table.name(), |name| name == chain)? {
             places.push(place(Flavour::Legacy));
+        }
+        let nft = place(Flavour::Nft);
+        if let (Some(nftables), Some(location)) = (self.nftables()?, Location::of(nft))
+            && nftables.chain_use(&location, chain)?.is_some()
+        {
+            places.push(nft);
         }
         Ok(places)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::{Errno, Error, Result};
 use crate::netlink::attributes::Attributes;
 use crate::netlink::message::{ACK, ALIGNMENT, DUMP, HEADER_LENGTH, Message};
+use crate::sys::background::close_later;
 use crate::sys::socket::{NetlinkSocket, Protocol};
 
 /// Times a dump that changes disturbed is read again before we give up.
@@ -176,6 +177,11 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Dropping this connection will not wait for what the kernel has to do before its socket is gone.
+    pub fn close_later(&self) {
+        close_later(&self.socket);
     }
 
     fn send(&mut self, messages: Vec<Message>) -> Result<()> {

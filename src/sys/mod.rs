@@ -1,6 +1,7 @@
 //! System calls. The only layer with `unsafe`, each block with the reason it is sound.
 #![allow(unsafe_code)] // This is the layer that the rest of the crate forbids it for.
 
+pub mod background;
 pub mod file;
 mod heap;
 pub mod lock;
@@ -9,4 +10,5 @@ pub mod output;
 pub mod process;
 pub mod random;
 pub mod socket;
+pub mod unix;
 pub mod xtables;

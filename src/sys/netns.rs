@@ -30,6 +30,13 @@ pub struct Identity {
     inode: u64,
 }
 
+impl std::fmt::Display for Identity {
+    /// `DEVICE:INODE`
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}:{}", self.device, self.inode)
+    }
+}
+
 impl Netns {
     /// Opens the namespace at `path`. The texts are the reference's (`pkg/ns/ns_linux.go`, `GetNS`): a missing path is
     /// `ENOENT`; a file that is no network namespace has no errno and names the magic number of its file system.

@@ -1,4 +1,4 @@
-//! CHECK: bridge, both ends of the pair, addresses and routes are as the previous result says.
+//! CHECK: bridge, both ends of the pair, addresses, routes and the firewall's rules are as the previous result says.
 
 use super::Conf;
 use crate::cni::result::Interface;
@@ -15,9 +15,10 @@ pub(super) fn check(conf: &Conf, request: &Request<'_>, container: &Netns) -> Re
     let bridge = check_bridge(&mut host, conf, &previous)?;
     let mine = verify::container_interface(&previous, &request.ifname, &request.netns)?;
     let end = check_container_end(&mut inside, mine)?;
-    check_host_end(&mut host, conf, &previous, &bridge, &end)?;
+    let port = check_host_end(&mut host, conf, &previous, &bridge, &end)?;
     verify::addresses(&mut inside, &request.ifname, &previous)?;
-    verify::routes(&mut inside, &previous.routes)
+    verify::routes(&mut inside, &previous.routes)?;
+    conf.firewall.verify(request, &previous, &port.name, (mine, &end.mac))
 }
 
 fn find(handle: &mut Handle, name: &str) -> Result<Link> {
@@ -63,7 +64,7 @@ fn check_container_end(inside: &mut Handle, listed: &Interface) -> Result<Link> 
 }
 
 /// Among the other interfaces of the result there is the veth that is the container's peer and a port of the bridge.
-fn check_host_end(host: &mut Handle, conf: &Conf, previous: &CniResult, bridge: &Link, end: &Link) -> Result<()> {
+fn check_host_end(host: &mut Handle, conf: &Conf, previous: &CniResult, bridge: &Link, end: &Link) -> Result<Link> {
     let others = previous.interfaces.iter().filter(|listed| listed.name != conf.bridge && listed.name != end.name);
     for listed in others {
         let link = find(host, &listed.name)?;
@@ -75,7 +76,7 @@ fn check_host_end(host: &mut Handle, conf: &Conf, previous: &CniResult, bridge: 
             let (name, wanted, found) = (&listed.name, &listed.mac, &link.mac);
             return Err(Error::internal(format!("Interface {name} Mac doesn't match: {wanted}, found {found}")));
         }
-        return Ok(());
+        return Ok(link);
     }
     Err(Error::internal(format!("CNI veth created for bridge {} was not found", conf.bridge)))
 }

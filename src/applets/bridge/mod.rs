@@ -6,7 +6,9 @@
 //! | `isGateway` | false | the bridge gets each network's gateway address; the host forwards |
 //! | `isDefaultGateway` | false | `isGateway`, and the container's default routes lead there |
 //! | `forceAddress` | false | a different gateway address on the bridge is replaced |
-//! | `ipMasq`, `ipMasqBackend` | false, `iptables` | traffic leaving the network is masqueraded |
+//! | `ipMasq` | false | traffic leaving the network is masqueraded |
+//! | `ipMasqBackend` | what the kernel has, `iptables` first | `iptables` or `nftables`: what keeps the rules for that |
+//! | `macspoofchk` | false | what the container sends with another hardware address than its own is dropped |
 //! | `mtu` | kernel's | of both veth ends, and of a bridge created here |
 //! | `hairpinMode` | false | the port sends packets back to where they came from |
 //! | `promiscMode` | false | the bridge takes all packets |
@@ -19,12 +21,14 @@
 //! Left behind on purpose, as by the reference: the bridge with its address, and forwarding.
 
 mod check;
+mod firewall;
 mod remove;
 mod setup;
 mod shared;
 
 use std::net::IpAddr;
 
+use firewall::Wishes;
 use ipnet::IpNet;
 
 use crate::cni::args::Args;
@@ -33,8 +37,6 @@ use crate::cni::result::{Dns, Interface};
 use crate::cni::{CniResult, NetworkConfig, Object, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 use crate::firewall::Session;
-use crate::firewall::flavour::Flavour;
-use crate::firewall::masquerade::Masquerade;
 use crate::net::{Mac, Netns};
 
 /// Longest interface name in bytes.
@@ -54,7 +56,7 @@ struct Conf {
     is_gateway: bool,
     is_default_gateway: bool,
     force_address: bool,
-    ip_masq: bool,
+    firewall: Wishes,
     mtu: u32,
     hairpin: bool,
     promiscuous: bool,
@@ -74,9 +76,10 @@ impl Plugin for Bridge {
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         let conf = Conf::for_add(request)?;
         let ipam = find_ipam(&conf.ipam, request)?;
-        let flavour = forced_flavour(request)?;
+        let manner = conf.firewall.validate(request)?;
         let container = open_netns(request)?;
-        setup::Attaching { conf: &conf, request, container: &container, ipam, flavour, undo }.attach()
+        let session = Session::default();
+        setup::Attaching { conf: &conf, request, container: &container, ipam, manner, session, undo }.attach()
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -86,33 +89,40 @@ impl Plugin for Bridge {
         check::check(&conf, request, &container)
     }
 
-    /// Carries on past each failure, so that nothing is kept because something else could not be removed. The rules go
-    /// first: what the kernel still has to tidy up after them then overlaps with the removal of the link, and a DEL that
-    /// is killed in between still finds the addresses when it is repeated.
+    /// Carries on past each failure, so that nothing is kept because something else could not be removed. Masquerading goes
+    /// first: what the kernel still has to tidy up after it then overlaps with the removal of the link, and a DEL that is
+    /// killed in between still finds the addresses when it is repeated. The spoof check goes after the link, which must
+    /// not be able to send without it.
     fn del(&self, request: &Request<'_>) -> Result<()> {
-        let config = &request.config;
-        let ipam = config.ipam_type().context("failed to load netconf")?;
-        let masquerades = !ipam.is_empty() && config.top().boolean("ipMasq").context("failed to load netconf")?;
+        let wishes = Wishes::of(&request.config).context("failed to load netconf")?;
         let mut failures = Failures::default();
         let mut session = Session::default();
         let removed = failures.note(remove::Attachment::find(request)).and_then(|mut attachment| {
-            if masquerades {
-                failures.note(end_masquerade(request, &mut attachment, &mut session));
+            if wishes.masquerade {
+                failures.note(firewall::end_masquerade(request, &mut attachment, &mut session));
             }
             failures.note(attachment.remove(request))
         });
         // An interface that is still there keeps its address: somebody else would get it meanwhile.
         if removed.is_some() {
+            if wishes.spoof_check {
+                failures.note(firewall::spoof_check(request).del(&mut session));
+            }
             failures.note(call_ipam(request));
         }
         failures.finish()
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {
-        call_ipam(request)
+        let wishes = Wishes::of(&request.config).context("failed to load netconf")?;
+        let mut failures = Failures::default();
+        failures.note(wishes.collect_garbage(request));
+        failures.note(call_ipam(request));
+        failures.finish()
     }
 
     fn status(&self, request: &Request<'_>) -> Result<()> {
+        Wishes::of(&request.config).context("failed to load netconf")?.probe(request)?;
         call_ipam(request)
     }
 }
@@ -161,7 +171,7 @@ impl Conf {
             is_gateway: top.boolean("isGateway")? || is_default_gateway,
             is_default_gateway,
             force_address: top.boolean("forceAddress")?,
-            ip_masq: top.boolean("ipMasq")?,
+            firewall: Wishes::of(config)?,
             mtu: u32::try_from(mtu).map_err(|_| Error::internal(format!("invalid mtu {mtu}")))?,
             hairpin: top.boolean("hairpinMode")?,
             promiscuous: top.boolean("promiscMode")?,
@@ -188,13 +198,8 @@ fn refuse_unsupported(top: &Object<'_>) -> Result<()> {
     let wants = |key: &str| Ok::<_, Error>(top.boolean(key)?.then_some(key.to_string()));
     let vlan = (top.integer("vlan")? != 0).then_some("vlan".to_string());
     let trunk = top.get("vlanTrunk").map(|_| "vlanTrunk".to_string());
-    let backend = match top.string("ipMasqBackend")? {
-        "" | "iptables" => None,
-        "nftables" => Some("ipMasqBackend nftables".to_string()),
-        other => return Err(Error::internal(format!("unknown ipmasq backend {other:?}"))),
-    };
-    let flags = [wants("preserveDefaultVlan")?, wants("macspoofchk")?, wants("portIsolation")?];
-    match [vlan, trunk, backend].into_iter().chain(flags).flatten().next() {
+    let flags = [wants("preserveDefaultVlan")?, wants("portIsolation")?];
+    match [vlan, trunk].into_iter().chain(flags).flatten().next() {
         None => Ok(()),
         Some(key) => {
             let msg = format!("bridge: {key} is not supported by this version of cni-box");
@@ -220,22 +225,6 @@ fn container_mac(request: &Request<'_>) -> Result<Option<Mac>> {
 
 fn open_netns(request: &Request<'_>) -> Result<Netns> {
     Netns::open(&request.netns).with_context(|| format!("failed to open netns {:?}", request.netns))
-}
-
-/// The rules for this attachment's addresses.
-fn masquerade<'r>(request: &'r Request<'_>) -> Masquerade<'r> {
-    Masquerade { network: &request.config.name, container: &request.container_id }
-}
-
-fn end_masquerade(request: &Request<'_>, attachment: &mut remove::Attachment, session: &mut Session) -> Result<()> {
-    let addresses = attachment.addresses(request)?;
-    // A flavour that does not exist is for ADD to refuse; here it must not keep anything from being removed.
-    masquerade(request).del(session, addresses.as_deref(), forced_flavour(request).ok().flatten())
-}
-
-/// The iptables flavour that the administrator demands, if any.
-fn forced_flavour(request: &Request<'_>) -> Result<Option<Flavour>> {
-    Flavour::forced(&request.host.variable("CNI_BOX_IPTABLES"))
 }
 
 /// The interface entry of a result.

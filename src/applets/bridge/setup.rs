@@ -6,13 +6,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::shared::{self, Shared};
-use super::{Conf, default_route, entry, masquerade};
+use super::{Conf, default_route, entry, firewall};
 use crate::cni::delegate::Delegate;
 use crate::cni::result::{IpConfig, Route};
 use crate::cni::{CniResult, Request, Undo};
 use crate::error::{Context, Error, Result};
 use crate::firewall::Session;
-use crate::firewall::flavour::{Flavour, Preference};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::ranges::successor;
 use crate::net::links::State;
@@ -31,8 +30,8 @@ pub(super) struct Attaching<'a, 'r> {
     pub(super) container: &'a Netns,
     /// `None` for a network without addresses.
     pub(super) ipam: Option<Delegate>,
-    /// The iptables flavour that the administrator demands.
-    pub(super) flavour: Option<Flavour>,
+    pub(super) manner: firewall::Manner,
+    pub(super) session: Session,
     pub(super) undo: &'a mut Undo,
 }
 
@@ -45,6 +44,10 @@ impl Attaching<'_, '_> {
         let bridge = shared.borrow_mut().ensure(&mut host, self.conf);
         let bridge = bridge.with_context(|| format!("failed to create bridge {name:?}"))?;
         let pair = self.create_pair(&mut host, &bridge)?;
+        if self.conf.firewall.spoof_check {
+            let (port, mac) = (&pair.host_name, &pair.container_mac);
+            firewall::begin_spoof_check(&mut self.session, self.request, port, mac, self.undo)?;
+        }
         let mut result = match &self.ipam {
             Some(ipam) => ipam.add(self.request, self.undo)?,
             None => CniResult::default(),
@@ -115,12 +118,9 @@ impl Attaching<'_, '_> {
         }
         let has = |v6: bool| gateways.iter().any(|gateway| gateway.addr().is_ipv6() == v6);
         sysctls::enable_forwarding(has(false), has(true)).context("failed to enable forwarding")?;
-        if self.conf.ip_masq {
+        if self.conf.firewall.masquerade {
             let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
-            let path = self.request.host.variable("PATH");
-            let preference = Preference { forced: self.flavour, path: &path };
-            let added = masquerade(self.request).add(&mut Session::default(), &addresses, &preference)?;
-            self.undo.push(move || added.undo(&mut Session::default()));
+            self.manner.masquerade(&mut self.session, self.request, &addresses, self.undo)?;
         }
         Ok(())
     }

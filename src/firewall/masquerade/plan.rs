@@ -1,15 +1,17 @@
 //! Which changes masquerading needs, given what a table holds. Nothing here talks to the kernel.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
+use super::{CHAIN_NAME_LENGTH, multicast};
 use crate::error::Result;
+use crate::firewall::names;
 use crate::firewall::place::{Edit, StoredChain, StoredRule, View};
 use crate::firewall::rule::{Family, Match, Rule, Target};
 
 /// The chain that forwarded and outgoing packets pass last.
-const POSTROUTING: &str = "POSTROUTING";
+pub(super) const POSTROUTING: &str = "POSTROUTING";
 
 /// The rules of one container in one family.
 #[derive(Debug)]
@@ -76,6 +78,26 @@ impl Rules {
         edits.extend(jumps.map(|rule| append(POSTROUTING, rule)));
         edits
     }
+
+    /// What the table lacks, in words.
+    pub(super) fn lack(&self, view: &mut dyn View) -> Result<Option<String>> {
+        let missing = self.missing(view)?.into_iter().find_map(|edit| match edit {
+            Edit::CreateChain(name) => Some(format!("there is no chain {name:?}")),
+            Edit::Append { chain, rule } | Edit::Prepend { chain, rule } => {
+                Some(match (rule.target, rule.matches.first()) {
+                    (Some(Target::Jump(_)), Some(Match::Address { network, .. })) => {
+                        format!("chain {chain:?} does not lead {network} to chain {:?}", self.chain)
+                    }
+                    (Some(Target::Accept), Some(Match::Address { network, .. })) => {
+                        format!("chain {chain:?} does not accept what stays in {network}")
+                    }
+                    _ => format!("chain {chain:?} does not masquerade"),
+                })
+            }
+            _ => None,
+        });
+        Ok(missing)
+    }
 }
 
 /// Deletes the jumps to `chain` for these addresses, or all of them, and the chain when nothing else leads to it.
@@ -88,6 +110,41 @@ pub(super) fn removal(view: &mut dyn View, chain: &str, addresses: Option<&[IpAd
         edits.push(Edit::DeleteChain(chain.to_string()));
     }
     Ok(edits)
+}
+
+/// Deletes the chains of a network's containers, but those named in `valid`, and the jumps there. The comment of a jump says
+/// which network the chain belongs to; its name, whose it is.
+pub(super) fn garbage(view: &mut dyn View, network: &str, valid: &[String]) -> Result<Vec<Edit>> {
+    let start = names::comment_start(network);
+    let rules = view.chain(POSTROUTING)?.map_or_else(Vec::new, |stored| stored.rules);
+    let mut edits = Vec::new();
+    let mut chains: Vec<(&str, usize)> = Vec::new();
+    for found in &rules {
+        let Some(chain) =
+            container_chain(&found.rule, &start).filter(|chain| !valid.iter().any(|valid| valid == chain))
+        else {
+            continue;
+        };
+        edits.push(Edit::delete(POSTROUTING, found.id));
+        match chains.iter_mut().find(|(known, _)| *known == chain) {
+            Some((_, jumps)) => *jumps += 1,
+            None => chains.push((chain, 1)),
+        }
+    }
+    for (chain, jumps) in chains {
+        if view.chain(chain)?.is_some_and(|stored| stored.references <= jumps) {
+            edits.push(Edit::DeleteChain(chain.to_string()));
+        }
+    }
+    Ok(edits)
+}
+
+/// The chain to which a jump with such a comment leads, if it has the form of a container's.
+fn container_chain<'r>(rule: &'r Rule, comment_start: &str) -> Option<&'r str> {
+    let Some(Target::Jump(chain)) = &rule.target else { return None };
+    let digits = chain.strip_prefix("CNI-")?;
+    let is_hash = chain.len() == CHAIN_NAME_LENGTH && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    (is_hash && rule.comment.as_ref()?.starts_with(comment_start)).then_some(chain)
 }
 
 /// Deletes rules that an ADD added. A chain that it created goes with all that is in it, unless a later attachment uses
@@ -120,12 +177,5 @@ fn is_for(rule: &Rule, addresses: &[IpAddr]) -> bool {
 fn push_new(rules: &mut Vec<Rule>, rule: Rule) {
     if !rules.contains(&rule) {
         rules.push(rule);
-    }
-}
-
-fn multicast(family: Family) -> IpNet {
-    match family {
-        Family::V4 => Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4).into(),
-        Family::V6 => Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8).into(),
     }
 }

@@ -1,8 +1,9 @@
+use super::iptables::AddedFamily;
+use super::plan::POSTROUTING;
 use super::*;
+use crate::firewall::place::{Edit, Place, Table};
 use crate::firewall::rule::{Match, Target};
 use crate::firewall::testing::FakeTable;
-
-const POSTROUTING: &str = "POSTROUTING";
 
 /// Masquerading of one container, in a table.
 trait Container {
@@ -17,7 +18,8 @@ impl Container for FakeTable {
     fn add(&mut self, addresses: &[&str]) -> AddedFamily {
         let edits = rules(addresses).missing(self).unwrap();
         self.apply(&edits);
-        AddedFamily::from_edits(Flavour::Nft, Family::V4, CHAIN.to_string(), edits)
+        let place = Place::Iptables { flavour: Flavour::Nft, family: Family::V4, table: Table::Nat };
+        AddedFamily::from_edits(place, CHAIN.to_string(), edits)
     }
 
     fn undo(&mut self, added: &AddedFamily) {
@@ -105,4 +107,43 @@ fn del_finds_jumps_by_subnet_as_old_plugins_wrote_them() {
 fn names_are_those_of_the_reference() {
     assert_eq!(chain_name("mynet", "cid1"), "CNI-a631aa8e1549a3b129110fd2");
     assert_eq!(comment("mynet", "cid1"), "name: \"mynet\" id: \"cid1\"");
+}
+
+#[test]
+fn garbage_is_what_no_valid_container_of_the_network_has() {
+    let mut table = FakeTable::default();
+    let names = [("net", "a"), ("net", "b"), ("net2", "a")];
+    for (network, container) in names {
+        let (chain, text) = (chain_name(network, container), comment(network, container));
+        let rules = plan::Rules::new(Family::V4, &chain, &text, &["10.0.0.2/24".parse().unwrap()]);
+        table.apply(&rules.all());
+    }
+    let foreign = Rule::new(vec![], Target::Jump(chain_name("net", "b"))).commented("by hand");
+    table.apply(&[Edit::append(POSTROUTING, foreign)]);
+    let edits = plan::garbage(&mut table, "net", &[chain_name("net", "a")]).unwrap();
+    table.apply(&edits);
+    assert_eq!(table.chains.len(), 3, "somebody else leads to the chain");
+    assert_eq!(table.rules.iter().filter(|(chain, _)| chain == POSTROUTING).count(), 3);
+    let edits = plan::garbage(&mut table, "net", &[]).unwrap();
+    table.apply(&edits);
+    assert_eq!(table.chains, [chain_name("net", "b"), chain_name("net2", "a")]);
+}
+
+#[test]
+fn only_a_lack_in_the_kernel_leads_to_the_other_backend() {
+    let mut session = Session::default();
+    let mut used = |errno: Errno, wanted, forced| {
+        let mut used = Vec::new();
+        let preference = Preference { forced, path: "" };
+        let done = with_backend(&mut session, wanted, &preference, |_, backend| {
+            used.push(backend);
+            if backend == Backend::Iptables { Err(Error::from(errno)) } else { Ok(()) }
+        });
+        assert_eq!(done.is_ok(), used.len() == 2);
+        used.len()
+    };
+    assert_eq!(used(Errno::ENOENT, None, None), 2);
+    assert_eq!(used(Errno::EPERM, None, None), 1);
+    assert_eq!(used(Errno::ENOENT, Some(Backend::Iptables), None), 1);
+    assert_eq!(used(Errno::ENOENT, None, Some(Flavour::Legacy)), 1);
 }

@@ -11,8 +11,10 @@ use crate::netlink::route::AF_UNSPEC;
 
 /// Kind of user data that is ours: the note of a rule. Programs skip kinds that they don't know.
 pub(super) const USER_DATA_NOTE: u8 = 0xc1;
-/// Longest comment of a rule that nft takes, without its NUL (`NFTNL_UDATA_COMMENT_MAXLEN`).
-const COMMENT_LENGTH: usize = 127;
+/// Longest comment that nft takes, without its NUL (`NFTNL_UDATA_COMMENT_MAXLEN`).
+const COMMENT_LENGTH: usize = 128;
+/// Kind, length and NUL of an entry of user data.
+const USER_DATA_FRAME: usize = 3;
 
 /// Start and end of a transaction. With a generation, the kernel refuses it (`ERESTART`) when anything has changed since.
 pub(super) fn batch(generation: Option<u32>) -> (Message, Message) {
@@ -127,13 +129,16 @@ fn object_comment(message: &mut Message, attribute: u16, text: &str) {
     }
 }
 
-/// Comment and note; whatever is too long is cut.
+/// Comment and note; what does not fit is cut. A comment alone may be longer than those that nft takes: the reference's
+/// spoof check writes such comments, past nft's parser, in JSON.
 fn rule_user_data(rule: &Rule) -> Vec<u8> {
-    let mut data =
-        rule.comment.as_deref().map_or_else(Vec::new, |text| user_data(NFTNL_UDATA_COMMENT, text, COMMENT_LENGTH));
+    let room = |used: usize| NFT_USERDATA_MAXLEN.saturating_sub(used + USER_DATA_FRAME).min(u8::MAX as usize - 1);
+    let room_for_comment = if rule.note.is_some() { COMMENT_LENGTH } else { room(0) };
+    let comment = rule.comment.as_deref().map(|text| user_data(NFTNL_UDATA_COMMENT, text, room_for_comment));
+    let mut data = comment.unwrap_or_default();
     if let Some(note) = &rule.note {
-        let room = NFT_USERDATA_MAXLEN.saturating_sub(data.len() + 3).min(u8::MAX as usize - 1);
-        data.extend_from_slice(&user_data(USER_DATA_NOTE, note, room));
+        let note = user_data(USER_DATA_NOTE, note, room(data.len()));
+        data.extend_from_slice(&note);
     }
     data
 }

@@ -57,10 +57,44 @@ impl Nftables {
         location: &Location,
         mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
     ) -> Result<T> {
-        let describe = || format!("failed to change {} in nf_tables", location.described());
+        self.again_while_changing(&[*location], |nftables| {
+            let generation = nftables.generation()?;
+            let (messages, outcome) = nftables.planned(location, &mut plan)?;
+            nftables.commit_at(generation, messages)?;
+            Ok(outcome)
+        })
+    }
+
+    /// The same for several tables, in one transaction: each is shown to `plan` with its index.
+    pub(super) fn edit_all<T>(
+        &mut self,
+        locations: &[Location],
+        mut plan: impl FnMut(usize, &mut dyn View) -> Result<(Vec<Edit>, T)>,
+    ) -> Result<Vec<T>> {
+        self.again_while_changing(locations, |nftables| {
+            let generation = nftables.generation()?;
+            let (mut messages, mut outcomes) = (Vec::new(), Vec::with_capacity(locations.len()));
+            for (index, location) in locations.iter().enumerate() {
+                let (more, outcome) = nftables.planned(location, &mut |view| plan(index, view))?;
+                messages.extend(more);
+                outcomes.push(outcome);
+            }
+            nftables.commit_at(generation, messages)?;
+            Ok(outcomes)
+        })
+    }
+
+    /// Repeats what somebody else's change has spoiled.
+    fn again_while_changing<T>(
+        &mut self,
+        locations: &[Location],
+        mut attempt: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let described = || locations.iter().map(Location::described).collect::<Vec<_>>().join(", ");
+        let describe = || format!("failed to change {} in nf_tables", described());
         let mut last = Error::from(Errno::ERESTART);
         for _ in 0..TRIES {
-            match self.try_edit(location, &mut plan) {
+            match attempt(self) {
                 Err(error) if lost_a_race(&error) => last = error,
                 done => return done.with_context(describe),
             }
@@ -68,18 +102,19 @@ impl Nftables {
         Err(last.context(&format!("others kept changing the rules ({TRIES} attempts)"))).with_context(describe)
     }
 
-    fn try_edit<T>(
+    /// What `plan` answers, as messages.
+    fn planned<T>(
         &mut self,
         location: &Location,
         plan: &mut impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
-    ) -> Result<T> {
-        let generation = self.generation()?;
+    ) -> Result<(Vec<Message>, T)> {
         let (edits, outcome) = plan(&mut Snapshot { nftables: self, location })?;
-        let messages = self.messages(location, &edits)?;
-        if !messages.is_empty() {
-            self.commit(Some(generation), messages)?;
-        }
-        Ok(outcome)
+        Ok((self.messages(location, &edits)?, outcome))
+    }
+
+    /// Commits to a rule set that is still of this generation.
+    fn commit_at(&mut self, generation: u32, messages: Vec<Message>) -> Result<()> {
+        if messages.is_empty() { Ok(()) } else { self.commit(Some(generation), messages) }
     }
 
     /// Shows `look` the table; each chain as it is when asked for.
@@ -171,6 +206,12 @@ impl Nftables {
     }
 }
 
+impl Drop for Nftables {
+    fn drop(&mut self) {
+        self.0.close_later();
+    }
+}
+
 struct Snapshot<'a> {
     nftables: &'a mut Nftables,
     location: &'a Location,
@@ -192,15 +233,17 @@ fn lost_a_race(error: &Error) -> bool {
     [Errno::ERESTART, Errno::EINTR, Errno::EAGAIN].into_iter().any(|errno| error.is(errno))
 }
 
-/// The messages of a transaction that first makes the base chains in `missing`.
+/// The messages of a transaction that makes the base chains in `missing`: where an edit creates them, or else first. The
+/// order is the one in which programs list them.
 fn messages(location: &Location, edits: &[Edit], missing: &[&str]) -> Vec<Message> {
     let mut messages = Vec::with_capacity(edits.len() + missing.len() + 1);
     if edits.iter().any(|edit| added_to(edit).is_some()) {
         messages.push(encode::new_table(location));
     }
-    let bases = missing.iter().filter_map(|name| location.base_chain(name));
+    let is_created = |name: &str| edits.iter().any(|edit| matches!(edit, Edit::CreateChain(chain) if chain == name));
+    let bases = missing.iter().filter(|name| !is_created(name)).filter_map(|name| location.base_chain(name));
     messages.extend(bases.map(|base| encode::new_base_chain(location, base)));
-    edits.iter().for_each(|edit| push_edit(&mut messages, location, edit));
+    edits.iter().for_each(|edit| push_edit(&mut messages, location, edit, missing));
     messages
 }
 
@@ -211,10 +254,10 @@ fn added_to(edit: &Edit) -> Option<&str> {
     }
 }
 
-fn push_edit(messages: &mut Vec<Message>, location: &Location, edit: &Edit) {
+fn push_edit(messages: &mut Vec<Message>, location: &Location, edit: &Edit, missing: &[&str]) {
     match edit {
         Edit::CreateChain(name) => match location.base_chain(name) {
-            // Named as added to, it is among the missing ones.
+            Some(base) if missing.contains(&name.as_str()) => messages.push(encode::new_base_chain(location, base)),
             Some(_) => {}
             None => messages.push(encode::new_chain(location, name)),
         },

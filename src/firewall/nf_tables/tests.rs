@@ -182,7 +182,10 @@ fn comments_beside_rules_are_those_of_nft_and_notes_are_ours() {
     let data = written(&ip, &long, NFTA_RULE_USERDATA);
     assert!(data.len() <= NFT_USERDATA_MAXLEN, "{}", data.len());
     let stored = read_in(&ip, &accept, &data).rule;
-    assert_eq!((stored.comment.unwrap().len(), stored.note.unwrap().len()), (126, 124));
+    assert_eq!((stored.comment.unwrap().len(), stored.note.unwrap().len()), (128, 122));
+    let alone = Rule::new(vec![], Target::Accept).commented(&"x".repeat(300));
+    let data = written(&ip, &alone, NFTA_RULE_USERDATA);
+    assert_eq!(read_in(&ip, &accept, &data).rule.comment.unwrap().len(), 253);
 }
 
 #[test]

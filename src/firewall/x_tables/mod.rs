@@ -66,12 +66,12 @@ pub(super) fn holds_rules(family: Family, table: &str) -> Result<bool> {
     Ok(info.entries > info.valid_hooks.count_ones() + 1)
 }
 
-/// Whether a table that the kernel already has holds a user chain with such a name.
+/// Whether a table that the kernel already has holds a chain with such a name.
 pub(super) fn has_chain(family: Family, table: &str, is_wanted: impl Fn(&str) -> bool) -> Result<bool> {
     let search = || -> Result<bool> {
         let socket = open(family)?;
         let (info, blob) = again_while_changing(|| read(&socket, table))?;
-        Ok(TableData::parse(family, &info, entries(&blob))?.user_chains().any(is_wanted))
+        Ok(TableData::parse(family, &info, entries(&blob))?.chain_names().any(is_wanted))
     };
     search().with_context(|| failed_to("read", family, table))
 }

@@ -215,9 +215,8 @@ impl<'a> TableData<'a> {
     }
 
     /// Names of the user chains.
-    pub(super) fn user_chains(&self) -> impl Iterator<Item = &str> {
-        let user = self.chains.iter().filter(|chain| matches!(chain.kind, Kind::User { .. }));
-        user.map(|chain| chain.name.as_str())
+    pub(super) fn chain_names(&self) -> impl Iterator<Item = &str> {
+        self.chains.iter().map(|chain| chain.name.as_str())
     }
 }
 

@@ -1,0 +1,108 @@
+//! ADD.
+
+use std::net::IpAddr;
+
+use super::{Backend, Conf, FIREWALLD, Wish, bus_address};
+use crate::cni::{Request, Undo};
+use crate::error::Result;
+use crate::firewall::Session;
+use crate::firewall::filter::{Added, Filter, Ingress};
+use crate::firewall::firewalld::Firewalld;
+use crate::firewall::flavour::Flavour;
+use crate::firewall::owners::{Owner, Owners};
+
+/// One ADD at work.
+pub(super) struct Attaching<'a, 'h> {
+    pub(super) conf: &'a Conf,
+    pub(super) request: &'a Request<'h>,
+    pub(super) addresses: &'a [IpAddr],
+    pub(super) ingress: Option<Ingress<'a>>,
+    pub(super) forced: Option<Flavour>,
+    pub(super) undo: &'a mut Undo,
+}
+
+impl Attaching<'_, '_> {
+    pub(super) fn attach(mut self) -> Result<()> {
+        if self.addresses.is_empty() {
+            return Ok(());
+        }
+        let backend = self.conf.backend(self.request)?;
+        let mut session = Session::default();
+        let mut filter =
+            Filter { addresses: self.addresses, admin_chain: Some(&self.conf.admin_chain), ingress: self.ingress };
+        // Held until the rules are there: a late DEL of the address's last owner must not come in between.
+        let owners = Owners::create()?;
+        self.record(&owners, &backend)?;
+        if let Backend::Firewalld(firewalld) = backend {
+            filter.admin_chain = None;
+            self.add_sources(firewalld)?;
+        }
+        if filter.admin_chain.is_none() && filter.ingress.is_none() {
+            return Ok(());
+        }
+        let store = self.conf.store(&mut session, self.request, self.forced)?;
+        let added = filter.add(&mut session, store)?;
+        self.undo_rules(added);
+        Ok(())
+    }
+
+    /// Before the rules are there: a DEL after a crash shall find them.
+    fn record(&mut self, owners: &Owners, backend: &Backend) -> Result<()> {
+        let is_firewalld = matches!(backend, Backend::Firewalld(_));
+        let rules = if self.conf.wish == Wish::Nftables { "nftables" } else { "iptables" };
+        let owner = Owner {
+            network: self.request.config.name.clone(),
+            container: self.request.container_id.clone(),
+            ifname: self.request.ifname.clone(),
+            netns: Owner::netns_at(&self.request.netns),
+            backend: if is_firewalld { FIREWALLD } else { rules }.to_string(),
+            bridge: self.ingress.map_or(String::new(), |ingress| ingress.bridge.to_string()),
+            zone: if is_firewalld { self.conf.zone.clone() } else { String::new() },
+        };
+        for address in self.addresses.iter().copied() {
+            let former = owners.of(address);
+            if former.as_ref() == Some(&owner) {
+                continue;
+            }
+            owners.set(address, &owner)?;
+            let owner = owner.clone();
+            self.undo.push(move || restore(address, &owner, former.as_ref()));
+        }
+        Ok(())
+    }
+
+    fn add_sources(&mut self, mut firewalld: Firewalld) -> Result<()> {
+        for address in self.addresses.iter().copied() {
+            if firewalld.add_source(&self.conf.zone, address)? {
+                let (bus, zone) = (bus_address(self.request), self.conf.zone.clone());
+                self.undo.push(move || Firewalld::connect(&bus)?.remove_source(&zone, address));
+            }
+        }
+        Ok(())
+    }
+
+    fn undo_rules(&mut self, added: Added) {
+        let (network, container) = (self.request.config.name.clone(), self.request.container_id.clone());
+        let ifname = self.request.ifname.clone();
+        let bridge = self.ingress.map(|ingress| ingress.bridge.to_string());
+        self.undo.push(move || {
+            let owners = Owners::open();
+            let is_other = |owner: &Owner| !owner.is(&network, &container, &ifname);
+            let is_shared = match &bridge {
+                None => false,
+                Some(bridge) => owners.all()?.iter().any(|(_, owner)| owner.bridge == *bridge && is_other(owner)),
+            };
+            added.undo(&mut Session::default(), is_shared)
+        });
+    }
+}
+
+/// Takes a record back, unless somebody else has written another one meanwhile.
+fn restore(address: IpAddr, ours: &Owner, former: Option<&Owner>) -> Result<()> {
+    let owners = Owners::open();
+    match (owners.of(address), former) {
+        (Some(found), Some(former)) if found == *ours => owners.set(address, former),
+        (Some(found), None) if found == *ours => owners.clear(address),
+        _ => Ok(()),
+    }
+}

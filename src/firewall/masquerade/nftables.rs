@@ -1,0 +1,175 @@
+//! Masquerading in a table of nf_tables of our own (the reference's `pkg/ip/ipmasq_nftables_linux.go`).
+//!
+//! `masq_checks` has a rule for each address of each container: what comes from it and leaves its subnet is masqueraded.
+//! `postrouting` sends everything there but multicast. The comment of a rule says whose it is, and begins with what a
+//! program can compare.
+
+use ipnet::IpNet;
+
+use super::{Masquerade, multicast};
+use crate::digest::sha512_hex;
+use crate::error::Result;
+use crate::firewall::place::{
+    BaseChain, ChainKind, Edit, Hook, NativeFamily, NativeTable, Place, StoredChain, StoredRule, View,
+};
+use crate::firewall::rule::{Family, Match, Rule, Target};
+use crate::firewall::session::Session;
+
+/// Whose packets are masqueraded.
+const CHECKS: &str = "masq_checks";
+/// Where packets come from.
+const POSTROUTING: &str = "postrouting";
+/// Hexadecimal digits of each of the two hashes in a comment.
+const HASH_LENGTH: usize = 16;
+/// Longest comment that nft reads back from its own listing, in bytes.
+const COMMENT_LENGTH: usize = 128;
+
+static TABLE: NativeTable = NativeTable {
+    family: NativeFamily::Inet,
+    name: "cni_plugins_masquerade",
+    comment: "Masquerading for plugins from github.com/containernetworking/plugins",
+    chain_comments: &[(CHECKS, "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet")],
+    base_chains: &[BaseChain { name: POSTROUTING, kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100 }],
+};
+const PLACE: Place = Place::Native(&TABLE);
+
+/// Adds the rules, and what they need, in one transaction; gives those of them that were not there. What an earlier
+/// attachment of this name has left goes. To find that, the rules of all containers are read: nothing but their comments
+/// says whose they are, and their form is the reference's.
+pub(super) fn add(session: &mut Session, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<Vec<Rule>> {
+    session.edit(PLACE, |view| addition(view, masquerade, addresses))
+}
+
+/// Deletes these rules.
+pub(super) fn undo(session: &mut Session, rules: &[Rule]) -> Result<()> {
+    delete_where(session, |found| rules.iter().any(|rule| found.is(rule)))
+}
+
+/// Deletes all rules of this attachment, whatever its addresses are.
+pub(super) fn del(session: &mut Session, masquerade: &Masquerade<'_>) -> Result<()> {
+    let mark = mark(masquerade);
+    delete_where(session, |found| starts_with(found, &mark))
+}
+
+/// Deletes the network's rules of attachments that are not valid.
+pub(super) fn gc(session: &mut Session, network: &str, valid: &[Masquerade<'_>]) -> Result<()> {
+    let network = format!("{}-", hash(&[network]));
+    let valid: Vec<String> = valid.iter().map(mark).collect();
+    delete_where(session, |found| starts_with(found, &network) && !valid.iter().any(|mark| starts_with(found, mark)))
+}
+
+/// What the table lacks of these addresses' rules; `None` when it has all.
+pub(super) fn lacks(session: &mut Session, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<Option<String>> {
+    if !session.has_nftables()? {
+        return Ok(Some("the kernel has no nf_tables".to_string()));
+    }
+    session.look(PLACE, |view| {
+        let (checks, postrouting) = (view.chain(CHECKS)?, view.chain(POSTROUTING)?);
+        let (Some(checks), Some(postrouting)) = (checks, postrouting) else {
+            return Ok(Some(format!("there is no table inet {:?} with its chains", TABLE.name)));
+        };
+        if !postrouting.rules.iter().any(|found| found.rule.target == Some(Target::Goto(CHECKS.to_string()))) {
+            return Ok(Some(format!("chain {POSTROUTING:?} does not lead to chain {CHECKS:?}")));
+        }
+        let missing = addresses.iter().find(|address| !checks.holds(&rule(masquerade, **address)));
+        Ok(missing.map(|address| format!("chain {CHECKS:?} has no rule of this attachment for {address}")))
+    })
+}
+
+/// Asks the kernel whether it would take such rules.
+pub(super) fn probe(session: &mut Session, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<()> {
+    let edits = session.look(PLACE, |view| Ok(addition(view, masquerade, addresses)?.0))?;
+    session.probe(PLACE, &edits)
+}
+
+fn addition(view: &mut dyn View, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<(Vec<Edit>, Vec<Rule>)> {
+    let mark = mark(masquerade);
+    let (checks, postrouting) = (view.chain(CHECKS)?, view.chain(POSTROUTING)?);
+    let mut rules: Vec<Rule> = addresses.iter().map(|address| rule(masquerade, *address)).collect();
+    let mut edits = Vec::new();
+    match &checks {
+        None => edits.push(Edit::create(CHECKS)),
+        Some(checks) => {
+            let wanted = |found: &StoredRule| rules.iter().any(|rule| found.is(rule));
+            edits.extend(checks.deletions(CHECKS, |found| starts_with(found, &mark) && !wanted(found)));
+            rules.retain(|rule| !checks.holds(rule));
+        }
+    }
+    edits.extend(fill_postrouting(postrouting.as_ref()));
+    edits.extend(rules.iter().map(|rule| Edit::append(CHECKS, rule.clone())));
+    Ok((edits, rules))
+}
+
+/// The three rules of postrouting. The reference writes them anew each time; we, only if the chain holds anything else.
+fn fill_postrouting(found: Option<&StoredChain>) -> Vec<Edit> {
+    let passes = |family| Rule::new(vec![Match::destination(multicast(family))], Target::Return);
+    let rules = [passes(Family::V4), passes(Family::V6), Rule::new(vec![], Target::Goto(CHECKS.to_string()))];
+    let is_right = |chain: &StoredChain| {
+        chain.rules.len() == rules.len() && chain.rules.iter().zip(&rules).all(|(found, rule)| found.is(rule))
+    };
+    if found.is_some_and(is_right) {
+        return Vec::new();
+    }
+    let flush = found.filter(|chain| !chain.rules.is_empty()).map(|_| Edit::Flush(POSTROUTING.to_string()));
+    let appends = rules.into_iter().map(|rule| Edit::append(POSTROUTING, rule));
+    flush.into_iter().chain([Edit::create(POSTROUTING)]).chain(appends).collect()
+}
+
+/// Deletes rules of `masq_checks`. One question, if the chain does not exist or is empty.
+fn delete_where(session: &mut Session, chosen: impl Fn(&StoredRule) -> bool) -> Result<()> {
+    let is_used =
+        session.has_nftables()? && session.look(PLACE, |view| view.uses(CHECKS))?.is_some_and(|uses| uses > 0);
+    if !is_used {
+        return Ok(());
+    }
+    session.edit(PLACE, |view| {
+        let checks = view.chain(CHECKS)?;
+        Ok((checks.map_or_else(Vec::new, |checks| checks.deletions(CHECKS, &chosen)), ()))
+    })
+}
+
+fn rule(masquerade: &Masquerade<'_>, address: IpNet) -> Rule {
+    let matches = vec![Match::source(IpNet::from(address.addr())), Match::not_destination(address)];
+    Rule::new(matches, Target::Masquerade).commented(&comment(masquerade))
+}
+
+/// `<N>-<I>`: hashes of the network, and of interface and container.
+fn mark(masquerade: &Masquerade<'_>) -> String {
+    format!("{}-{}", hash(&[masquerade.network]), hash(&[masquerade.ifname, ":", masquerade.container]))
+}
+
+fn hash(parts: &[&str]) -> String {
+    let mut digits = sha512_hex(parts);
+    digits.truncate(HASH_LENGTH);
+    digits
+}
+
+/// The mark and, as far as there is room, what it stands for.
+fn comment(masquerade: &Masquerade<'_>) -> String {
+    let [network, ifname, container] =
+        [masquerade.network, masquerade.ifname, masquerade.container].map(|text| text.replace('"', ""));
+    let mut text = format!("{}, net: {network}, if: {ifname}, id: {container}", mark(masquerade));
+    text.truncate(text.floor_char_boundary(COMMENT_LENGTH));
+    text
+}
+
+fn starts_with(found: &StoredRule, mark: &str) -> bool {
+    found.rule.comment.as_deref().is_some_and(|comment| comment.starts_with(mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_are_those_of_the_reference() {
+        let masquerade = Masquerade { network: "mynet", container: "cid1", ifname: "eth0" };
+        let text = "d23676b4f2d9fe04-0b65a318f52e521b, net: mynet, if: eth0, id: cid1";
+        assert_eq!(comment(&masquerade), text);
+        let other = Masquerade { network: "unit-test", container: "one", ifname: "eth0" };
+        assert_eq!(mark(&other), "6fd94d501e58f0aa-287fc69eff0574a2");
+        let long = "c".repeat(200);
+        assert_eq!(comment(&Masquerade { container: &long, ..masquerade }).len(), 128);
+        assert!(comment(&Masquerade { ifname: "\"x\"", ..masquerade }).contains("if: x,"));
+    }
+}
