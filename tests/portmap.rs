@@ -97,7 +97,7 @@ fn the_rules_are_those_of_the_reference() {
 }
 
 #[test]
-fn every_key_makes_the_rules_of_the_reference() {
+fn better_every_key_makes_the_rules_of_the_reference() {
     let many: Vec<Value> = (1..=35)
         .map(|port| json!({"hostPort": 8000 + port, "containerPort": port, "protocol": "tcp"}))
         .chain((1..=16).map(|port| json!({"hostPort": 9000 + port, "containerPort": port, "protocol": "sctp"})))

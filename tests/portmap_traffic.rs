@@ -157,7 +157,7 @@ fn mapped_ports_are_reached_from_outside_from_the_host_and_from_containers() {
 }
 
 #[test]
-fn udp_goes_to_a_restarted_container_on_the_same_port() {
+fn better_udp_goes_to_a_restarted_container_on_the_same_port() {
     for (flavour, backend) in BACKENDS {
         let site = Site::new(flavour, backend);
         let first = site.attach("web", "ns1", &json!({}));
@@ -222,7 +222,7 @@ fn a_mapping_with_a_host_address_is_for_that_address_only() {
 }
 
 #[test]
-fn conditions_shut_others_out() {
+fn newer_conditions_shut_others_out() {
     for (flavour, backend) in BACKENDS {
         let site = Site::new(flavour, backend);
         let words = if backend == "iptables" {
