@@ -7,6 +7,15 @@ use crate::firewall::place::{Edit, Place, Table, View};
 use crate::firewall::rule::Family;
 use crate::firewall::x_tables;
 
+/// What to change in the place of this index, given what is there.
+pub(super) type Plan<'a> = &'a mut dyn FnMut(usize, &mut dyn View) -> Result<Vec<Edit>>;
+
+/// The same for one place.
+pub(super) type PlanOfOne<'a> = &'a mut dyn FnMut(&mut dyn View) -> Result<Vec<Edit>>;
+
+/// Looks at what is there.
+pub(super) type Look<'a> = &'a mut dyn FnMut(&mut dyn View) -> Result<()>;
+
 /// The connection of one command to nf_tables, opened when first needed, in the namespace that is current then.
 #[derive(Debug, Default)]
 pub struct Session {
@@ -17,35 +26,63 @@ pub struct Session {
 impl Session {
     /// Shows `plan` the table and does what it answers, in one transaction. When others change the table meanwhile, the
     /// plan is asked again, a bounded number of times, so it must not keep anything from one time to the next.
-    pub fn edit<T>(&mut self, place: Place, plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>) -> Result<T> {
-        match Location::of(place) {
-            Some(location) => self.require_nftables()?.edit(&location, plan),
-            None => x_tables::edit(place, plan),
-        }
+    pub fn edit<T>(
+        &mut self,
+        place: Place,
+        mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
+    ) -> Result<T> {
+        let mut outcome = None;
+        self.edit_by(&[place], &mut |_, view| {
+            let (edits, value) = plan(view)?;
+            outcome = Some(value);
+            Ok(edits)
+        })?;
+        outcome.ok_or_else(|| Error::internal("a plan was not asked"))
     }
 
     /// The same for several tables, of nf_tables in one transaction: what the kernel has to tidy up after deleted rules
-    /// it then does once, and nobody waits for it in between. Each table of x_tables has a transaction of its own.
+    /// it then does once, and nobody waits for it in between. Each table of x_tables has a transaction of its own. The
+    /// outcomes are in the order of the places.
     pub fn edit_all<T>(
         &mut self,
         places: &[Place],
         mut plan: impl FnMut(Place, &mut dyn View) -> Result<(Vec<Edit>, T)>,
     ) -> Result<Vec<T>> {
-        let located = places.iter().filter_map(|place| Some((*place, Location::of(*place)?)));
-        let (of_nftables, locations): (Vec<Place>, Vec<Location>) = located.unzip();
-        let mut outcomes = Vec::with_capacity(places.len());
-        if !locations.is_empty() {
-            let at = |index: usize| of_nftables.get(index).copied().ok_or_else(|| Error::internal("no such place"));
-            outcomes = self.require_nftables()?.edit_all(&locations, |index, view| plan(at(index)?, view))?;
-        }
-        for place in places.iter().filter(|place| Location::of(**place).is_none()) {
-            outcomes.push(x_tables::edit(*place, |view| plan(*place, view))?);
-        }
-        Ok(outcomes)
+        let mut outcomes: Vec<Option<T>> = places.iter().map(|_| None).collect();
+        self.edit_by(places, &mut |index, view| {
+            let (place, outcome) = places.get(index).zip(outcomes.get_mut(index)).ok_or(Errno::EINVAL)?;
+            let (edits, value) = plan(*place, view)?;
+            *outcome = Some(value);
+            Ok(edits)
+        })?;
+        Ok(outcomes.into_iter().flatten().collect())
     }
 
     /// Shows `look` the table.
     pub fn look<T>(&mut self, place: Place, look: impl FnOnce(&mut dyn View) -> Result<T>) -> Result<T> {
+        let (mut look, mut outcome) = (Some(look), None);
+        self.look_by(place, &mut |view| {
+            outcome = look.take().map(|look| look(view)).transpose()?;
+            Ok(())
+        })?;
+        outcome.ok_or_else(|| Error::internal("a table was not shown"))
+    }
+
+    // The work is done by functions that are there once, not once for every plan.
+
+    fn edit_by(&mut self, places: &[Place], plan: Plan<'_>) -> Result<()> {
+        let located = places.iter().enumerate().filter_map(|(index, place)| Some((index, Location::of(*place)?)));
+        let located: Vec<(usize, Location)> = located.collect();
+        if !located.is_empty() {
+            self.require_nftables()?.edit(&located, plan)?;
+        }
+        for (index, place) in places.iter().enumerate().filter(|(_, place)| Location::of(**place).is_none()) {
+            x_tables::edit(*place, &mut |view| plan(index, view))?;
+        }
+        Ok(())
+    }
+
+    fn look_by(&mut self, place: Place, look: Look<'_>) -> Result<()> {
         match Location::of(place) {
             Some(location) => self.require_nftables()?.look(&location, look),
             None => x_tables::look(place, look),
@@ -57,7 +94,7 @@ impl Session {
     pub fn write(&mut self, place: Place, edits: &[Edit]) -> Result<()> {
         match Location::of(place) {
             Some(location) => self.require_nftables()?.write(&location, edits),
-            None => x_tables::edit(place, |_| Ok((edits.to_vec(), ()))),
+            None => x_tables::edit(place, &mut |_| Ok(edits.to_vec())),
         }
     }
 
@@ -65,7 +102,7 @@ impl Session {
     pub fn probe(&mut self, place: Place, edits: &[Edit]) -> Result<()> {
         match Location::of(place) {
             Some(location) => self.require_nftables()?.probe(&location, edits),
-            None => x_tables::look(place, |_| Ok(())),
+            None => x_tables::look(place, &mut |_| Ok(())),
         }
     }
 

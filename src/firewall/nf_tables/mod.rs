@@ -18,6 +18,7 @@ use crate::error::{Context, Errno, Error, Result};
 use crate::firewall::flavour::{CNI_PREFIX, Contents};
 use crate::firewall::place::{Edit, StoredChain, View};
 use crate::firewall::rule::Family;
+use crate::firewall::session::{Look, Plan};
 use crate::netlink::message::APPEND;
 use crate::netlink::nftables::*;
 use crate::netlink::{Attribute, Connection, Message};
@@ -51,50 +52,15 @@ impl Nftables {
         self.commit(None, messages)
     }
 
-    /// Asks `plan` what to do and does it, in one transaction.
-    pub(super) fn edit<T>(
-        &mut self,
-        location: &Location,
-        mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
-    ) -> Result<T> {
-        self.again_while_changing(&[*location], |nftables| {
-            let generation = nftables.generation()?;
-            let (messages, outcome) = nftables.planned(location, &mut plan)?;
-            nftables.commit_at(generation, messages)?;
-            Ok(outcome)
-        })
-    }
-
-    /// The same for several tables, in one transaction: each is shown to `plan` with its index.
-    pub(super) fn edit_all<T>(
-        &mut self,
-        locations: &[Location],
-        mut plan: impl FnMut(usize, &mut dyn View) -> Result<(Vec<Edit>, T)>,
-    ) -> Result<Vec<T>> {
-        self.again_while_changing(locations, |nftables| {
-            let generation = nftables.generation()?;
-            let (mut messages, mut outcomes) = (Vec::new(), Vec::with_capacity(locations.len()));
-            for (index, location) in locations.iter().enumerate() {
-                let (more, outcome) = nftables.planned(location, &mut |view| plan(index, view))?;
-                messages.extend(more);
-                outcomes.push(outcome);
-            }
-            nftables.commit_at(generation, messages)?;
-            Ok(outcomes)
-        })
-    }
-
-    /// Repeats what somebody else's change has spoiled.
-    fn again_while_changing<T>(
-        &mut self,
-        locations: &[Location],
-        mut attempt: impl FnMut(&mut Self) -> Result<T>,
-    ) -> Result<T> {
-        let described = || locations.iter().map(Location::described).collect::<Vec<_>>().join(", ");
-        let describe = || format!("failed to change {} in nf_tables", described());
+    /// Asks `plan` what to do in each table, by its index, and does all of it in one transaction.
+    pub(super) fn edit(&mut self, located: &[(usize, Location)], plan: Plan<'_>) -> Result<()> {
+        let describe = || {
+            let described: Vec<String> = located.iter().map(|(_, location)| location.described()).collect();
+            format!("failed to change {} in nf_tables", described.join(", "))
+        };
         let mut last = Error::from(Errno::ERESTART);
         for _ in 0..TRIES {
-            match attempt(self) {
+            match self.try_edit(located, plan) {
                 Err(error) if lost_a_race(&error) => last = error,
                 done => return done.with_context(describe),
             }
@@ -102,23 +68,18 @@ impl Nftables {
         Err(last.context(&format!("others kept changing the rules ({TRIES} attempts)"))).with_context(describe)
     }
 
-    /// What `plan` answers, as messages.
-    fn planned<T>(
-        &mut self,
-        location: &Location,
-        plan: &mut impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
-    ) -> Result<(Vec<Message>, T)> {
-        let (edits, outcome) = plan(&mut Snapshot { nftables: self, location })?;
-        Ok((self.messages(location, &edits)?, outcome))
-    }
-
-    /// Commits to a rule set that is still of this generation.
-    fn commit_at(&mut self, generation: u32, messages: Vec<Message>) -> Result<()> {
+    fn try_edit(&mut self, located: &[(usize, Location)], plan: Plan<'_>) -> Result<()> {
+        let generation = self.generation()?;
+        let mut messages = Vec::new();
+        for (index, location) in located {
+            let edits = plan(*index, &mut Snapshot { nftables: self, location })?;
+            messages.extend(self.messages(location, &edits)?);
+        }
         if messages.is_empty() { Ok(()) } else { self.commit(Some(generation), messages) }
     }
 
     /// Shows `look` the table; each chain as it is when asked for.
-    pub(super) fn look<T>(&mut self, location: &Location, look: impl FnOnce(&mut dyn View) -> Result<T>) -> Result<T> {
+    pub(super) fn look(&mut self, location: &Location, look: Look<'_>) -> Result<()> {
         let seen = look(&mut Snapshot { nftables: self, location });
         seen.with_context(|| format!("failed to read {} in nf_tables", location.described()))
     }

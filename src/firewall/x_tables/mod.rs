@@ -17,8 +17,9 @@ use table::{Info, Rendered, TableData};
 
 use crate::error::{Context, Errno, Error, Result};
 use crate::firewall::extensions::put;
-use crate::firewall::place::{Edit, Place, View};
+use crate::firewall::place::Place;
 use crate::firewall::rule::Family;
+use crate::firewall::session::{Look, PlanOfOne};
 use crate::sys::file;
 use crate::sys::lock::{Lock, Mode};
 use crate::sys::xtables::{self, GET_ENTRIES, GET_INFO, TableSocket};
@@ -33,18 +34,18 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 const TRIES: u32 = 100;
 
 /// Asks `plan` what to do with a table and does it, in one step. The kernel makes a missing table.
-pub(super) fn edit<T>(place: Place, mut plan: impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>) -> Result<T> {
+pub(super) fn edit(place: Place, plan: PlanOfOne<'_>) -> Result<()> {
     let (family, table) = named(place)?;
     let describe = || failed_to("change", family, table);
     let _lock = lock()?;
     let socket = open(family).with_context(describe)?;
-    again_while_changing(|| try_edit(&socket, family, table, &mut plan)).with_context(describe)
+    again_while_changing(|| try_edit(&socket, family, table, plan)).with_context(describe)
 }
 
 /// Shows `look` a table. The kernel makes a missing one.
-pub(super) fn look<T>(place: Place, look: impl FnOnce(&mut dyn View) -> Result<T>) -> Result<T> {
+pub(super) fn look(place: Place, look: Look<'_>) -> Result<()> {
     let (family, table) = named(place)?;
-    let seen = || -> Result<T> {
+    let mut seen = || -> Result<()> {
         let socket = open(family)?;
         let (info, blob) = again_while_changing(|| read(&socket, table))?;
         look(&mut TableData::parse(family, &info, entries(&blob))?)
@@ -109,20 +110,15 @@ fn open(family: Family) -> Result<TableSocket> {
     })
 }
 
-fn try_edit<T>(
-    socket: &TableSocket,
-    family: Family,
-    table: &str,
-    plan: &mut impl FnMut(&mut dyn View) -> Result<(Vec<Edit>, T)>,
-) -> Result<T> {
+fn try_edit(socket: &TableSocket, family: Family, table: &str, plan: PlanOfOne<'_>) -> Result<()> {
     let (info, blob) = read(socket, table)?;
     let mut data = TableData::parse(family, &info, entries(&blob))?;
-    let (edits, outcome) = plan(&mut data)?;
-    if !edits.is_empty() {
-        data.apply(&edits)?;
-        write(socket, table, &info, &data.render())?;
+    let edits = plan(&mut data)?;
+    if edits.is_empty() {
+        return Ok(());
     }
-    Ok(outcome)
+    data.apply(&edits)?;
+    write(socket, table, &info, &data.render())
 }
 
 /// The table's description and its entries. `EAGAIN` when it changed between the two questions.

@@ -2,6 +2,7 @@ use super::entry::{decode, encode};
 use super::layout::{entry, i32_at, u16_at};
 use super::*;
 use crate::firewall::golden;
+use crate::firewall::place::{Edit, View};
 use crate::firewall::rule::{Match, Rule, Target};
 
 const POSTROUTING: &str = "POSTROUTING";
