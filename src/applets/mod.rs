@@ -6,6 +6,7 @@ pub mod cnitool;
 pub mod firewall;
 pub mod host_local;
 pub mod loopback;
+pub mod portmap;
 pub mod static_ipam;
 
 use crate::cni::serve::Answer;
@@ -34,6 +35,7 @@ pub const APPLETS: &[Applet] = &[
     plugin("firewall", &firewall::FIREWALL),
     plugin("host-local", &host_local::HOST_LOCAL),
     plugin("loopback", &loopback::LOOPBACK),
+    plugin("portmap", &portmap::PORTMAP),
     plugin("static", &static_ipam::STATIC),
 ];
 

@@ -73,7 +73,8 @@ pub(super) fn match_extension(condition: &Match, rule: &Rule) -> Option<Extensio
         Match::LocalDestination => ("addrtype", 1, address_type()),
         Match::Mark { negated, value, mask } => ("mark", 1, mark(*value, *mask, *negated)),
         Match::ConnectionState(states) => ("conntrack", 3, connection_state(*states)),
-        Match::Address { .. } | Match::Interface { .. } | Match::Protocol(_) | Match::HardwareSource(_) => return None,
+        Match::Address { .. } | Match::Interface { .. } | Match::Protocol(_) => return None,
+        Match::HardwareSource(_) | Match::DestinationTranslated => return None,
     };
     Some(Extension { name, revision, info })
 }

@@ -10,11 +10,13 @@
 //!   tables of iptables, and those that `nft` writes in other tables.
 //! - `x_tables`: the blob of `iptables-legacy` over socket options, under iptables' lock.
 //! - [`flavour`]: which of the two kinds of iptables a host uses.
+//! - [`conntrack`]: forgetting flows that rules no longer explain.
 //! - [`masquerade`]: source NAT of containers (the reference's `ipMasq`).
 //! - [`filter`]: whether packets of containers are forwarded (the reference's `firewall` plugin); [`firewalld`]: the same,
 //!   asked of firewalld over D-Bus; [`owners`]: whose addresses that was done for.
 //! - [`spoof_check`]: containers send with their own hardware address only (the reference's `macspoofchk`).
 
+pub mod conntrack;
 mod extensions;
 pub mod filter;
 pub mod firewalld;
@@ -27,6 +29,7 @@ mod nf_tables;
 pub mod owners;
 pub mod place;
 pub mod rule;
+mod rule_text;
 pub mod session;
 pub mod spoof_check;
 #[cfg(test)]

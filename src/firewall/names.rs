@@ -9,7 +9,7 @@ const COMMENT_LENGTH: usize = 255;
 
 /// `prefix` and the lower-case hexadecimal SHA-512 of `network` directly followed by `container`, cut to `length` bytes
 /// in all.
-pub(super) fn hashed(prefix: &str, network: &str, container: &str, length: usize) -> String {
+pub fn hashed(prefix: &str, network: &str, container: &str, length: usize) -> String {
     let mut name = prefix.to_string() + &sha512_hex(&[network, container]);
     name.truncate(length);
     name

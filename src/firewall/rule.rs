@@ -68,6 +68,8 @@ pub enum Match {
     },
     /// `-m conntrack --ctstate`: one of a set of states (`NF_CT_STATE_BIT`).
     ConnectionState(u16),
+    /// `ct status dnat`: the connection's destination has been translated. Only in tables of our own.
+    DestinationTranslated,
     /// `ether saddr`: the sender's hardware address. Only in tables of our own.
     HardwareSource([u8; 6]),
 }

@@ -16,6 +16,8 @@ pub const MAIN: u32 = RT_TABLE_MAIN;
 
 /// Length of `struct rtmsg` in bytes.
 const RTMSG: usize = 12;
+/// Where the route's type is in it.
+const RTM_TYPE: usize = 7;
 
 /// A unicast route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,23 @@ pub struct Route {
     pub mtu: u32,
     /// Maximum segment size to advertise, in bytes; 0 when not set.
     pub advmss: u32,
+}
+
+/// Where packets to an address go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// Index of the outgoing link.
+    pub link: u32,
+    /// The address is the host's own.
+    pub is_local: bool,
+}
+
+impl Way {
+    fn parse(body: &[u8]) -> Result<Self> {
+        let kind = body.get(RTM_TYPE).copied().unwrap_or(0);
+        let link = Attributes::after(body, RTMSG)?.find(RTA_OIF).and_then(Attribute::u32);
+        Ok(Way { link: link.unwrap_or(0), is_local: kind == RTN_LOCAL })
+    }
 }
 
 impl Route {
@@ -106,6 +125,25 @@ impl Route {
 }
 
 impl Handle {
+    /// Where the host's packets to an address go; `None` when there is no way.
+    pub fn way_to(&mut self, address: IpAddr) -> Result<Option<Way>> {
+        let family = family_of(address);
+        let mut request = Message::new(RTM_GETROUTE, 0);
+        request.raw(&[family, if family == AF_INET { 32 } else { 128 }, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        push_ip(&mut request, RTA_DST, address);
+        match self.connection.get(&request, Way::parse) {
+            // No route, or one that says unreachable, prohibited or black hole.
+            Err(error)
+                if [Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::EACCES, Errno::EINVAL]
+                    .iter()
+                    .any(|no| error.is(*no)) =>
+            {
+                Ok(None)
+            }
+            answer => answer.with_context(|| format!("failed to look up the route to {address}")),
+        }
+    }
+
     /// The unicast routes of one table, of the family of `like`.
     pub fn routes(&mut self, like: IpAddr, table: u32) -> Result<Vec<Route>> {
         let mut request = Message::new(RTM_GETROUTE, 0);
@@ -147,6 +185,19 @@ mod tests {
         assert_eq!(route.message().body(), golden);
         let read = Route::parse(&golden).unwrap().unwrap();
         assert_eq!((read.dst, read.gateway, read.table), (route.dst, route.gateway, 254));
+    }
+
+    #[test]
+    fn a_way_says_whether_it_ends_here() {
+        #[rustfmt::skip]
+        let mut answer = [
+            2, 32, 0, 0, 254, 0, 0, 1, 0, 2, 0, 0,  // rtmsg: IPv4, /32, main, unicast, RTM_F_CLONED
+            8, 0, 1, 0, 10, 88, 0, 2,               // RTA_DST
+            8, 0, 4, 0, 3, 0, 0, 0,                 // RTA_OIF
+        ];
+        assert_eq!(Way::parse(&answer), Ok(Way { link: 3, is_local: false }));
+        answer[RTM_TYPE] = RTN_LOCAL;
+        assert!(Way::parse(&answer).unwrap().is_local);
     }
 
     #[test]

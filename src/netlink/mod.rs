@@ -7,6 +7,7 @@
 
 pub mod attributes;
 pub mod connection;
+pub mod conntrack;
 pub mod message;
 pub mod nftables;
 pub mod route;

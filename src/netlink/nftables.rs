@@ -91,6 +91,9 @@ pub const NFT_META_L4PROTO: u32 = 16;
 pub const NFTA_CT_DREG: u16 = 1;
 pub const NFTA_CT_KEY: u16 = 2;
 pub const NFT_CT_STATE: u32 = 0;
+pub const NFT_CT_STATUS: u32 = 2;
+/// `IPS_DST_NAT`
+pub const NFT_CT_STATUS_DNAT: u32 = 1 << 5;
 
 pub const NFTA_FIB_DREG: u16 = 1;
 pub const NFTA_FIB_RESULT: u16 = 2;

@@ -64,6 +64,7 @@ pub const RTAX_ADVMSS: u16 = 8;
 pub const RT_TABLE_MAIN: u32 = 254;
 pub const RTPROT_BOOT: u8 = 3;
 pub const RTN_UNICAST: u8 = 1;
+pub const RTN_LOCAL: u8 = 2;
 
 pub const AF_UNSPEC: u8 = 0;
 pub const AF_INET: u8 = 2;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, sendto};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, sendto, setsockopt, sockopt};
 
 use crate::error::{Context, Errno, Error, Result};
 
@@ -63,8 +63,14 @@ impl NetlinkSocket {
     /// Sends one datagram to the kernel. The kernel has processed every message in it when this returns.
     pub fn send(&self, bytes: &[u8]) -> Result<()> {
         let kernel = NetlinkAddr::new(KERNEL, 0);
+        let mut enlarged = false;
         loop {
             match sendto(self.0.as_raw_fd(), bytes, &kernel, MsgFlags::empty()) {
+                // The default is about 200 kB: some hundred rules.
+                Err(Errno::EMSGSIZE) if !enlarged => {
+                    self.enlarge_send_buffer(bytes.len());
+                    enlarged = true;
+                }
                 Ok(sent) if sent == bytes.len() => return Ok(()),
                 Ok(_) => return Err(Error::internal("netlink request was cut short")),
                 Err(Errno::EINTR) => {}
@@ -125,6 +131,14 @@ impl NetlinkSocket {
                 Err(errno) => return Err(errno).context("failed to receive a netlink reply"),
             }
         }
+    }
+
+    /// Makes room for a datagram of this length, beyond the administrator's limit where we may. If it is still too small
+    /// the next attempt to send says so.
+    fn enlarge_send_buffer(&self, length: usize) {
+        // The kernel keeps a part for itself.
+        let room = length.saturating_add(length / 4 + 4096);
+        let _ = setsockopt(self, sockopt::SndBufForce, &room).or_else(|_| setsockopt(self, sockopt::SndBuf, &room));
     }
 
     /// setsockopt(2) at level `SOL_NETLINK`. Callers ignore the answer for options that only improve diagnostics.

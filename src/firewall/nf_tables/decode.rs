@@ -63,6 +63,7 @@ enum What {
     Meta(u32),
     LocalDestination,
     ConnectionState,
+    ConnectionStatus,
     Value(Vec<u8>),
 }
 
@@ -91,6 +92,9 @@ impl Reader {
             "meta" => self.meta(data),
             "ct" if number(data, NFTA_CT_KEY)? == NFT_CT_STATE => {
                 self.load(number(data, NFTA_CT_DREG)?, What::ConnectionState, 4)
+            }
+            "ct" if number(data, NFTA_CT_KEY)? == NFT_CT_STATUS => {
+                self.load(number(data, NFTA_CT_DREG)?, What::ConnectionStatus, 4)
             }
             "fib" => self.fib(data),
             "bitwise" => self.bitwise(data),
@@ -171,6 +175,7 @@ impl Reader {
             What::Meta(key) => comparison.meta(key)?,
             What::LocalDestination => comparison.local_destination()?,
             What::ConnectionState => comparison.connection_state()?,
+            What::ConnectionStatus => comparison.connection_status()?,
             What::Value(_) => return None,
         };
         self.rule.matches.push(condition);
@@ -327,6 +332,12 @@ impl Comparison<'_> {
     fn connection_state(&self) -> Option<Match> {
         let states = u16::try_from(word(self.mask.as_deref()?)?).ok()?;
         (self.negated && word(self.value)? == 0).then_some(Match::ConnectionState(states))
+    }
+
+    /// `status & mask != 0`
+    fn connection_status(&self) -> Option<Match> {
+        let translated = word(self.mask.as_deref()?)? == NFT_CT_STATUS_DNAT;
+        (translated && self.negated && word(self.value)? == 0).then_some(Match::DestinationTranslated)
     }
 }
 

@@ -85,7 +85,8 @@ impl Writer<'_> {
             }
             Match::Mark { negated, value, mask } => self.mark(*negated, *value, *mask),
             Match::LocalDestination if native => self.local_destination(),
-            Match::ConnectionState(states) if native => self.connection_state(*states),
+            Match::ConnectionState(states) if native => self.connection_bits(NFT_CT_STATE, u32::from(*states)),
+            Match::DestinationTranslated => self.connection_bits(NFT_CT_STATUS, NFT_CT_STATUS_DNAT),
             Match::HardwareSource(address) => {
                 self.payload(NFT_PAYLOAD_LL_HEADER, HARDWARE_SOURCE.0, HARDWARE_SOURCE.1);
                 self.compare(false, address);
@@ -153,11 +154,12 @@ impl Writer<'_> {
         self.compare(false, &ROUTE_LOCAL.to_ne_bytes());
     }
 
-    fn connection_state(&mut self, states: u16) {
+    /// True when one of the bits is set.
+    fn connection_bits(&mut self, key: u32, bits: u32) {
         self.expression("ct", |data| {
-            data.be32(NFTA_CT_KEY, NFT_CT_STATE).be32(NFTA_CT_DREG, NFT_REG_1);
+            data.be32(NFTA_CT_KEY, key).be32(NFTA_CT_DREG, NFT_REG_1);
         });
-        self.masked(&u32::from(states).to_ne_bytes());
+        self.masked(&bits.to_ne_bytes());
         self.compare(true, &[0; 4]);
     }
 

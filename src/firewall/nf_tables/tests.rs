@@ -137,6 +137,7 @@ fn every_condition_and_target_is_written_as_nft_does() {
             Target::Masquerade,
         ),
         (ip, "ip ct state accept", vec![ConnectionState(RELATED_OR_ESTABLISHED)], Target::Accept),
+        (ip, "ip ct status dnat accept", vec![DestinationTranslated], Target::Accept),
         (ip, "ip iifname oifname drop", vec![Match::comes_in_by("br0"), Match::goes_not_out_by("br0")], Target::Drop),
         (ip, "ip mark masked drop", mark(false, 0x2000, 0x2000), Target::Drop),
         (ip, "ip mark return", mark(true, 5, u32::MAX), Target::Return),

@@ -81,7 +81,8 @@ pub(super) fn encode(family: Family, rule: &Rule) -> Result<Vec<u8>> {
         Some(other) => target_extension(other, family).ok_or_else(|| unsayable(rule))?,
     };
     let mut bytes = assemble(family, &matches, &target);
-    if rule.note.is_some() || rule.matches.iter().any(|condition| matches!(condition, Match::HardwareSource(_))) {
+    let is_native = |condition: &Match| matches!(condition, Match::HardwareSource(_) | Match::DestinationTranslated);
+    if rule.note.is_some() || rule.matches.iter().any(is_native) {
         return Err(unsayable(rule));
     }
     header::write(&mut bytes, entry(family), rule);
