@@ -41,7 +41,7 @@ fn rules_of(lab: &Lab, comment: &str) -> Vec<String> {
 }
 
 #[test]
-fn newer_the_tables_are_those_of_the_reference_and_two_rules_more() {
+pub fn newer_the_tables_are_those_of_the_reference_and_two_rules_more() {
     let lab = lab("nft");
     call(&lab, &nft_config(&json!({}))).run().result();
     let mut found = ruleset(&lab);

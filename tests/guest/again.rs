@@ -2,7 +2,7 @@
 
 use crate::cross::Side::{Ours, Theirs};
 use crate::lab::chosen;
-use crate::{cross, firewall, masquerade};
+use crate::{cross, firewall, masquerade, portmap, portmap_life, portmap_nft};
 
 #[test]
 fn masquerade_both_flavours_hold_the_rules_that_the_reference_writes() {
@@ -31,10 +31,25 @@ fn bridge_both_make_the_same_result_and_the_same_host() {
 
 #[test]
 fn firewall_both_leave_the_same_tables_and_print_the_same_result() {
-    firewall::both_leave_the_same(&chosen(firewall::configurations(), &["dual", "same-bridge dual", "admin chain"]));
+    firewall::both_leave_the_same(&chosen(firewall::configurations(), &["same-bridge dual", "admin chain"]));
 }
 
 #[test]
 fn firewall_what_one_adds_the_other_checks_and_deletes() {
     firewall::round_trips(&chosen(firewall::configurations(), &["same-bridge dual"]));
+}
+
+#[test]
+fn portmap_the_rules_are_those_of_the_reference() {
+    portmap::the_rules_are_those_of_the_reference();
+}
+
+#[test]
+fn portmap_either_cleans_up_after_the_other() {
+    portmap_life::newer_either_cleans_up_after_the_other();
+}
+
+#[test]
+fn portmap_the_tables_are_those_of_the_reference() {
+    portmap_nft::newer_the_tables_are_those_of_the_reference_and_two_rules_more();
 }
