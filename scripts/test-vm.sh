@@ -35,12 +35,12 @@ boot() {
 # failed WHY: with the kernel's last words, which say more.
 failed() {
     say "last words of the guest's kernel:"
-    tail -n 20 "$VM/console" | tr -d '\r' >&2 || true
+    tail -n 60 "$VM/console" | tr -d '\r' >&2 || true
     die "$1"
 }
 
 # figure passed: from the closing line of the test program
-figure() { sed -n "s/^test result:.* \([0-9]*\) $1;.*/\1/p" "$VM/log" | tail -n1; }
+figure() { sed -n "s/^test result:.* \([0-9]*\) $1;.*/\1/p" "$VM/log" | grep . || echo 0; }
 
 # Whatever the guest says: all tests must have run, to the end, and none may have failed.
 judge() {
