@@ -185,7 +185,7 @@ impl Connection {
     }
 
     fn send(&mut self, messages: Vec<Message>) -> Result<()> {
-        let mut bytes = Vec::with_capacity(messages.len() * 128);
+        let mut bytes = Vec::with_capacity(messages.iter().map(Message::length).sum());
         for mut message in messages {
             if message.is_oversized() {
                 return Err(Error::from(Errno::ENAMETOOLONG).context("netlink request"));
