@@ -206,8 +206,15 @@ fn better_conditions_that_the_reference_made_stay_with_its_containers() {
 }
 
 #[test]
-fn better_conditions_of_versions_before_1_9_stay_with_their_containers() {
+fn better_versions_before_1_9_are_checked_and_their_conditions_stay_with_their_containers() {
     let lab = lab("nft");
+    let list = json!([
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+        {"hostPort": 81, "containerPort": 81, "protocol": "tcp", "hostIP": "192.0.2.1"},
+    ]);
+    let v4 = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.0.0.2/24"}], "interfaces": null});
+    let changes = json!({"snat": false, "prevResult": v4, "conditionsV4": ["iifname", "eth7"]});
+    let own = nft_config(&merged(mappings(&list), &changes));
     let base = "type nat hook prerouting priority dstnat;";
     lab.write(
         "/opt/reference",
@@ -216,11 +223,14 @@ fn better_conditions_of_versions_before_1_9_stay_with_their_containers() {
              chain hostports {{\ntcp dport 8080 dnat to 10.0.0.2:80 comment \"abc123\"\n}}
              chain hostip_hostports {{\nip daddr 192.0.2.1 tcp dport 81 dnat to 10.0.0.2:81 comment \"abc123\"\n}}
              chain prerouting {{\n{base}\niifname eth7 jump hostip_hostports\niifname eth7 jump hostports\n}}
+             chain output {{\ntype nat hook output priority -100;\njump hostip_hostports\njump hostports\n}}
              }}"
         ),
     );
     lab.ok("nft -f /opt/reference");
+    call(&lab, &own).verb("CHECK").run().silent();
     call(&lab, &nft_config(&json!({}))).container("other").run().result();
+    call(&lab, &own).verb("CHECK").run().silent();
     let expected = [
         "iifname \"eth7\" ip daddr 192.0.2.1 tcp dport 81 dnat to 10.0.0.2:81 comment \"abc123\"",
         "iifname \"eth7\" tcp dport 8080 dnat to 10.0.0.2:80 comment \"abc123\"",

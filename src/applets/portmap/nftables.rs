@@ -200,6 +200,9 @@ impl Rules {
                 None if rules.is_empty() => {}
                 None => return Err(missing("chain", chain)),
                 Some(mut stored) => {
+                    if chain == HOST_PORTS {
+                        stored.rules.extend(view.chain(OLD_HOST_PORTS)?.map_or_else(Vec::new, |old| old.rules));
+                    }
                     for stored in &mut stored.rules {
                         stored.rule = narrowed(chain, &stored.rule, &shared).unwrap_or(stored.rule.clone());
                     }
@@ -207,9 +210,7 @@ impl Rules {
                 }
             }
         }
-        let jump = |chain: &str| Rule::new(Vec::new(), Target::Jump(chain.to_string()));
-        check_jump(view, ALL_HOST_PORTS, &jump(HOST_PORTS))?;
-        HOOKS.into_iter().try_for_each(|hook| check_jump(view, hook, &to_host()))
+        HOOKS.into_iter().try_for_each(|hook| check_hook(view, hook))
     }
 }
 
@@ -234,11 +235,19 @@ fn missing(what: &str, chain: &str) -> Error {
     Error::internal(format!("missing {what} {chain:?} in table cni_hostport"))
 }
 
-/// The reference may have put conditions in front of the jump.
-fn check_jump(view: &mut dyn View, chain: &str, rule: &Rule) -> Result<()> {
-    let stored = view.chain(chain)?.map_or_else(Vec::new, |stored| stored.rules);
-    let leads = |stored: &StoredRule| stored.rule.target == rule.target;
-    if stored.iter().any(leads) { Ok(()) } else { Err(missing("jump in chain", chain)) }
+/// The reference may have put conditions in front of the jump, and before 1.9 it led to the rules at once.
+fn check_hook(view: &mut dyn View, hook: &str) -> Result<()> {
+    for chain in [hook, ALL_HOST_PORTS] {
+        let stored = view.chain(chain)?.map_or_else(Vec::new, |stored| stored.rules);
+        let leads_to = |next| stored.iter().any(|stored| stored.rule.jumps_to(next));
+        if leads_to(HOST_PORTS) {
+            return Ok(());
+        }
+        if !leads_to(ALL_HOST_PORTS) {
+            return Err(missing("jump in chain", chain));
+        }
+    }
+    Ok(())
 }
 
 /// Only packets to the host itself: one that it forwards to the same port of somebody else is none of ours.
