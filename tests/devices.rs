@@ -253,6 +253,8 @@ fn made_by(theirs: bool, device: &Device) -> (Value, Snapshot, String) {
 
 /// Both make the same; what one made the other checks and deletes.
 pub fn agrees_with_the_reference(device: &Device) {
+    // Old versions of the reference, which do not know where a route without a gateway leads, take it for missing.
+    let device = &device.with(&json!({"ipam": {"routes": [{"dst": "10.9.0.0/16", "gw": "10.1.2.1"}]}}));
     let (ours, theirs) = (made_by(false, device), made_by(true, device));
     assert_eq!(ours.0, theirs.0);
     theirs.1.assert_same(&ours.1);
