@@ -55,13 +55,13 @@ LIST
 add() {
     local path=$1 target
     mkdir -p "$ROOT${path%/*}"
-    cp -a "$path" "$ROOT$path"
+    cp -dR --preserve=mode "$path" "$ROOT$path"
     while [ -L "$path" ]; do
         target=$(readlink "$path")
         case $target in /*) ;; *) target=${path%/*}/$target ;; esac
         path=$target
         mkdir -p "$ROOT${path%/*}"
-        cp -a "$path" "$ROOT$path"
+        cp -dR --preserve=mode "$path" "$ROOT$path"
     done
 }
 

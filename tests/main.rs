@@ -4,6 +4,8 @@
 //! `/usr/lib/cni`). `CNI_TEST_PLUGINS=reference` puts the reference plugins in the place of ours; tests whose
 //! name starts with `better_` (we do better on purpose) or `newer_` (Debian's reference is 1.1.1), and those of programs
 //! that it does not have (cnitool, dispatch), then fail by design.
+//!
+//! What is below `guest` needs devices that not every kernel has: `make test-vm` runs it in a virtual machine.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
