@@ -21,14 +21,16 @@ fn info(lab: &Lab, key: &str) -> Value {
 /// `ns1` and `ns2` attached.
 fn two(changes: &Value) -> Lab {
     let lab = host();
-    macvlan(changes).add(&lab).result();
-    second(macvlan(changes).call(&lab)).run().result();
+    let device = macvlan(changes).dual();
+    device.add(&lab).result();
+    second(device.call(&lab)).run().result();
     lab
 }
 
 #[test]
 fn the_device_is_made_as_told() {
     devices::is_made_as_told(&macvlan(&json!({})));
+    devices::announces(&macvlan(&json!({})));
 }
 
 #[test]
@@ -219,7 +221,7 @@ fn better_del_removes_the_link_before_its_addresses_are_given_back() {
 
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
-    devices::killed_adds_are_cleaned_up(&macvlan(&json!({})), "true");
+    devices::killed_adds_are_cleaned_up(&macvlan(&json!({})).dual(), "true");
 }
 
 #[test]
@@ -238,8 +240,11 @@ fn better_check_names_what_is_wrong() {
         ),
         ("ip -n ns1 link set eth0 mtu 1300", "Interface eth0 MTU doesn't match: 1400, found 1300"),
         (&format!("{replace} bridge"), "Error: Container interface eth0 not of type macvlan"),
-        ("ip link set m0 name m2", "failed to lookup master \"m0\": Link not found"),
-        ("ip link set m0 name m2; ip link add m0 type bridge", "Interface eth0 does not lie on master \"m0\""),
+        ("ip link set m0 down; ip link set m0 name m2", "failed to lookup master \"m0\": Link not found"),
+        (
+            "ip link set m0 down; ip link set m0 name m2; ip link add m0 type bridge",
+            "Interface eth0 does not lie on master \"m0\"",
+        ),
     ];
     devices::check_names_what_is_wrong(&macvlan(&json!({"mtu": 1400})), &own);
 }

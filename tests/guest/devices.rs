@@ -124,6 +124,26 @@ fn better_del_cleans_up_after_an_add_killed_before_the_device_has_its_name() {
 }
 
 #[test]
+fn better_an_ipam_error_keeps_its_code() {
+    let lab = host();
+    let script = r#"#!/bin/sh
+cat >/dev/null; echo '{"code": 11, "msg": "come back"}'; exit 1"#;
+    lab.executable("/run/lab/bin/my-ipam", script);
+    for device in all() {
+        let call = device.with(&json!({"ipam": {"type": "my-ipam"}})).call(&lab).env("CNI_PATH", "/run/lab/bin");
+        call.run().fails(11, "come back");
+        assert_eq!(lab.link_in("ns1", "eth0"), Value::Null);
+    }
+}
+
+#[test]
+fn better_vlan_and_dummy_announce_their_addresses_too() {
+    for device in [vlan(&json!({})), dummy()] {
+        devices::announces(&device);
+    }
+}
+
+#[test]
 fn thirty_at_once() {
     devices::many_at_once(30, |one| vlan(&json!({"vlanId": one + 1})));
     devices::many_at_once(30, |_| ipvlan(&json!({})));
@@ -137,7 +157,10 @@ fn better_check_of_vlan_names_what_is_wrong() {
         (other_id, "Interface eth0 VLAN id doesn't match: 5, found 6"),
         ("ip -n ns1 link set eth0 mtu 1300", "Interface eth0 MTU doesn't match: 1400, found 1300"),
         ("ip -n ns1 link set eth0 address 02:00:00:00:00:09", "doesn't match container Mac: 02:00:00:00:00:09"),
-        ("ip link set m0 name m2; ip link add m0 type bridge", "Interface eth0 does not lie on master \"m0\""),
+        (
+            "ip link set m0 down; ip link set m0 name m2; ip link add m0 type bridge",
+            "Interface eth0 does not lie on master \"m0\"",
+        ),
     ];
     devices::check_names_what_is_wrong(&vlan(&json!({"mtu": 1400})), &own);
 }
@@ -146,8 +169,11 @@ fn better_check_of_vlan_names_what_is_wrong() {
 fn better_check_of_ipvlan_names_what_is_wrong() {
     let own = [
         ("ip -n ns1 link set eth0 type ipvlan mode l3", "Container IPVlan mode l3 does not match expected value: l2"),
-        ("ip link set m0 name m2", "failed to lookup master \"m0\": Link not found"),
-        ("ip link set m0 name m2; ip link add m0 type bridge", "Interface eth0 does not lie on master \"m0\""),
+        ("ip link set m0 down; ip link set m0 name m2", "failed to lookup master \"m0\": Link not found"),
+        (
+            "ip link set m0 down; ip link set m0 name m2; ip link add m0 type bridge",
+            "Interface eth0 does not lie on master \"m0\"",
+        ),
     ];
     devices::check_names_what_is_wrong(&ipvlan(&json!({})), &own);
 }
@@ -209,7 +235,7 @@ fn a_vlan_that_somebody_has_is_refused() {
 fn containers_on_one_ipvlan_master_reach_each_other_in_every_mode() {
     for mode in ["l2", "l3", "l3s"] {
         let lab = host();
-        let device = ipvlan(&json!({"mode": mode, "mtu": 1400}));
+        let device = ipvlan(&json!({"mode": mode, "mtu": 1400})).dual();
         device.add(&lab).result();
         second(device.call(&lab)).run().result();
         let link = lab.link_in("ns1", "eth0");
@@ -262,7 +288,7 @@ fn newer_the_master_may_be_in_the_container() {
 #[test]
 fn a_dummy_holds_addresses() {
     let lab = host();
-    dummy().add(&lab).result();
+    dummy().dual().add(&lab).result();
     lab.ok("ip -n ns1 link set lo up");
     reaches(&lab, "ns1", "10.1.2.2");
     reaches(&lab, "ns1", "fd00:1:2::2");
