@@ -3,11 +3,15 @@
 
 pub mod bridge;
 pub mod cnitool;
+pub mod dummy;
 pub mod firewall;
 pub mod host_local;
+pub mod ipvlan;
 pub mod loopback;
+pub mod macvlan;
 pub mod portmap;
 pub mod static_ipam;
+pub mod vlan;
 
 use crate::cni::serve::Answer;
 use crate::cni::{Host, Plugin};
@@ -32,11 +36,15 @@ pub enum Kind {
 pub const APPLETS: &[Applet] = &[
     plugin("bridge", &bridge::BRIDGE),
     Applet { name: "cnitool", kind: Kind::Tool(cnitool::run) },
+    plugin("dummy", &dummy::DUMMY),
     plugin("firewall", &firewall::FIREWALL),
     plugin("host-local", &host_local::HOST_LOCAL),
+    plugin("ipvlan", &ipvlan::IPVLAN),
     plugin("loopback", &loopback::LOOPBACK),
+    plugin("macvlan", &macvlan::MACVLAN),
     plugin("portmap", &portmap::PORTMAP),
     plugin("static", &static_ipam::STATIC),
+    plugin("vlan", &vlan::VLAN),
 ];
 
 const fn plugin(name: &'static str, plugin: &'static dyn Plugin) -> Applet {

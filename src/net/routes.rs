@@ -1,6 +1,6 @@
 //! Routes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -26,7 +26,7 @@ pub struct Route {
     pub dst: IpNet,
     /// Next hop; `None` for destinations on the link.
     pub gateway: Option<IpAddr>,
-    /// Index of the outgoing link.
+    /// Index of the outgoing link; of several, the first.
     pub link: u32,
     /// Routing table; 0 is main.
     pub table: u32,
@@ -113,13 +113,15 @@ impl Route {
         let attributes = Attributes::after(body, RTMSG)?;
         let number = |kind| attributes.find(kind).and_then(Attribute::u32);
         let ip = |kind| attributes.find(kind).and_then(|found| ip_from(family, found.payload));
+        // `struct rtnexthop`: length, flags and hops, then the link.
+        let hops = attributes.find(RTA_MULTIPATH).and_then(|hops| hops.payload.get(4..8)?.try_into().ok());
         let any = ip_from(family, if family == AF_INET { &[0; 4] } else { &[0; 16] });
         let dst = ip(RTA_DST).or(any).and_then(|dst| IpNet::new(dst, prefix).ok());
         Ok(dst.map(|dst| Route {
             table: number(RTA_TABLE).unwrap_or(u32::from(table)),
             scope,
             priority: number(RTA_PRIORITY).unwrap_or(0),
-            ..Route::new(dst, ip(RTA_GATEWAY), number(RTA_OIF).unwrap_or(0))
+            ..Route::new(dst, ip(RTA_GATEWAY), number(RTA_OIF).or(hops.map(u32::from_ne_bytes)).unwrap_or(0))
         }))
     }
 }
@@ -146,13 +148,28 @@ impl Handle {
 
     /// The unicast routes of one table, of the family of `like`.
     pub fn routes(&mut self, like: IpAddr, table: u32) -> Result<Vec<Route>> {
+        self.routes_that(|_| true, like, table)
+    }
+
+    /// The link of the host's default route: of those in the main table the one with the lowest metric, IPv4 first.
+    pub fn default_link(&mut self) -> Result<Option<u32>> {
+        for any in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
+            let defaults = self.routes_that(|route| route.dst.prefix_len() == 0, any, MAIN)?;
+            if let Some(best) = defaults.iter().min_by_key(|route| route.priority) {
+                return Ok(Some(best.link));
+            }
+        }
+        Ok(None)
+    }
+
+    fn routes_that(&mut self, wanted: fn(&Route) -> bool, like: IpAddr, table: u32) -> Result<Vec<Route>> {
         let mut request = Message::new(RTM_GETROUTE, 0);
         request.raw(&[family_of(like), 0, 0, 0, u8::try_from(table).unwrap_or(0), 0, 0, 0, 0, 0, 0, 0]);
         if table > u32::from(u8::MAX) {
             request.u32(RTA_TABLE, table);
         }
         let listed = self.connection.dump(&request, Vec::new, |routes, reply| {
-            routes.extend(Route::parse(reply.body)?.filter(|route| route.table == table));
+            routes.extend(Route::parse(reply.body)?.filter(|route| route.table == table && wanted(route)));
             Ok(())
         });
         match listed {

@@ -26,11 +26,16 @@ pub const IFLA_LINKINFO: u16 = 18;
 pub const IFLA_AF_SPEC: u16 = 26;
 pub const IFLA_NET_NS_FD: u16 = 28;
 pub const IFLA_EXT_MASK: u16 = 29;
+pub const IFLA_LINK_NETNSID: u16 = 37;
 pub const IFLA_ALT_IFNAME: u16 = 53;
 
 pub const IFLA_INFO_KIND: u16 = 1;
 pub const IFLA_INFO_DATA: u16 = 2;
 pub const VETH_INFO_PEER: u16 = 1;
+/// `IFLA_MACVLAN_MODE`, `IFLA_IPVLAN_MODE` and `IFLA_VLAN_ID`.
+pub const FIRST_OF_INFO_DATA: u16 = 1;
+pub const IFLA_MACVLAN_BC_QUEUE_LEN: u16 = 7;
+pub const IFLA_IPVLAN_FLAGS: u16 = 2;
 pub const IFLA_BRPORT_MODE: u16 = 4;
 
 /// Inside `IFLA_AF_SPEC`, `AF_INET`: settings of `net/ipv4/conf`, one attribute each.
@@ -43,6 +48,7 @@ pub const DEVCONF_ACCEPT_RA: usize = 3;
 pub const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 
 pub const IFF_UP: u32 = 0x1;
+pub const IFF_LOOPBACK: u32 = 0x8;
 pub const IFF_PROMISC: u32 = 0x100;
 
 pub const IFA_ADDRESS: u16 = 1;
@@ -57,6 +63,7 @@ pub const RTA_OIF: u16 = 4;
 pub const RTA_GATEWAY: u16 = 5;
 pub const RTA_PRIORITY: u16 = 6;
 pub const RTA_METRICS: u16 = 8;
+pub const RTA_MULTIPATH: u16 = 9;
 pub const RTA_TABLE: u16 = 15;
 pub const RTAX_MTU: u16 = 2;
 pub const RTAX_ADVMSS: u16 = 8;
