@@ -7,6 +7,7 @@ pub mod firewall;
 pub mod host_local;
 pub mod loopback;
 pub mod portmap;
+pub mod ptp;
 pub mod static_ipam;
 
 use crate::cni::serve::Answer;
@@ -36,6 +37,7 @@ pub const APPLETS: &[Applet] = &[
     plugin("host-local", &host_local::HOST_LOCAL),
     plugin("loopback", &loopback::LOOPBACK),
     plugin("portmap", &portmap::PORTMAP),
+    plugin("ptp", &ptp::PTP),
     plugin("static", &static_ipam::STATIC),
 ];
 

@@ -109,6 +109,13 @@ pub(crate) fn new_address(index: u32, net: IpNet) -> Message {
     address_message(RTM_NEWADDR, CREATE | EXCL, index, net)
 }
 
+/// The same without the route to the address's network that the kernel otherwise adds.
+pub(crate) fn new_address_alone(index: u32, net: IpNet) -> Message {
+    let mut message = new_address(index, net);
+    message.u32(IFA_FLAGS, IFA_F_NOPREFIXROUTE);
+    message
+}
+
 /// IPv4 addresses with room for one get a broadcast address, as `ip address add … brd +` and the reference give them.
 fn address_message(kind: u16, flags: u16, index: u32, net: IpNet) -> Message {
     const FIRST_WITHOUT_BROADCAST: u8 = 31;
