@@ -43,6 +43,7 @@ mod portmap_life;
 mod portmap_nft;
 mod portmap_traffic;
 mod protocol;
+mod ptp;
 mod results;
 mod shared_bridge;
 mod spoof_check;
