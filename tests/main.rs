@@ -44,6 +44,7 @@ mod portmap_nft;
 mod portmap_traffic;
 mod protocol;
 mod ptp;
+mod ptp_after;
 mod results;
 mod shared_bridge;
 mod spoof_check;
