@@ -9,6 +9,7 @@ pub mod loopback;
 pub mod portmap;
 pub mod ptp;
 pub mod static_ipam;
+pub mod tap;
 
 use crate::cni::serve::Answer;
 use crate::cni::{Host, Plugin};
@@ -39,6 +40,7 @@ pub const APPLETS: &[Applet] = &[
     plugin("portmap", &portmap::PORTMAP),
     plugin("ptp", &ptp::PTP),
     plugin("static", &static_ipam::STATIC),
+    plugin("tap", &tap::TAP),
 ];
 
 const fn plugin(name: &'static str, plugin: &'static dyn Plugin) -> Applet {

@@ -198,6 +198,23 @@ impl Handle {
         self.connection.request(request)
     }
 
+    /// Sets the hardware address (`None`: it stays) and the MTU in bytes (0: it stays) of a link.
+    pub fn set_mac_and_mtu(&mut self, index: u32, mac: Option<&Mac>, mtu: u32) -> Result<()> {
+        let mut request = message(RTM_SETLINK, 0, index, 0, 0);
+        if let Some(mac) = mac {
+            request.attribute(IFLA_ADDRESS, mac.bytes());
+        }
+        push_mtu(&mut request, mtu);
+        self.connection.request(request)
+    }
+
+    /// Makes a link a port of a bridge.
+    pub fn set_master(&mut self, index: u32, master: u32) -> Result<()> {
+        let mut request = message(RTM_SETLINK, 0, index, 0, 0);
+        request.u32(IFLA_MASTER, master);
+        self.connection.request(request)
+    }
+
     /// Lets a bridge port send packets back to where they came from.
     pub fn set_hairpin(&mut self, index: u32, on: bool) -> Result<()> {
         let mut request = Message::new(RTM_SETLINK, 0);
