@@ -10,7 +10,7 @@ export CNI_BOX_BIN := $(BINARY)
 
 # Steps share the package manager and the target directory.
 .NOTPARALLEL:
-.PHONY: static deps size test run bench lint clean help
+.PHONY: static deps vm-deps size test test-vm run bench lint clean help
 
 ## (nothing): the static binary, at target/cni-box
 static:
@@ -24,9 +24,17 @@ size: static
 deps:
 	@scripts/install-deps.sh
 
-## test: everything CI checks: lint, unit tests, the tests against the kernel
-test: deps static lint
+# With the virtual machine, which only tests need.
+vm-deps:
+	@scripts/install-deps.sh vm
+
+## test: everything CI checks: lint, unit tests, the tests against this kernel and against Debian's (test-vm)
+test: vm-deps static lint
 	@scripts/test.sh
+
+## test-vm: the tests that need Debian's kernel, in a virtual machine; FILTER=name runs those with name in their names
+test-vm: vm-deps static
+	@scripts/test-vm.sh $(FILTER)
 
 ## run: the redis walk-through, in namespaces of its own: nothing on this machine changes
 run: deps static

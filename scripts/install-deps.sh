@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Makes sure that the programs are here which tests, walk-through and bench call. Asks for the programs, not for the
-# packages: on a machine that has them from elsewhere there is nothing to do.
+# install-deps.sh [vm]: makes sure that the programs are here which tests, walk-through and bench call; with vm those too
+# that scripts/test-vm.sh needs. Asks for the programs, not for the packages: on a machine that has them from elsewhere
+# there is nothing to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 PATH=$PATH:/usr/sbin:/sbin
+vm=${1:-}
 
 # program (or a file), Debian package
 wanted() {
@@ -29,6 +31,13 @@ ps                                  procps
 TABLE
     if [ "${CNI_REFERENCE_DIR:-/usr/lib/cni}" = /usr/lib/cni ]; then
         echo "/usr/lib/cni/bridge containernetworking-plugins"
+    fi
+    if [ "$vm" = vm ]; then
+        cat <<'TABLE'
+qemu-system-x86_64                  qemu-system-x86
+cpio                                cpio
+depmod                              kmod
+TABLE
     fi
 }
 

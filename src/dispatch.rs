@@ -50,6 +50,7 @@ struct CommandLine {
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect();
     let host = Host { environment: std::env::vars_os().collect(), plugins: applets::find_plugin };
+    // Ourselves, from inside an applet; nobody else says this.
     if let [called, option, told @ ..] = arguments.as_slice()
         && (called.as_str(), option.as_str()) == (OWN_NAME, tap::CHILD)
     {

@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, REFERENCE, Snapshot, bridge_config, merged, without_random_names};
+use crate::lab::{Configurations, Lab, REFERENCE, Snapshot, bridge_config, merged, without_random_names};
+use crate::masquerade::FLAVOURS;
 
 /// Who runs a plugin.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Side {
+pub enum Side {
     Ours,
     Theirs,
 }
@@ -18,8 +19,8 @@ fn run(lab: &Lab, side: Side, verb: &str, config: &Value) -> crate::lab::Outcome
     call.verb(verb).config(config).run()
 }
 
-/// The configurations that people have.
-fn configurations() -> Vec<(&'static str, Value)> {
+/// The configurations that people have, as changes to the usual one.
+pub fn configurations() -> Configurations {
     let walk = json!({"isDefaultGateway": true, "ipMasq": true, "hairpinMode": true, "forceAddress": false});
     let ranges = json!([[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00:1:2::/64"}]]);
     let dual = json!({"isDefaultGateway": true, "ipMasq": true, "ipam": {"subnet": null, "ranges": ranges}});
@@ -37,13 +38,13 @@ fn configurations() -> Vec<(&'static str, Value)> {
 }
 
 /// ADD by one side, CHECK and DEL by the other, on both flavours of iptables; the host must be as before.
-fn round_trip(adds: Side, removes: Side) {
-    for flavour in ["nft", "legacy"] {
-        for (name, changes) in configurations() {
+pub fn round_trip(adds: Side, removes: Side, configurations: &Configurations) {
+    for flavour in FLAVOURS {
+        for (name, changes) in configurations {
             let lab = Lab::new();
             lab.install_iptables(flavour);
             lab.netns("ns1");
-            let mut config = bridge_config(&changes);
+            let mut config = bridge_config(changes);
             run(&lab, adds, "ADD", &config).result();
             run(&lab, adds, "DEL", &config).success();
             let before = lab.snapshot();
@@ -60,12 +61,12 @@ fn round_trip(adds: Side, removes: Side) {
 
 #[test]
 fn the_reference_adds_and_we_check_and_delete() {
-    round_trip(Theirs, Ours);
+    round_trip(Theirs, Ours, &configurations());
 }
 
 #[test]
 fn we_add_and_the_reference_checks_and_deletes() {
-    round_trip(Ours, Theirs);
+    round_trip(Ours, Theirs, &configurations());
 }
 
 /// What one side makes of a configuration: result, host, container; random names and MACs replaced.
@@ -85,17 +86,21 @@ fn made_by(side: Side, flavour: &str, changes: &Value) -> (Value, Snapshot, Stri
     (result, lab.snapshot().map(without_random_names), format!("{container:#?}"))
 }
 
-#[test]
-fn both_make_the_same_result_and_the_same_host() {
-    for flavour in ["nft", "legacy"] {
-        for (name, changes) in configurations() {
-            let (ours, theirs) = (made_by(Ours, flavour, &changes), made_by(Theirs, flavour, &changes));
+pub fn both_make_the_same(configurations: &Configurations) {
+    for flavour in FLAVOURS {
+        for (name, changes) in configurations {
+            let (ours, theirs) = (made_by(Ours, flavour, changes), made_by(Theirs, flavour, changes));
             assert_eq!(ours.0, theirs.0, "{name}");
             eprintln!("{name}, iptables-{flavour}; gone = only the reference, new = only ours");
             theirs.1.assert_same(&ours.1);
             assert_eq!(ours.2, theirs.2, "{name}");
         }
     }
+}
+
+#[test]
+fn both_make_the_same_result_and_the_same_host() {
+    both_make_the_same(&configurations());
 }
 
 #[test]

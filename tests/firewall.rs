@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::lab::{Call, Lab, Outcome, merged};
+use crate::lab::{Call, Configurations, Lab, Outcome, merged};
 
 pub const FLAVOURS: [&str; 2] = ["nft", "legacy"];
 
@@ -56,7 +56,7 @@ pub fn tables(lab: &Lab) -> Vec<String> {
 }
 
 /// Configurations that Debian's reference knows.
-fn configurations() -> Vec<(&'static str, Value)> {
+pub fn configurations() -> Configurations {
     let policy = json!({"ingressPolicy": "same-bridge"});
     let interfaces = json!([{"name": "br1"}]);
     vec![
@@ -89,11 +89,10 @@ fn versioned(mut config: Value) -> Value {
     config
 }
 
-#[test]
-fn both_leave_the_same_tables_and_print_the_same_result() {
+pub fn both_leave_the_same(configurations: &Configurations) {
     for flavour in FLAVOURS {
-        for (name, config) in configurations() {
-            let config = versioned(config);
+        for (name, config) in configurations {
+            let config = versioned(config.clone());
             let made = [Ours, Theirs].map(|side| {
                 let lab = lab(flavour);
                 let result = run(&lab, side, "ADD", &config).result();
@@ -115,6 +114,11 @@ fn both_leave_the_same_tables_and_print_the_same_result() {
             assert_eq!(old(&ours.2), old(&theirs.2), "{flavour} {name} after DEL");
         }
     }
+}
+
+#[test]
+fn both_leave_the_same_tables_and_print_the_same_result() {
+    both_leave_the_same(&configurations());
 }
 
 /// The comments that Debian's 1.1.1 gives to what both policies share; [`ISOLATED`] has today's.
@@ -156,11 +160,11 @@ fn newer_isolated_is_that_of_the_reference() {
     }
 }
 
-#[test]
-fn what_one_adds_the_other_checks_and_deletes() {
+/// ADD by one side, CHECK and DEL by the other.
+pub fn round_trips(configurations: &Configurations) {
     for flavour in FLAVOURS {
-        for (name, config) in configurations() {
-            let config = versioned(config);
+        for (name, config) in configurations {
+            let config = versioned(config.clone());
             for (adds, removes) in [(Ours, Theirs), (Theirs, Ours)] {
                 let lab = lab(flavour);
                 run(&lab, adds, "ADD", &config).result();
@@ -175,6 +179,11 @@ fn what_one_adds_the_other_checks_and_deletes() {
             }
         }
     }
+}
+
+#[test]
+fn what_one_adds_the_other_checks_and_deletes() {
+    round_trips(&configurations());
 }
 
 /// Chains as docker, kube-proxy and an administrator make them.

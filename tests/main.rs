@@ -4,6 +4,8 @@
 //! `/usr/lib/cni`). `CNI_TEST_PLUGINS=reference` puts the reference plugins in the place of ours; tests whose
 //! name starts with `better_` (we do better on purpose) or `newer_` (Debian's reference is 1.1.1), and those of programs
 //! that it does not have (cnitool, dispatch, tap), then fail by design.
+//!
+//! What is below `guest` needs devices that not every kernel has: `make test-vm` runs it in a virtual machine.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -28,6 +30,7 @@ mod firewall;
 mod firewall_after;
 mod firewall_policy;
 mod firewalld;
+mod guest;
 mod host_local;
 mod host_local_store;
 mod iptables_flavours;

@@ -46,7 +46,7 @@ pub fn flavours_in_use(lab: &Lab) -> Vec<&'static str> {
 }
 
 #[test]
-fn both_flavours_hold_the_rules_that_the_reference_writes() {
+pub fn both_flavours_hold_the_rules_that_the_reference_writes() {
     for flavour in FLAVOURS {
         let lab = lab(flavour);
         call(&lab, &dual_stack()).run().result();
@@ -252,7 +252,7 @@ pub fn ping(lab: &Lab, address: &str) -> bool {
 }
 
 #[test]
-fn masqueraded_traffic_comes_back_from_a_place_without_a_route() {
+pub fn masqueraded_traffic_comes_back_from_a_place_without_a_route() {
     for flavour in FLAVOURS {
         let lab = lab(flavour);
         outside(&lab);

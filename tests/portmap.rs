@@ -92,7 +92,7 @@ fn assert_like_the_reference(what: &str, config: &Value, container: &str, prepar
 }
 
 #[test]
-fn the_rules_are_those_of_the_reference() {
+pub fn the_rules_are_those_of_the_reference() {
     assert_like_the_reference("worked example", &config(&json!({})), "abc123", "true");
 }
 

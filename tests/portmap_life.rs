@@ -61,7 +61,7 @@ fn better_del_does_not_mind_what_has_become_invalid() {
 }
 
 #[test]
-fn newer_either_cleans_up_after_the_other() {
+pub fn newer_either_cleans_up_after_the_other() {
     for flavour in FLAVOURS {
         for ours_adds in [true, false] {
             let lab = lab(flavour);

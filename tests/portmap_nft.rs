@@ -41,7 +41,7 @@ fn rules_of(lab: &Lab, comment: &str) -> Vec<String> {
 }
 
 #[test]
-fn newer_the_tables_are_those_of_the_reference_and_two_rules_more() {
+pub fn newer_the_tables_are_those_of_the_reference_and_two_rules_more() {
     let lab = lab("nft");
     call(&lab, &nft_config(&json!({}))).run().result();
     let mut found = ruleset(&lab);
@@ -165,6 +165,77 @@ fn newer_rules_that_the_reference_made_are_checked_replaced_and_deleted() {
     lab.ok("nft -f /opt/reference");
     call(&lab, &config(&json!({}))).verb("DEL").run().silent();
     assert_eq!(rules_of(&lab, "abc123"), [""; 0]);
+}
+
+/// The reference has conditions in front of everybody's rules, where the next ADD without them takes them away.
+#[test]
+fn better_conditions_that_the_reference_made_stay_with_its_containers() {
+    let local = "fib daddr type local jump hostports_all";
+    let reference = REFERENCE.replace(local, &format!("iifname != \"eth7\" {local}"));
+    let words = json!(["iifname", "!=", "eth7"]);
+    let own = nft_config(&json!({"conditionsV4": words, "conditionsV6": words}));
+    for others in [0, 1, 2] {
+        let lab = lab("nft");
+        lab.write("/opt/reference", &reference);
+        lab.ok("nft -f /opt/reference");
+        for _ in 0..others {
+            call(&lab, &own).verb("CHECK").run().silent();
+            call(&lab, &nft_config(&json!({}))).container("other").run().result();
+            // What an ADD of the reference does to everybody.
+            for family in ["ip", "ip6"] {
+                lab.sh(&format!("nft flush chain {family} cni_hostport prerouting")).success();
+                lab.sh(&format!("nft 'add rule {family} cni_hostport prerouting iifname != eth7 {local}'")).success();
+            }
+            call(&lab, &nft_config(&json!({}))).container("other").run().result();
+        }
+        let translations = |lab: &Lab| {
+            let (open, narrow): (Vec<_>, Vec<_>) = (rules_of(lab, "abc123").into_iter())
+                .filter(|line| line.contains("dnat to"))
+                .partition(|line| line.matches("iifname != \"eth7\" ").count() != 1);
+            (open.len(), narrow.len())
+        };
+        assert_eq!(translations(&lab), if others == 0 { (6, 0) } else { (0, 6) });
+        assert_eq!(rules_of(&lab, "other").len(), if others == 0 { 0 } else { 11 });
+        call(&lab, &own).verb("CHECK").run().silent();
+        call(&lab, &own).run().result();
+        assert_eq!(ruleset(&lab)["ip cni_hostport prerouting"][1], local);
+        assert_eq!((translations(&lab), rules_of(&lab, "abc123").len()), ((0, 6), 11));
+        call(&lab, &own).verb("DEL").run().silent();
+        assert_eq!(rules_of(&lab, "abc123"), [""; 0]);
+    }
+}
+
+#[test]
+fn better_versions_before_1_9_are_checked_and_their_conditions_stay_with_their_containers() {
+    let lab = lab("nft");
+    let list = json!([
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+        {"hostPort": 81, "containerPort": 81, "protocol": "tcp", "hostIP": "192.0.2.1"},
+    ]);
+    let v4 = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.0.0.2/24"}], "interfaces": null});
+    let changes = json!({"snat": false, "prevResult": v4, "conditionsV4": ["iifname", "eth7"]});
+    let own = nft_config(&merged(mappings(&list), &changes));
+    let base = "type nat hook prerouting priority dstnat;";
+    lab.write(
+        "/opt/reference",
+        format!(
+            "table ip cni_hostport {{
+             chain hostports {{\ntcp dport 8080 dnat to 10.0.0.2:80 comment \"abc123\"\n}}
+             chain hostip_hostports {{\nip daddr 192.0.2.1 tcp dport 81 dnat to 10.0.0.2:81 comment \"abc123\"\n}}
+             chain prerouting {{\n{base}\niifname eth7 jump hostip_hostports\niifname eth7 jump hostports\n}}
+             chain output {{\ntype nat hook output priority -100;\njump hostip_hostports\njump hostports\n}}
+             }}"
+        ),
+    );
+    lab.ok("nft -f /opt/reference");
+    call(&lab, &own).verb("CHECK").run().silent();
+    call(&lab, &nft_config(&json!({}))).container("other").run().result();
+    call(&lab, &own).verb("CHECK").run().silent();
+    let expected = [
+        "iifname \"eth7\" ip daddr 192.0.2.1 tcp dport 81 dnat to 10.0.0.2:81 comment \"abc123\"",
+        "iifname \"eth7\" tcp dport 8080 dnat to 10.0.0.2:80 comment \"abc123\"",
+    ];
+    assert_eq!(rules_of(&lab, "abc123"), expected);
 }
 
 #[test]

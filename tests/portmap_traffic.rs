@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Background, Call, Lab, bridge_config, merged, wait_for};
 use crate::masquerade::lab;
+use crate::portmap;
 
 /// Flavour of iptables, and backend of portmap.
 const BACKENDS: [(&str, &str); 3] = [("nft", "iptables"), ("legacy", "iptables"), ("nft", "nftables")];
@@ -207,6 +208,20 @@ fn better_flows_of_others_to_the_same_port_are_not_forgotten() {
     let result = site.bridge("more", "ns1").ifname("eth1").run().result();
     site.portmap("more", "ns1", &result, &json!({})).ifname("eth1").run().result();
     assert_eq!(flows(&site), ["dst=192.0.2.2"]);
+}
+
+#[test]
+fn better_flows_of_the_other_family_are_not_forgotten() {
+    let lab = lab("nft");
+    for (host, other, flow) in [("0.0.0.0", "ipv6", "-s fd00::9 -d ::1"), ("::", "ipv4", "-s 10.9.9.9 -d 127.0.0.1")] {
+        lab.ok(&format!("conntrack -I -p udp {flow} --sport 5000 --dport 8081 -t 600"));
+        let list = json!([{"hostPort": 8081, "containerPort": 81, "protocol": "udp", "hostIP": host}]);
+        let config = portmap::config(&portmap::mappings(&list));
+        portmap::call(&lab, &config).run().result();
+        portmap::call(&lab, &config).verb("DEL").run().silent();
+        let flows = lab.ok(&format!("conntrack -L -f {other} -p udp --dport 8081"));
+        assert_eq!(flows.lines().count(), 1, "{host}: {flows:?}");
+    }
 }
 
 #[test]

@@ -2,6 +2,16 @@
 
 use serde_json::{Value, json};
 
+/// What a test goes through, each with a name for its report.
+pub type Configurations = Vec<(&'static str, Value)>;
+
+/// Of these configurations the ones with these names.
+pub fn chosen(configurations: Configurations, names: &[&str]) -> Configurations {
+    let chosen: Vec<_> = configurations.into_iter().filter(|(name, _)| names.contains(name)).collect();
+    assert_eq!(chosen.len(), names.len(), "{names:?}");
+    chosen
+}
+
 /// `base` with the keys of `changes` put over it, at every level; null removes a key.
 pub fn merged(mut base: Value, changes: &Value) -> Value {
     for (key, value) in changes.as_object().unwrap() {

@@ -17,7 +17,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 pub use call::{Call, Outcome};
-pub use configs::{bridge_config, host_local_config, merged, static_config};
+pub use configs::{Configurations, bridge_config, chosen, host_local_config, merged, static_config};
 pub use state::{Snapshot, without_random_names};
 
 /// Where the plugins under test are in every lab, as on a host.
@@ -230,11 +230,13 @@ impl Drop for Background {
     }
 }
 
-/// Waits for a condition; panics, naming it, when it does not come true within ten seconds.
+/// Waits for a condition; panics, naming it, when it does not come true within ten seconds. `CNI_TEST_PATIENCE` is another
+/// number of seconds, for machines that are slow.
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let patience = std::env::var("CNI_TEST_PATIENCE").map_or(10, |seconds| seconds.parse().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(patience);
     while !condition() {
-        assert!(Instant::now() < deadline, "waited 10 s for: {what}");
+        assert!(Instant::now() < deadline, "waited {patience} s for: {what}");
         std::thread::yield_now();
     }
 }

@@ -60,8 +60,23 @@ impl<'a> Parser<'a> {
         while let Some(word) = self.words.next() {
             let (word, negated) = if word == "!" { (self.value("!")?, true) } else { (word, false) };
             self.option(word, negated)?;
+            self.refuse_repetition(word)?;
         }
         Ok(())
+    }
+
+    /// A rule of iptables has room for one address and one interface on each side; a second one would displace the first.
+    fn refuse_repetition(&self, option: &str) -> Result<()> {
+        let Some((last, earlier)) = self.matches.split_last() else { return Ok(()) };
+        let is_displaced = |condition: &Match| match (condition, last) {
+            (Match::Address { side: one, .. }, Match::Address { side: other, .. }) => one == other,
+            (Match::Interface { direction: one, .. }, Match::Interface { direction: other, .. }) => one == other,
+            _ => false,
+        };
+        match earlier.iter().any(is_displaced) {
+            true => Err(self.invalid(format!("multiple {option} flags not allowed"))),
+            false => Ok(()),
+        }
     }
 
     fn option(&mut self, word: &'a str, negated: bool) -> Result<()> {
@@ -138,8 +153,11 @@ impl<'a> Parser<'a> {
         let text = self.value(option)?;
         let network = network(text).filter(|network| Family::of(network) == self.family);
         let network = network.ok_or_else(|| self.bad_value(option, text, "network of this family"))?.trunc();
-        // What every packet fulfils is no condition.
-        if negated || network.prefix_len() > 0 {
+        // What every packet fulfils is no condition, and iptables-nft cannot say what none does.
+        if negated && network.prefix_len() == 0 {
+            return Err(self.bad_value(option, text, "part of all addresses behind a negation"));
+        }
+        if network.prefix_len() > 0 {
             self.matches.push(Match::Address { side, negated, network });
         }
         Ok(())
@@ -237,7 +255,7 @@ mod tests {
     #[test]
     fn words_of_iptables() {
         let text = "! -s 10.0.0.7/8 -d 192.0.2.1 -i eth0 -m mark ! --mark 0x10/0xf0 -m addrtype --dst-type LOCAL \
-            -m conntrack --ctstate NEW,RELATED -s 0.0.0.0/0 --dst 10.1.0.0/255.255.0.0";
+            -m conntrack --ctstate NEW,RELATED -o eth1";
         let expected = vec![
             Match::Address { side: Side::Source, negated: true, network: network("10.0.0.0/8") },
             Match::destination(network("192.0.2.1/32")),
@@ -245,9 +263,11 @@ mod tests {
             Match::Mark { negated: true, value: 0x10, mask: 0xf0 },
             Match::LocalDestination,
             Match::ConnectionState(12),
-            Match::destination(network("10.1.0.0/16")),
+            Match::goes_out_by("eth1"),
         ];
         assert_eq!(parsed(Family::V4, text), Ok(expected));
+        let mask = vec![Match::destination(network("10.1.0.0/16"))];
+        assert_eq!(parsed(Family::V4, "-s 0.0.0.0/0 --dst 10.1.0.0/255.255.0.0"), Ok(mask));
     }
 
     #[test]
@@ -275,6 +295,9 @@ mod tests {
         refused(Family::V4, "-s", "\"-s\" lacks its value");
         refused(Family::V4, "-s fd00::1", "\"fd00::1\" of \"-s\"");
         refused(Family::V4, "-i eth+", "\"eth+\" of \"-i\"");
+        refused(Family::V4, "-s 10.0.0.0/8 ! --src 10.1.0.0/16", "multiple --src flags not allowed");
+        refused(Family::V4, "-i eth0 -s 10.0.0.1 -i eth1", "multiple -i flags not allowed");
+        refused(Family::V4, "! -s 0.0.0.0/0", "\"0.0.0.0/0\" of \"-s\"");
         refused(Family::V4, "ip6 saddr ::1", "unsupported condition \"ip6 saddr\"");
         refused(Family::V4, "tcp sport 5", "unsupported condition \"tcp\"; supported are ip|ip6");
     }

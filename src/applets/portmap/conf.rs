@@ -152,18 +152,15 @@ pub(super) fn container_addresses(previous: &CniResult, ifname: &str) -> Vec<(Fa
     Family::BOTH.into_iter().filter_map(|family| Some((family, first(family)?))).collect()
 }
 
-impl Conf {
-    /// Where UDP is mapped from.
-    pub(super) fn udp_destinations(&self) -> Vec<Destination> {
-        self.mappings.iter().filter_map(Mapping::udp_destination).collect()
-    }
+/// Where packets of a family are mapped from, if they are UDP.
+pub(super) fn udp_destinations(mappings: &[Mapping], family: Family) -> Vec<Destination> {
+    mappings.iter().filter(|mapping| mapping.applies_to(family)).filter_map(Mapping::udp_destination).collect()
 }
 
-/// Where UDP was mapped from, as far as the configuration says it: DEL does not fail for one that has become invalid.
-pub(super) fn udp_destinations(request: &Request<'_>) -> Vec<Destination> {
+/// The mappings as far as the configuration says them: DEL does not fail for one that has become invalid.
+pub(super) fn valid_mappings(request: &Request<'_>) -> Vec<Mapping> {
     let mappings = raw_mappings(&request.config).unwrap_or_default();
-    let mappings = mappings.iter().filter_map(|raw| raw.validate().and_then(|()| raw.parse()).ok());
-    mappings.filter_map(|mapping| mapping.udp_destination()).collect()
+    mappings.iter().filter_map(|raw| raw.validate().and_then(|()| raw.parse()).ok()).collect()
 }
 
 /// Keys that are judged together.

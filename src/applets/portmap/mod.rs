@@ -58,7 +58,7 @@ impl Plugin for Portmap {
         for (family, address) in addresses {
             forwarding.add(address, undo)?;
             // As in the reference, flows that cannot be forgotten do not fail an ADD whose rules are in force.
-            let _ = forget(family, &conf.udp_destinations());
+            let _ = forget(family, &conf::udp_destinations(&conf.mappings, family));
             if family == Family::V4 && conf.snat {
                 forwarding.allow_localnet(address.addr())?;
             }

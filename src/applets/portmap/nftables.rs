@@ -107,6 +107,8 @@ pub(super) struct Rules {
     ports: Vec<Rule>,
     /// In [`MASQUERADING`].
     masquerades: Vec<Rule>,
+    /// What the rules in [`HOST_PORTS`] start with.
+    conditions: Vec<Match>,
     /// Foreign packets to 127.0.0.0/8 are to be dropped.
     guards_localnet: bool,
 }
@@ -127,20 +129,26 @@ impl Rules {
         let ports = conf.mappings_of(family).map(|mapping| owned(translation(conf, mapping, address.addr()))).collect();
         let masquerades = if conf.snat { masquerades(conf, address) } else { Vec::new() };
         let masquerades = masquerades.into_iter().map(owned).collect();
-        Rules { ports, masquerades, guards_localnet: conf.snat && family == Family::V4, owner }
+        let conditions = conf.conditions(family).to_vec();
+        Rules { ports, masquerades, conditions, guards_localnet: conf.snat && family == Family::V4, owner }
     }
 
     /// What the table lacks. Rules of an earlier ADD are replaced.
     pub(super) fn plan(&self, view: &mut dyn View) -> Result<(Vec<Edit>, Added)> {
         let (mut edits, mut before) = (Vec::new(), Vec::new());
-        self.plan_shared(view, &mut edits)?;
+        let shared = self.plan_shared(view, &mut edits)?;
         for chain in OWNED {
             // An empty chain need not be listed; what leads to it counts as one.
             if view.uses(chain)?.unwrap_or(0) > usize::from(chain != MASQUERADING) {
                 let stored = view.chain(chain)?.map_or_else(Vec::new, |stored| stored.rules);
-                for stored in stored.into_iter().filter(|stored| self.replaces(stored)) {
-                    edits.push(Edit::delete(chain, stored.id));
-                    before.push((chain, stored.rule));
+                for StoredRule { id, rule, foreign } in stored {
+                    let replaced = self.replaces(&rule);
+                    let rule = narrowed(chain, &rule, &shared).filter(|_| !foreign).or(replaced.then_some(rule));
+                    edits.extend(rule.is_some().then(|| Edit::delete(chain, id)));
+                    match rule {
+                        Some(rule) if replaced => before.push((chain, rule)),
+                        rule => edits.extend(rule.map(|rule| Edit::append(chain, rule))),
+                    }
                 }
             }
         }
@@ -151,14 +159,19 @@ impl Rules {
 
     /// An earlier ADD of ours made it, or it is the reference's for the same port: that may be of another attachment, but
     /// would then be in the way.
-    fn replaces(&self, stored: &StoredRule) -> bool {
-        let rule = &stored.rule;
+    fn replaces(&self, rule: &Rule) -> bool {
         let mut own = self.ports.iter().chain(&self.masquerades);
-        self.owner.owns(rule) && (rule.note.is_some() || own.any(|own| own.matches == rule.matches))
+        let is_same = |own: &Rule| own.matches == rule.matches || self.without_conditions(own) == rule.matches;
+        self.owner.owns(rule) && (rule.note.is_some() || own.any(is_same))
     }
 
-    /// What all containers share.
-    fn plan_shared(&self, view: &mut dyn View, edits: &mut Vec<Edit>) -> Result<()> {
+    /// What a rule demands where the reference has the conditions elsewhere.
+    fn without_conditions<'r>(&self, rule: &'r Rule) -> &'r [Match] {
+        rule.matches.strip_prefix(self.conditions.as_slice()).unwrap_or(&rule.matches)
+    }
+
+    /// What all containers share. Also says the conditions that the reference had put there, which are there no more.
+    fn plan_shared(&self, view: &mut dyn View, edits: &mut Vec<Edit>) -> Result<Vec<Match>> {
         for chain in [HOST_PORTS, OLD_HOST_PORTS] {
             if view.uses(chain)?.is_none() {
                 edits.push(Edit::create(chain));
@@ -166,27 +179,38 @@ impl Rules {
         }
         let jump = |chain: &str| Rule::new(Vec::new(), Target::Jump(chain.to_string()));
         ensure_exactly(view, ALL_HOST_PORTS, &[jump(OLD_HOST_PORTS), jump(HOST_PORTS)], edits)?;
+        let mut conditions = Vec::new();
         for hook in HOOKS {
-            ensure_exactly(view, hook, &[to_host()], edits)?;
+            let flushed = ensure_exactly(view, hook, &[to_host()], edits)?;
+            if conditions.is_empty() {
+                conditions = shared_conditions(&flushed);
+            }
         }
         if self.guards_localnet && !view.chain(LOCALNET)?.is_some_and(|chain| chain.holds(&localnet::native_rule())) {
             edits.push(Edit::append(LOCALNET, localnet::native_rule()));
         }
-        Ok(())
+        Ok(conditions)
     }
 
     /// Fails, naming it, when something is missing. Rules that the reference made count too.
     pub(super) fn check(&self, view: &mut dyn View) -> Result<()> {
+        let shared = shared_conditions(&view.chain(HOOKS[0])?.map_or_else(Vec::new, |chain| chain.rules));
         for (chain, rules) in [(HOST_PORTS, &self.ports), (MASQUERADING, &self.masquerades)] {
             match view.chain(chain)? {
                 None if rules.is_empty() => {}
                 None => return Err(missing("chain", chain)),
-                Some(stored) => self.check_rules(chain, rules, &stored.rules)?,
+                Some(mut stored) => {
+                    if chain == HOST_PORTS {
+                        stored.rules.extend(view.chain(OLD_HOST_PORTS)?.map_or_else(Vec::new, |old| old.rules));
+                    }
+                    for stored in &mut stored.rules {
+                        stored.rule = narrowed(chain, &stored.rule, &shared).unwrap_or(stored.rule.clone());
+                    }
+                    self.check_rules(chain, rules, &stored.rules)?;
+                }
             }
         }
-        let jump = |chain: &str| Rule::new(Vec::new(), Target::Jump(chain.to_string()));
-        check_jump(view, ALL_HOST_PORTS, &jump(HOST_PORTS))?;
-        HOOKS.into_iter().try_for_each(|hook| check_jump(view, hook, &to_host()))
+        HOOKS.into_iter().try_for_each(|hook| check_hook(view, hook))
     }
 }
 
@@ -211,11 +235,19 @@ fn missing(what: &str, chain: &str) -> Error {
     Error::internal(format!("missing {what} {chain:?} in table cni_hostport"))
 }
 
-/// The reference may have put conditions in front of the jump.
-fn check_jump(view: &mut dyn View, chain: &str, rule: &Rule) -> Result<()> {
-    let stored = view.chain(chain)?.map_or_else(Vec::new, |stored| stored.rules);
-    let leads = |stored: &StoredRule| stored.rule.target == rule.target;
-    if stored.iter().any(leads) { Ok(()) } else { Err(missing("jump in chain", chain)) }
+/// The reference may have put conditions in front of the jump, and before 1.9 it led to the rules at once.
+fn check_hook(view: &mut dyn View, hook: &str) -> Result<()> {
+    for chain in [hook, ALL_HOST_PORTS] {
+        let stored = view.chain(chain)?.map_or_else(Vec::new, |stored| stored.rules);
+        let leads_to = |next| stored.iter().any(|stored| stored.rule.jumps_to(next));
+        if leads_to(HOST_PORTS) {
+            return Ok(());
+        }
+        if !leads_to(ALL_HOST_PORTS) {
+            return Err(missing("jump in chain", chain));
+        }
+    }
+    Ok(())
 }
 
 /// Only packets to the host itself: one that it forwards to the same port of somebody else is none of ours.
@@ -223,23 +255,44 @@ fn to_host() -> Rule {
     Rule::new(vec![Match::LocalDestination], Target::Jump(ALL_HOST_PORTS.to_string()))
 }
 
-/// A chain with just these rules. The reference too writes such chains anew.
-fn ensure_exactly(view: &mut dyn View, chain: &str, rules: &[Rule], edits: &mut Vec<Edit>) -> Result<()> {
+/// The conditions that the reference puts on the jump to all containers' rules; before 1.9 it had one to each chain.
+fn shared_conditions(rules: &[StoredRule]) -> Vec<Match> {
+    let leads = |rule: &Rule| [ALL_HOST_PORTS, HOST_PORTS, OLD_HOST_PORTS].iter().any(|chain| rule.jumps_to(chain));
+    let jump = rules.iter().find(|stored| !stored.foreign && leads(&stored.rule));
+    let matches = jump.map_or_else(Vec::new, |stored| stored.rule.matches.clone());
+    matches.into_iter().filter(|condition| *condition != Match::LocalDestination).collect()
+}
+
+/// A translation of the reference's with the conditions that so far were on the way to it; `None` when it stays as it is.
+fn narrowed(chain: &str, rule: &Rule, shared: &[Match]) -> Option<Rule> {
+    // Those that an earlier ADD of ours has moved already are not said again.
+    let missing: Vec<&Match> = shared.iter().filter(|condition| !rule.matches.contains(condition)).collect();
+    if chain == MASQUERADING || rule.note.is_some() || missing.is_empty() {
+        return None;
+    }
+    let matches = missing.into_iter().chain(&rule.matches).cloned().collect();
+    Some(Rule { matches, ..rule.clone() })
+}
+
+/// A chain with just these rules. The reference too writes such chains anew. Also says which rules that removes.
+fn ensure_exactly(view: &mut dyn View, chain: &str, rules: &[Rule], edits: &mut Vec<Edit>) -> Result<Vec<StoredRule>> {
+    let mut flushed = Vec::new();
     let is_base = BASE_CHAINS.iter().any(|base| base.name == chain);
     match view.chain(chain)? {
         Some(stored) => {
             let same =
                 stored.rules.iter().map(Some).zip(rules).all(|(stored, rule)| stored.is_some_and(|s| s.is(rule)));
             if same && stored.rules.len() == rules.len() {
-                return Ok(());
+                return Ok(flushed);
             }
             edits.push(Edit::Flush(chain.to_string()));
+            flushed = stored.rules;
         }
         None if !is_base => edits.push(Edit::create(chain)),
         None => {}
     }
     edits.extend(rules.iter().map(|rule| Edit::append(chain, rule.clone())));
-    Ok(())
+    Ok(flushed)
 }
 
 fn translation(conf: &Conf, mapping: &Mapping, address: IpAddr) -> Rule {

@@ -12,7 +12,8 @@ use crate::firewall::place::View;
 use crate::firewall::rule::{Protocol, Side};
 use crate::firewall::{Edit, Family, Match, Place, Rule, Session, Table};
 
-use super::{conf, forced_flavour, forget, iptables, nftables, owner};
+use super::conf::{self, Mapping};
+use super::{forced_flavour, forget, iptables, nftables, owner};
 
 /// What of a table goes: the changes, and the rules that go with them.
 type Removal<'a> = &'a dyn Fn(Place, &mut dyn View) -> Result<(Vec<Edit>, Vec<Rule>)>;
@@ -22,7 +23,7 @@ pub(super) fn del(request: &Request<'_>) -> Result<()> {
     let (network, container) = (&request.config.name, &request.container_id);
     let chains = [iptables::chain_name(network, container), iptables::old_chain_name(network, container)];
     let owner = owner(request);
-    remove(request, &chains, &conf::udp_destinations(request), &|place, view| match place {
+    remove(request, &chains, &conf::valid_mappings(request), &|place, view| match place {
         Place::Native(_) => nftables::removal(view, &owner),
         Place::Iptables { .. } => iptables::removal(view, &chains),
     })
@@ -43,8 +44,8 @@ pub(super) fn gc(request: &Request<'_>) -> Result<()> {
 }
 
 /// Removes from the tables `nat` that have one of the chains, and from our own, and forgets the flows that were led by what
-/// went, and those to `destinations`.
-fn remove(request: &Request<'_>, chains: &[String], destinations: &[Destination], removal: Removal<'_>) -> Result<()> {
+/// went, and those of `mappings`.
+fn remove(request: &Request<'_>, chains: &[String], mappings: &[Mapping], removal: Removal<'_>) -> Result<()> {
     let mut failures = Failures::default();
     let mut session = Session::default();
     let mut places = Vec::new();
@@ -56,7 +57,7 @@ fn remove(request: &Request<'_>, chains: &[String], destinations: &[Destination]
     let deleted = delete(&mut session, &places, removal, &mut failures);
     for family in Family::BOTH {
         let of_family = deleted.iter().filter(|(place, _)| is_of(*place, family));
-        forget_flows(family, destinations.to_vec(), of_family.flat_map(|(_, rules)| rules));
+        forget_flows(family, conf::udp_destinations(mappings, family), of_family.flat_map(|(_, rules)| rules));
     }
     failures.finish()
 }

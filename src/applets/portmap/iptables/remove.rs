@@ -17,16 +17,22 @@ pub(in crate::applets::portmap) fn removal(view: &mut dyn View, chains: &[String
             found.push((name, chain.references));
         }
     }
-    let references: usize = found.iter().map(|(_, references)| references).sum();
     for top in [TOP, OLD_TOP] {
-        if edits.len() == references {
+        if found.iter().all(|(_, references)| *references == 0) {
             break;
         }
-        if let Some(chain) = view.chain(top)? {
-            edits.extend(chain.deletions(top, |stored| found.iter().any(|(name, _)| stored.rule.jumps_to(name))));
+        let Some(chain) = view.chain(top)? else { continue };
+        for (name, references) in &mut found {
+            let jumps = chain.deletions(top, |stored| stored.rule.jumps_to(name));
+            *references = references.saturating_sub(jumps.len());
+            edits.extend(jumps);
         }
     }
-    edits.extend(found.into_iter().map(|(name, _)| Edit::DeleteChain(name.clone())));
+    // A chain that somebody else's rule leads to cannot be deleted, but what it leads to is gone all the same.
+    edits.extend(found.into_iter().map(|(name, references)| match references {
+        0 => Edit::DeleteChain(name.clone()),
+        _ => Edit::Flush(name.clone()),
+    }));
     Ok((edits, rules))
 }
 

@@ -50,6 +50,24 @@ fn what_was_added_is_taken_back_and_what_others_use_by_then_stays() {
 }
 
 #[test]
+fn a_chain_that_a_foreign_rule_leads_to_is_emptied() {
+    let mut table = FakeTable::default();
+    add(&mut table, &rules("c1", json!({})));
+    let chain = chain_name("mynet", "c1");
+    let foreign = Rule::new(Vec::new(), Target::Jump(chain.clone()));
+    table.apply(&[Edit::create("ADMIN"), Edit::append("ADMIN", foreign)]);
+    let left = |table: &mut FakeTable| {
+        let (edits, rules) = removal(table, std::slice::from_ref(&chain)).unwrap();
+        table.apply(&edits);
+        assert!(table.chain(TOP).unwrap().unwrap().rules.is_empty());
+        (rules.len(), table.chain(&chain).unwrap().map(|chain| chain.rules.len()))
+    };
+    assert_eq!(left(&mut table), (3, Some(0)));
+    table.apply(&[Edit::Flush("ADMIN".to_string())]);
+    assert_eq!(left(&mut table), (0, None));
+}
+
+#[test]
 fn a_missing_external_chain_is_an_error() {
     let rules = rules("c1", json!({"externalSetMarkChain": "KUBE-MARK-MASQ"}));
     let error = rules.plan(&mut FakeTable::default()).unwrap_err();

@@ -1,0 +1,55 @@
+//! Tests of the host once more, on the older kernel: the same bodies, with what matters most of their configurations.
+
+use crate::cross::Side::{Ours, Theirs};
+use crate::lab::chosen;
+use crate::{cross, firewall, masquerade, portmap, portmap_life, portmap_nft};
+
+#[test]
+fn masquerade_both_flavours_hold_the_rules_that_the_reference_writes() {
+    masquerade::both_flavours_hold_the_rules_that_the_reference_writes();
+}
+
+#[test]
+fn masqueraded_traffic_comes_back_from_a_place_without_a_route() {
+    masquerade::masqueraded_traffic_comes_back_from_a_place_without_a_route();
+}
+
+#[test]
+fn bridge_the_reference_adds_and_we_check_and_delete() {
+    cross::round_trip(Theirs, Ours, &chosen(cross::configurations(), &["dual stack"]));
+}
+
+#[test]
+fn bridge_we_add_and_the_reference_checks_and_deletes() {
+    cross::round_trip(Ours, Theirs, &chosen(cross::configurations(), &["dual stack"]));
+}
+
+#[test]
+fn bridge_both_make_the_same_result_and_the_same_host() {
+    cross::both_make_the_same(&chosen(cross::configurations(), &["walk-through", "dual stack"]));
+}
+
+#[test]
+fn firewall_both_leave_the_same_tables_and_print_the_same_result() {
+    firewall::both_leave_the_same(&chosen(firewall::configurations(), &["same-bridge dual", "admin chain"]));
+}
+
+#[test]
+fn firewall_what_one_adds_the_other_checks_and_deletes() {
+    firewall::round_trips(&chosen(firewall::configurations(), &["same-bridge dual"]));
+}
+
+#[test]
+fn portmap_the_rules_are_those_of_the_reference() {
+    portmap::the_rules_are_those_of_the_reference();
+}
+
+#[test]
+fn portmap_either_cleans_up_after_the_other() {
+    portmap_life::newer_either_cleans_up_after_the_other();
+}
+
+#[test]
+fn portmap_the_tables_are_those_of_the_reference() {
+    portmap_nft::newer_the_tables_are_those_of_the_reference_and_two_rules_more();
+}
