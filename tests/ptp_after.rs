@@ -283,10 +283,10 @@ fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
 
 #[test]
 fn a_hundred_containers_at_once() {
-    for flavour in ["nft", "legacy"] {
+    for (flavour, changes, families) in [("nft", masqueraded(), 1), ("legacy", masqueraded(), 1), ("nft", dual(), 2)] {
         let lab = lab(flavour);
         lab.sh("for i in $(seq 100); do ip netns add c$i; done").success();
-        let config = config(&masqueraded());
+        let config = config(&changes);
         let storm = |verb: &str| {
             std::thread::scope(|scope| {
                 for index in 1..=100 {
@@ -297,8 +297,8 @@ fn a_hundred_containers_at_once() {
             });
         };
         storm("ADD");
-        assert_eq!((lab.reserved("net").len(), lab.veths().len()), (100, 100), "{flavour}");
-        assert_eq!(lab.rules().iter().filter(|line| line.contains("POSTROUTING")).count(), 100);
+        assert_eq!((lab.reserved("net").len(), lab.veths().len()), (100 * families, 100), "{flavour}");
+        assert_eq!(lab.rules().iter().filter(|line| line.contains("POSTROUTING")).count(), 100 * families);
         storm("DEL");
         assert_eq!((lab.reserved("net").len(), lab.veths().len()), (0, 0));
         assert_eq!(lab.rules(), [""; 0], "{flavour}");

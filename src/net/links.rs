@@ -88,6 +88,11 @@ impl Link {
         self.flags & IFF_UP != 0
     }
 
+    /// True when something is at the other end. The operational state follows from this, but later.
+    pub fn has_carrier(&self) -> bool {
+        self.flags & IFF_LOWER_UP != 0
+    }
+
     /// True when the link was asked to take all packets.
     pub fn is_promiscuous(&self) -> bool {
         self.flags & IFF_PROMISC != 0
