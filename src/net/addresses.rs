@@ -193,6 +193,14 @@ mod tests {
     }
 
     #[test]
+    fn an_address_without_a_route_to_its_network() {
+        let net = "fd00::2/64".parse().unwrap();
+        let (plain, alone) = (new_address(3, net), new_address_alone(3, net));
+        let flags = alone.body().strip_prefix(plain.body()).unwrap();
+        assert_eq!(flags, [8, 0, 8, 0, 0, 2, 0, 0], "IFA_FLAGS: IFA_F_NOPREFIXROUTE");
+    }
+
+    #[test]
     fn point_to_point_prefixes_have_no_broadcast() {
         assert_eq!(new_address(3, "10.88.0.2/31".parse().unwrap()).body().len(), 24);
     }

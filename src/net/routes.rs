@@ -202,6 +202,21 @@ mod tests {
     }
 
     #[test]
+    fn a_route_from_an_address_and_its_deletion() {
+        let dst = "10.88.0.1/32".parse().unwrap();
+        let route = Route { scope: 253, source: "10.88.0.2".parse().ok(), ..Route::new(dst, None, 2) };
+        #[rustfmt::skip]
+        let golden = [
+            2, 32, 0, 0, 254, 3, 253, 1, 0, 0, 0, 0,    // rtmsg: IPv4, /32, main, boot, link, unicast
+            8, 0, 1, 0, 10, 88, 0, 1,                   // RTA_DST
+            8, 0, 7, 0, 10, 88, 0, 2,                   // RTA_PREFSRC
+            8, 0, 4, 0, 2, 0, 0, 0,                     // RTA_OIF
+        ];
+        assert_eq!(route.message().body(), golden);
+        assert_eq!(route.deletion().body(), golden);
+    }
+
+    #[test]
     fn a_way_says_whether_it_ends_here() {
         #[rustfmt::skip]
         let mut answer = [
