@@ -13,11 +13,11 @@
 //! The hardware address is taken from `runtimeConfig.mac`, CNI_ARGS `MAC` or `mac`.
 
 use crate::cni::args::Args;
-use crate::cni::delegate::Delegate;
 use crate::cni::result::{Dns, Interface, IpConfig};
 use crate::cni::{CniResult, Object, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 use crate::ipam::apply::{self, Target};
+use crate::ipam::attach::{addresses, call_ipam, find_ipam, open_netns};
 use crate::ipam::verify;
 use crate::net::tap::{self, NewTap};
 use crate::net::{Handle, Link, Mac, Netns};
@@ -118,10 +118,7 @@ impl Plugin for Tap {
             inside.set_up(link.index, true).context("failed to set tap interface up")?;
             return Ok(result);
         };
-        let given = ipam.add(request, undo)?;
-        if given.ips.is_empty() {
-            return Err(Error::internal("IPAM plugin returned missing IP config"));
-        }
+        let given = addresses(&ipam, request, undo)?;
         result.ips = given.ips.into_iter().map(|ip| IpConfig { interface: Some(0), ..ip }).collect();
         result.routes = given.routes;
         let mut target = Target { netns: &container, handle: &mut inside, index: link.index, name: &request.ifname };
@@ -215,19 +212,4 @@ fn check_device(inside: &mut Handle, conf: &Conf, listed: &Interface) -> Result<
         Some(bridge) if link.master == Some(bridge.index) => Ok(()),
         _ => differs(format!("is no port of bridge {}", conf.bridge)),
     }
-}
-
-/// The IPAM plugin; `None` for a network without addresses.
-fn find_ipam(request: &Request<'_>) -> Result<Option<Delegate>> {
-    let kind = request.config.ipam_type().context("failed to load netconf")?;
-    if kind.is_empty() { Ok(None) } else { Delegate::find_ipam(kind, request).map(Some) }
-}
-
-/// Passes the call on to the IPAM plugin, if there is one.
-fn call_ipam(request: &Request<'_>) -> Result<()> {
-    find_ipam(request)?.map_or(Ok(()), |ipam| ipam.call(request))
-}
-
-fn open_netns(request: &Request<'_>) -> Result<Netns> {
-    Netns::open(&request.netns).with_context(|| format!("failed to open netns {:?}", request.netns))
 }

@@ -16,7 +16,6 @@ mod check;
 
 use ipnet::IpNet;
 
-use crate::cni::delegate::Delegate;
 use crate::cni::result::{Dns, Interface};
 use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
@@ -24,6 +23,7 @@ use crate::firewall::Session;
 use crate::firewall::flavour::Flavour;
 use crate::firewall::masquerade::{self, Manner, Masquerade};
 use crate::ipam::apply::Target;
+use crate::ipam::attach::{open_netns, required_ipam};
 use crate::ipam::detach::Attachment;
 use crate::ipam::point_to_point;
 use crate::net::{Handle, Mac, Netns, links, sysctls, veth};
@@ -45,7 +45,6 @@ struct Conf {
     /// `ipMasqBackend` if it is set.
     backend: Option<String>,
     mtu: u32,
-    ipam: String,
     /// `dns` if the configuration sets anything there.
     dns: Option<Dns>,
 }
@@ -63,7 +62,6 @@ impl Conf {
             masquerade: top.boolean("ipMasq")?,
             backend: top.get("ipMasqBackend").map(|_| backend.to_string()),
             mtu: u32::try_from(mtu).map_err(|_| Error::internal(format!("invalid mtu {mtu}")))?,
-            ipam: config.ipam_type()?.to_string(),
             dns: config.dns_if_set()?,
         })
     }
@@ -84,7 +82,7 @@ impl Plugin for Ptp {
     /// The IPAM comes first, as in the reference: a second ADD of the same interface gets its refusal.
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         let conf = Conf::of(request)?;
-        let ipam = Delegate::find_ipam(&conf.ipam, request)?;
+        let ipam = required_ipam(request)?;
         let manner = conf.manner(request)?;
         let container = open_netns(request)?;
         let mut result = ipam.add(request, undo)?;
@@ -107,7 +105,7 @@ impl Plugin for Ptp {
     fn check(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::of(request)?;
         let container = open_netns(request)?;
-        call_ipam(&conf, request)?;
+        call_ipam(request)?;
         check::check(&conf, request, &container)
     }
 
@@ -123,7 +121,7 @@ impl Plugin for Ptp {
             failures.note(attachment.remove(request))
         });
         if removed.is_some() {
-            failures.note(call_ipam(&conf, request));
+            failures.note(call_ipam(request));
         }
         failures.finish()
     }
@@ -137,7 +135,7 @@ impl Plugin for Ptp {
             let name = &request.config.name;
             failures.note(masquerade::gc(&mut Session::default(), name, &valid, flavour_if_valid(request)));
         }
-        failures.note(call_ipam(&conf, request));
+        failures.note(call_ipam(request));
         failures.finish()
     }
 
@@ -146,7 +144,7 @@ impl Plugin for Ptp {
         if let Some(manner) = conf.manner(request)? {
             manner.probe(&mut Session::default())?;
         }
-        call_ipam(&conf, request)
+        call_ipam(request)
     }
 }
 
@@ -202,12 +200,8 @@ fn flavour_if_valid(request: &Request<'_>) -> Option<Flavour> {
 }
 
 /// Passes the call on to the IPAM plugin, which there must be.
-fn call_ipam(conf: &Conf, request: &Request<'_>) -> Result<()> {
-    Delegate::find_ipam(&conf.ipam, request)?.call(request)
-}
-
-fn open_netns(request: &Request<'_>) -> Result<Netns> {
-    Netns::open(&request.netns).with_context(|| format!("failed to open netns {:?}", request.netns))
+fn call_ipam(request: &Request<'_>) -> Result<()> {
+    required_ipam(request)?.call(request)
 }
 
 fn entry(name: &str, mac: &Mac, sandbox: &str) -> Interface {
