@@ -92,9 +92,8 @@ impl Handle {
             match (waiting, &mut events) {
                 (false, _) => return Ok(()),
                 (true, None) => events = Some(netns.run(|| Connection::events(&[RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK]))??),
-                // A new link's state is not known until the kernel has got round to it.
-                (true, Some(_)) if !matches!(link.state, State::UP | State::UNKNOWN) => return Ok(()),
-                (true, Some(_)) if left.is_zero() && link.state == State::UNKNOWN => return Ok(()),
+                (true, Some(_)) if !link.has_carrier() => return Ok(()),
+                (true, Some(_)) if left.is_zero() && link.state != State::UP => return Ok(()),
                 (true, Some(_)) if left.is_zero() => return Err(still_tentative(name, limit)),
                 (true, Some(events)) => events.await_events(left)?,
             }

@@ -50,9 +50,6 @@ pub struct Link {
 pub struct State(pub u8);
 
 impl State {
-    /// The device does not tell, or the kernel has not yet asked.
-    pub const UNKNOWN: State = State(0);
-
     /// Ready to pass packets.
     pub const UP: State = State(6);
 
@@ -95,14 +92,19 @@ impl Link {
         self.flags & IFF_UP != 0
     }
 
-    /// True for `lo`.
-    pub fn is_loopback(&self) -> bool {
-        self.flags & IFF_LOOPBACK != 0
+    /// True when something is at the other end. The operational state follows from this, but later.
+    pub fn has_carrier(&self) -> bool {
+        self.flags & IFF_LOWER_UP != 0
     }
 
     /// True when the link was asked to take all packets.
     pub fn is_promiscuous(&self) -> bool {
         self.flags & IFF_PROMISC != 0
+    }
+
+    /// True for `lo`.
+    pub fn is_loopback(&self) -> bool {
+        self.flags & IFF_LOOPBACK != 0
     }
 
     /// Reads the attributes in one pass: there are about sixty, and this is done several times in every call.
