@@ -10,7 +10,9 @@ pub mod ipvlan;
 pub mod loopback;
 pub mod macvlan;
 pub mod portmap;
+pub mod ptp;
 pub mod static_ipam;
+pub mod tap;
 pub mod vlan;
 
 use crate::cni::serve::Answer;
@@ -43,7 +45,9 @@ pub const APPLETS: &[Applet] = &[
     plugin("loopback", &loopback::LOOPBACK),
     plugin("macvlan", &macvlan::MACVLAN),
     plugin("portmap", &portmap::PORTMAP),
+    plugin("ptp", &ptp::PTP),
     plugin("static", &static_ipam::STATIC),
+    plugin("tap", &tap::TAP),
     plugin("vlan", &vlan::VLAN),
 ];
 

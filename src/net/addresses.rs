@@ -110,6 +110,13 @@ pub(crate) fn new_address(index: u32, net: IpNet) -> Message {
     address_message(RTM_NEWADDR, CREATE | EXCL, index, net)
 }
 
+/// The same without the route to the address's network that the kernel otherwise adds.
+pub(crate) fn new_address_alone(index: u32, net: IpNet) -> Message {
+    let mut message = new_address(index, net);
+    message.u32(IFA_FLAGS, IFA_F_NOPREFIXROUTE);
+    message
+}
+
 /// IPv4 addresses with room for one get a broadcast address, as `ip address add … brd +` and the reference give them.
 fn address_message(kind: u16, flags: u16, index: u32, net: IpNet) -> Message {
     const FIRST_WITHOUT_BROADCAST: u8 = 31;
@@ -183,6 +190,14 @@ mod tests {
         assert_eq!(message.body(), golden);
         assert_eq!(parse(&golden, 3).unwrap().unwrap().net.to_string(), "10.88.0.2/16");
         assert_eq!(parse(&golden, 4).unwrap(), None);
+    }
+
+    #[test]
+    fn an_address_without_a_route_to_its_network() {
+        let net = "fd00::2/64".parse().unwrap();
+        let (plain, alone) = (new_address(3, net), new_address_alone(3, net));
+        let flags = alone.body().strip_prefix(plain.body()).unwrap();
+        assert_eq!(flags, [8, 0, 8, 0, 0, 2, 0, 0], "IFA_FLAGS: IFA_F_NOPREFIXROUTE");
     }
 
     #[test]

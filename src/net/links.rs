@@ -97,6 +97,11 @@ impl Link {
         self.flags & IFF_LOWER_UP != 0
     }
 
+    /// True when something is at the other end. The operational state follows from this, but later.
+    pub fn has_carrier(&self) -> bool {
+        self.flags & IFF_LOWER_UP != 0
+    }
+
     /// True when the link was asked to take all packets.
     pub fn is_promiscuous(&self) -> bool {
         self.flags & IFF_PROMISC != 0
@@ -232,6 +237,23 @@ impl Handle {
     pub fn set_mac(&mut self, index: u32, mac: &Mac) -> Result<()> {
         let mut request = message(RTM_SETLINK, 0, index, 0, 0);
         request.attribute(IFLA_ADDRESS, mac.bytes());
+        self.connection.request(request)
+    }
+
+    /// Sets the hardware address (`None`: it stays) and the MTU in bytes (0: it stays) of a link.
+    pub fn set_mac_and_mtu(&mut self, index: u32, mac: Option<&Mac>, mtu: u32) -> Result<()> {
+        let mut request = message(RTM_SETLINK, 0, index, 0, 0);
+        if let Some(mac) = mac {
+            request.attribute(IFLA_ADDRESS, mac.bytes());
+        }
+        push_mtu(&mut request, mtu);
+        self.connection.request(request)
+    }
+
+    /// Makes a link a port of a bridge.
+    pub fn set_master(&mut self, index: u32, master: u32) -> Result<()> {
+        let mut request = message(RTM_SETLINK, 0, index, 0, 0);
+        request.u32(IFLA_MASTER, master);
         self.connection.request(request)
     }
 

@@ -10,6 +10,7 @@ pub mod mac;
 pub mod routes;
 pub mod steps;
 pub mod sysctls;
+pub mod tap;
 pub mod veth;
 
 pub use crate::sys::netns::Netns;

@@ -22,7 +22,6 @@
 
 mod check;
 mod firewall;
-mod remove;
 mod setup;
 mod shared;
 
@@ -37,6 +36,7 @@ use crate::cni::result::{Dns, Interface};
 use crate::cni::{CniResult, NetworkConfig, Object, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 use crate::firewall::Session;
+use crate::ipam::detach::Attachment;
 use crate::net::{Mac, Netns};
 
 /// Longest interface name in bytes.
@@ -97,7 +97,7 @@ impl Plugin for Bridge {
         let wishes = Wishes::of(&request.config).context("failed to load netconf")?;
         let mut failures = Failures::default();
         let mut session = Session::default();
-        let removed = failures.note(remove::Attachment::find(request)).and_then(|mut attachment| {
+        let removed = failures.note(Attachment::find(request)).and_then(|mut attachment| {
             if wishes.masquerade {
                 failures.note(firewall::end_masquerade(request, &mut attachment, &mut session));
             }
@@ -179,18 +179,9 @@ impl Conf {
             disable_container_interface: top.boolean("disableContainerInterface")?,
             mac,
             ipam: config.ipam_type()?.to_string(),
-            dns: configured_dns(config)?,
+            dns: config.dns_if_set()?,
         })
     }
-}
-
-/// `dns` counts as configured when any of its keys is set, even to an empty list.
-fn configured_dns(config: &NetworkConfig) -> Result<Option<Dns>> {
-    let dns = config.dns()?;
-    let lists = ["nameservers", "search", "options"];
-    let object = config.top().object("dns")?;
-    let set = object.is_some_and(|dns| lists.iter().any(|key| dns.get(key).is_some()));
-    Ok((set || !dns.domain.is_empty()).then_some(dns))
 }
 
 /// Settings of the reference that this version does not have yet. Ignoring them would open what they close.
