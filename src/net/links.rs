@@ -92,9 +92,9 @@ impl Link {
         self.flags & IFF_UP != 0
     }
 
-    /// True when something is at the other end. The operational state follows from this, but later.
-    pub fn has_carrier(&self) -> bool {
-        self.flags & IFF_LOWER_UP != 0
+    /// True for `lo`.
+    pub fn is_loopback(&self) -> bool {
+        self.flags & IFF_LOOPBACK != 0
     }
 
     /// True when something is at the other end. The operational state follows from this, but later.
@@ -105,11 +105,6 @@ impl Link {
     /// True when the link was asked to take all packets.
     pub fn is_promiscuous(&self) -> bool {
         self.flags & IFF_PROMISC != 0
-    }
-
-    /// True for `lo`.
-    pub fn is_loopback(&self) -> bool {
-        self.flags & IFF_LOOPBACK != 0
     }
 
     /// Reads the attributes in one pass: there are about sixty, and this is done several times in every call.
