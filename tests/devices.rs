@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::accidents::assert_untouched;
-use crate::kills::{assert_nearly_all, changing_calls, kill_at};
+use crate::kills::{assert_nearly_all, changing_calls, fail_at, kill_at};
 use crate::lab::{Call, Lab, Outcome, Snapshot, merged, without_random_names};
 
 /// A plugin and a configuration that it can carry out on [`host`].
@@ -216,7 +216,32 @@ pub fn killed_adds_are_cleaned_up(device: &Device, prepare: &str) {
     add.run().result();
 }
 
-/// ADD, CHECK and DEL of many containers at once.
+/// Each of its system calls that matter fails once; a failed ADD leaves nothing that a DEL would have to remove.
+pub fn failed_steps_are_undone(device: &Device) {
+    let lab = host();
+    let (add, delete) = (device.call(&lab), device.call(&lab).verb("DEL"));
+    add.run().result();
+    delete.run().silent();
+    let (all, before) = (lab.snapshot(), brief(&lab));
+    let mut points = changing_calls(&lab, &add);
+    // What finds the device's index, after it has been made.
+    points.extend((1..=3).map(|ordinal| ("ioctl".to_string(), ordinal)));
+    delete.run().silent();
+    let mut failed = 0;
+    for point in points.iter().filter(|(name, _)| name != "exit_group") {
+        eprintln!("failing {point:?}");
+        match fail_at(&add, point) {
+            true => failed += 1,
+            // Not everything is needed.
+            false => drop(delete.run().silent()),
+        }
+        assert_eq!(brief(&lab), before);
+    }
+    assert!(failed > 5, "only {failed} of {points:?}");
+    assert_untouched(&lab, &all);
+}
+
+/// ADD and DEL of many containers at once.
 pub fn many_at_once(count: usize, device_of: impl Fn(usize) -> Device + Sync) {
     let lab = host();
     let names: String = (0..count).map(|one| format!("netns add many{one}\n")).collect();

@@ -236,6 +236,11 @@ fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
 }
 
 #[test]
+fn better_an_add_whose_steps_fail_is_undone() {
+    devices::failed_steps_are_undone(&macvlan(&json!({})));
+}
+
+#[test]
 fn a_hundred_at_once() {
     devices::many_at_once(100, |_| macvlan(&json!({})));
 }

@@ -50,9 +50,6 @@ pub struct Link {
 pub struct State(pub u8);
 
 impl State {
-    /// The device does not tell, or the kernel has not yet asked.
-    pub const UNKNOWN: State = State(0);
-
     /// Ready to pass packets.
     pub const UP: State = State(6);
 
