@@ -2,9 +2,13 @@
 //! clock or socket, the socket, and what a lease means for CNI. The daemon (`applets/dhcp`) owns the loop.
 
 pub mod client;
+pub mod daemon;
+pub mod dial;
+pub mod gob;
 pub mod lease;
 pub mod packet;
 pub mod result;
+pub mod rpc;
 pub mod settings;
 pub mod socket;
 

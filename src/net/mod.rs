@@ -5,6 +5,7 @@
 
 pub mod addresses;
 pub mod devices;
+pub mod link_events;
 pub mod links;
 pub mod mac;
 pub mod routes;

@@ -2,8 +2,10 @@
 #![allow(unsafe_code)] // This is the layer that the rest of the crate forbids it for.
 
 pub mod background;
+pub mod events;
 pub mod file;
 mod heap;
+pub mod listen;
 pub mod lock;
 pub mod netns;
 pub mod output;
