@@ -2,6 +2,7 @@
 //! clock or socket, the socket, and what a lease means for CNI. The daemon (`applets/dhcp`) owns the loop.
 
 pub mod client;
+pub mod frame;
 pub mod lease;
 pub mod packet;
 pub mod result;

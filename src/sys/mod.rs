@@ -7,6 +7,7 @@ mod heap;
 pub mod lock;
 pub mod netns;
 pub mod output;
+pub mod packet_socket;
 pub mod process;
 pub mod random;
 pub mod socket;
