@@ -24,8 +24,8 @@ const FORBIDDEN: [(&str, &[&str]); 6] = [
     ("cni", &["netlink", "net", "firewall", "ipam"]),
     ("net", &["cni"]),
     ("firewall", &["cni", "ipam"]),
-    ("ipam", &["firewall", "dhcp"]),
-    ("dhcp", &["ipam", "firewall", "netlink"]),
+    ("ipam", &["firewall"]),
+    ("dhcp", &["netlink"]),
     ("applets", &["netlink", "sys"]),
 ];
 const LONGEST_FILE: usize = 500;

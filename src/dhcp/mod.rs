@@ -4,6 +4,7 @@
 pub mod client;
 pub mod daemon;
 pub mod dial;
+pub mod frame;
 pub mod gob;
 pub mod lease;
 pub mod packet;

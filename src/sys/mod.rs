@@ -9,6 +9,7 @@ pub mod listen;
 pub mod lock;
 pub mod netns;
 pub mod output;
+pub mod packet_socket;
 pub mod process;
 pub mod random;
 pub mod socket;
