@@ -107,6 +107,11 @@ impl Client {
         &self.settings
     }
 
+    /// The link has another hardware address from now on.
+    pub fn set_hardware(&mut self, hardware: [u8; 6]) {
+        self.settings.hardware = hardware;
+    }
+
     /// The lease that is held.
     pub fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()

@@ -22,9 +22,8 @@ use keeper::Keeper;
 use records::Records;
 use slots::Slots;
 
-use crate::cni::CniResult;
 use crate::dhcp::client::{Event, Timing};
-use crate::dhcp::{Clock, Moment, result, rpc};
+use crate::dhcp::{Clock, Moment, rpc};
 use crate::error::{Context, Errno, Error, Result};
 use crate::sys::events::{EndSignals, Interest, Poller};
 use crate::sys::{events, listen, output};
@@ -249,12 +248,12 @@ impl Daemon {
     /// Closes a connection. A lease that is being acquired for it alone is not wanted any more.
     fn close(&mut self, slot: usize) {
         let Some(connection) = self.connections.remove(slot) else { return };
-        let Some(place) = connection.waits_for else { return };
-        let Some(keeper) = self.keepers.get_mut(place) else { return };
+        let Some(held) = connection.waits_for else { return };
+        let Some(keeper) = self.keepers.get_mut(held) else { return };
         keeper.waiting.retain(|(waiting, _)| *waiting != slot);
         if keeper.waiting.is_empty() && keeper.client.lease().is_none() {
             log(&keeper.key, "nobody waits for the lease any more");
-            self.keepers.remove(place);
+            self.release(held);
         }
     }
 
@@ -361,9 +360,4 @@ impl Daemon {
             self.reply(*waiting, &Err(reason.to_string()));
         }
     }
-}
-
-/// The result of the lease that a keeper holds.
-fn result_of(keeper: &Keeper, wishes: result::Wishes) -> Result<CniResult> {
-    keeper.result(wishes)
 }
