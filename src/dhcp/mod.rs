@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod frame;
+mod hexadecimal;
 pub mod lease;
 pub mod packet;
 pub mod result;
