@@ -60,8 +60,7 @@ impl Lease {
         let server = options.address(code::SERVER_ID).filter(|server| can_be_a_hosts(*server))?;
         let (renew_after, rebind_after) = times(seconds, options);
         let options = options.only(&KEPT);
-        let lease =
-            Lease { address, server, server_mac: from, obtained, seconds, renew_after, rebind_after, options };
+        let lease = Lease { address, server, server_mac: from, obtained, seconds, renew_after, rebind_after, options };
         (seconds >= SHORTEST).then_some(lease)
     }
 
@@ -262,7 +261,8 @@ mod tests {
             // The clock was set back by a day.
             assert_eq!(read(&map, Clock { now: 10_000, wall: 1_699_900_000_000 }).unwrap().obtained, 10_000);
         }
-        for (key, bad) in [("dhcpAddress", "10.0.0"), ("dhcpServer", ""), ("dhcpLeased", "0g"), ("dhcpLeased", "0100")] {
+        for (key, bad) in [("dhcpAddress", "10.0.0"), ("dhcpServer", ""), ("dhcpLeased", "0g"), ("dhcpLeased", "0100")]
+        {
             let mut map = record(&lease, before);
             map.insert(key.to_string(), bad.into());
             let text = format!("recorded lease has an unreadable {key:?}");

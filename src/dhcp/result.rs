@@ -260,7 +260,8 @@ mod tests {
         let given: (u8, &[u8]) = (code::CLASSLESS_ROUTES, &[0, 10, 1, 2, 9, 12, 172, 16, 0, 0, 0, 0]);
         assert_eq!(routes(&[ROUTER, statics, given]), ["0.0.0.0/0 10.1.2.9 None", "172.16.0.0/12 0.0.0.0 Some(253)"]);
         let others = ["172.20.1.2/16 10.1.2.8 None", "0.0.0.0/0 10.1.2.1 None"];
-        for void in [&[][..], &[33, 1, 2, 3, 4, 5, 1, 2, 3, 4], &[24, 10, 0, 0, 10, 1, 2], &[0, 10, 1, 2, 9, 8], &[255]] {
+        for void in [&[][..], &[33, 1, 2, 3, 4, 5, 1, 2, 3, 4], &[24, 10, 0, 0, 10, 1, 2], &[0, 10, 1, 2, 9, 8], &[255]]
+        {
             assert_eq!(routes(&[ROUTER, statics, (code::CLASSLESS_ROUTES, void)]), others, "{void:?}");
         }
     }

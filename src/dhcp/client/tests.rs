@@ -261,7 +261,7 @@ fn a_lease_that_nobody_renews_expires() {
     let (sends, end, event) = silence(&mut client);
     assert_eq!((end, event), (1_000_000, Event::Expired));
     assert!((7..16).contains(&sends.len()), "{sends:?}");
-    assert_eq!((client.lease(), client.deadline(), client.release(end)), (None, None, None));
+    assert_eq!((client.release(end), client.lease(), client.deadline()), (None, None, None));
 }
 
 #[test]
@@ -390,7 +390,10 @@ fn a_recorded_lease_that_nobody_confirms_lasts_as_long_as_it_was_granted() {
     // Past T2 any server is asked.
     let mut again = restored(&map, 860_000);
     silence(&mut again);
-    assert_eq!(next(&mut again).1.send.map(|send| (send.source, send.destination)), Some((ADDRESS, Ipv4Addr::BROADCAST)));
+    assert_eq!(
+        next(&mut again).1.send.map(|send| (send.source, send.destination)),
+        Some((ADDRESS, Ipv4Addr::BROADCAST))
+    );
 }
 
 #[test]
