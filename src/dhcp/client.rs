@@ -381,6 +381,7 @@ impl Client {
         match &self.lease {
             Some(lease) if lease.expires() > now => {
                 self.hold(lease.renews(), 0);
+                self.wake = self.wake.max(now);
                 Output { send: None, event: Some(Event::Unconfirmed) }
             }
             _ => self.begin(Stage::Selecting, now),
