@@ -5,6 +5,7 @@ pub mod client;
 pub mod daemon;
 pub mod dial;
 pub mod frame;
+mod hexadecimal;
 pub mod gob;
 pub mod lease;
 pub mod packet;

@@ -144,9 +144,11 @@ fn name_of(bytes: &[u8]) -> Option<String> {
 /// Option 119 (RFC 3397): names as in DNS messages, which may end with a pointer to an earlier one. Up to the first name
 /// that is not right.
 fn search_list(list: &[u8]) -> Vec<String> {
+    /// More than any resolver looks at.
+    const MANY: usize = 32;
     let mut names = Vec::new();
     let mut at = 0;
-    while at < list.len() {
+    while at < list.len() && names.len() < MANY {
         let Some((name, next)) = read_name(list, at) else { break };
         names.extend(name_of(&name));
         at = next;
@@ -158,6 +160,7 @@ fn search_list(list: &[u8]) -> Vec<String> {
 /// there is no way around in circles.
 fn read_name(list: &[u8], at: usize) -> Option<(Vec<u8>, usize)> {
     const POINTER: u8 = 0xc0;
+    const LONGEST_LABEL: u8 = 63;
     const LONGEST: usize = 255;
     let (mut name, mut at, mut limit, mut next) = (Vec::new(), at, at, None);
     loop {
@@ -170,6 +173,9 @@ fn read_name(list: &[u8], at: usize) -> Option<(Vec<u8>, usize)> {
             }
             (at, limit) = (target, target);
             continue;
+        }
+        if length > LONGEST_LABEL {
+            return None;
         }
         let end = at + 1 + usize::from(length);
         match list.get(at + 1..end)? {
@@ -254,7 +260,8 @@ mod tests {
         let given: (u8, &[u8]) = (code::CLASSLESS_ROUTES, &[0, 10, 1, 2, 9, 12, 172, 16, 0, 0, 0, 0]);
         assert_eq!(routes(&[ROUTER, statics, given]), ["0.0.0.0/0 10.1.2.9 None", "172.16.0.0/12 0.0.0.0 Some(253)"]);
         let others = ["172.20.1.2/16 10.1.2.8 None", "0.0.0.0/0 10.1.2.1 None"];
-        for void in [&[][..], &[33, 1, 2, 3, 4, 5, 1, 2, 3, 4], &[24, 10, 0, 0, 10, 1, 2], &[0, 10, 1, 2, 9, 8], &[255]] {
+        for void in [&[][..], &[33, 1, 2, 3, 4, 5, 1, 2, 3, 4], &[24, 10, 0, 0, 10, 1, 2], &[0, 10, 1, 2, 9, 8], &[255]]
+        {
             assert_eq!(routes(&[ROUTER, statics, (code::CLASSLESS_ROUTES, void)]), others, "{void:?}");
         }
     }

@@ -72,8 +72,15 @@ pub struct Malformed;
 
 const HEADER_ID: i64 = 64;
 const BODY_ID: i64 = 65;
-const [IPS_ID, IP_ID, NET_ID, ROUTES_ID, ROUTE_ID, DNS_ID, TEXTS_ID, INTERFACES_ID, INTERFACE_ID]: [i64; 9] =
-    [66, 67, 68, 69, 70, 71, 72, 73, 74];
+const IPS_ID: i64 = 66;
+const IP_ID: i64 = 67;
+const NET_ID: i64 = 68;
+const ROUTES_ID: i64 = 69;
+const ROUTE_ID: i64 = 70;
+const DNS_ID: i64 = 71;
+const TEXTS_ID: i64 = 72;
+const INTERFACES_ID: i64 = 73;
+const INTERFACE_ID: i64 = 74;
 
 const REQUEST: Definition =
     Definition { id: HEADER_ID, name: "Request", shape: Shape::Struct(&[("ServiceMethod", STRING), ("Seq", UINT)]) };

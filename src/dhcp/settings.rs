@@ -186,7 +186,8 @@ mod tests {
         assert_eq!(value(&both, "K8S_POD_NAME=", 12), "");
         let last = provide(&json!([{"option": "12", "value": "a"}, {"option": "host-name", "value": "b"}]));
         assert_eq!(value(&last, "", 12), "b");
-        let nothing = provide(&json!([{"option": "12"}, {"option": "0", "value": "x"}, {"option": "255", "value": "x"}]));
+        let nothing =
+            provide(&json!([{"option": "12"}, {"option": "0", "value": "x"}, {"option": "255", "value": "x"}]));
         assert_eq!(value(&nothing, "", 12), "-");
         let id = provide(&json!([{"option": "dhcp-client-identifier", "value": "me"}]));
         assert_eq!(value(&id, "", 61), "me");
@@ -197,7 +198,9 @@ mod tests {
         let text = |ipam: &Value| decode(ipam, &format!("L={}", "x".repeat(256))).unwrap_err().msg;
         let bad = |name: &str| text(&json!({"request": [{ "option": name }]}));
         let parsing = |name: &str, cause: &str| {
-            format!(r#"Can not parse option "{name}": Can not parse option: strconv.ParseUint: parsing "{name}": {cause}"#)
+            format!(
+                r#"Can not parse option "{name}": Can not parse option: strconv.ParseUint: parsing "{name}": {cause}"#
+            )
         };
         assert_eq!(bad("nope"), parsing("nope", "invalid syntax"));
         assert_eq!(bad("+1"), parsing("+1", "invalid syntax"));

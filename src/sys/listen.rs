@@ -19,11 +19,11 @@ const FIRST_PASSED: i32 = 3;
 /// (sd_listen_fds(3)); `None` when it has not passed any. To be called once, before anything else is opened. The texts
 /// are the reference's.
 pub fn passed(pid: &str, count: &str) -> Result<Option<UnixListener>> {
-    let count = match (pid.parse(), count.parse()) {
+    let numbers: (std::result::Result<u32, _>, std::result::Result<u32, _>) = (pid.parse(), count.parse());
+    let count = match numbers {
         (Ok(pid), Ok(count)) if std::process::id() == pid && count > 0 => count,
         _ => return Ok(None),
     };
-    let count: u32 = count;
     if count > 1 {
         return Err(Error::internal(format!("Too many ({count}) FDs passed through socket activation")));
     }

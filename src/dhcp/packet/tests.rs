@@ -82,8 +82,7 @@ fn values_have_types() {
     assert_eq!(options.number(code::LEASE_TIME), Some(120));
     assert_eq!(options.address(code::ROUTERS), None);
     assert_eq!(options.addresses(code::ROUTERS).len(), 2);
-    assert_eq!(options.addresses(code::DOMAIN_NAME), []);
-    assert_eq!(options.addresses(code::MTU), []);
+    assert!(options.addresses(code::DOMAIN_NAME).is_empty() && options.addresses(code::MTU).is_empty());
 }
 
 #[test]

@@ -1,0 +1,452 @@
+use super::*;
+use serde_json::{Map, Value};
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 1);
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 77);
+const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+fn settings() -> Settings {
+    let mut options = Options::default();
+    options.set(code::PARAMETER_LIST, &[3, 1]);
+    options.set(code::CLIENT_ID, b"\0c/n/eth0");
+    Settings { hardware: MAC, broadcast: false, options }
+}
+
+fn client() -> Client {
+    Client::acquire(settings(), Timing::default(), 0, 1)
+}
+
+/// What was sent, read as a server would.
+fn sent(output: &Output) -> Packet {
+    Packet::decode(&output.send.as_ref().expect("something is sent").payload).unwrap()
+}
+
+/// The server's answer to a message.
+fn answer(kind: u8, to: &Packet) -> Packet {
+    let mut answer = Packet { op: packet::REPLY, yours: ADDRESS, options: Options::default(), ..to.clone() };
+    answer.options.set(code::MESSAGE_TYPE, &[kind]);
+    answer.options.set(code::SERVER_ID, &SERVER.octets());
+    if kind == kind::NAK {
+        answer.yours = NOBODY;
+        return answer;
+    }
+    answer.options.set(code::LEASE_TIME, &1000_u32.to_be_bytes());
+    answer.options.set(code::SUBNET_MASK, &[255, 255, 255, 0]);
+    answer
+}
+
+fn hear(client: &mut Client, now: Moment, packet: &Packet) -> Output {
+    client.receive(now, packet, Some(SERVER_MAC))
+}
+
+/// A client that got its lease of 1000 seconds at time 0.
+fn bound() -> Client {
+    let mut client = client();
+    let discover = sent(&client.poll(0));
+    let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, &discover)));
+    let event = hear(&mut client, 0, &answer(kind::ACK, &request)).event;
+    assert_eq!(event, Some(Event::Bound));
+    client
+}
+
+/// Lets time pass to the next deadline.
+fn next(client: &mut Client) -> (Moment, Output) {
+    let deadline = client.deadline().expect("there is something to do");
+    assert_eq!(client.poll(deadline - 1), Output::default());
+    (deadline, client.poll(deadline))
+}
+
+fn near(moment: Moment, wanted: Moment, by: Moment) {
+    assert!((moment - wanted).abs() <= by, "{moment} is not {wanted} +-{by}");
+}
+
+/// Everything that happens until the client ends, nobody answering: sends with their times, and the last event.
+fn silence(client: &mut Client) -> (Vec<(Moment, u8)>, Moment, Event) {
+    let mut sends = Vec::new();
+    loop {
+        let (now, output) = next(client);
+        if output.send.is_some() {
+            sends.push((now, sent(&output).kind().unwrap()));
+        }
+        if let Some(event) = output.event {
+            return (sends, now, event);
+        }
+    }
+}
+
+#[test]
+fn a_lease_is_acquired_in_four_messages() {
+    let mut client = client();
+    assert_eq!((client.deadline(), client.lease()), (Some(0), None));
+    let output = client.poll(0);
+    let datagram = output.send.clone().unwrap();
+    assert_eq!((datagram.source, datagram.destination, datagram.mac), (NOBODY, Ipv4Addr::BROADCAST, BROADCAST_MAC));
+    let discover = sent(&output);
+    assert_eq!((discover.op, discover.flags, discover.client, discover.hardware), (packet::REQUEST, 0, NOBODY, MAC));
+    let codes: Vec<_> = discover.options.iter().map(|(code, _)| code).collect();
+    assert_eq!((discover.kind(), codes), (Some(kind::DISCOVER), vec![53, 55, 61]));
+    let output = hear(&mut client, 3, &answer(kind::OFFER, &discover));
+    let request = sent(&output);
+    assert_eq!((request.kind(), request.xid, request.client), (Some(kind::REQUEST), discover.xid, NOBODY));
+    assert_eq!(request.options.address(code::REQUESTED_ADDRESS), Some(ADDRESS));
+    assert_eq!(request.options.address(code::SERVER_ID), Some(SERVER));
+    let output = hear(&mut client, 5, &answer(kind::ACK, &request));
+    assert_eq!((output.send, output.event), (None, Some(Event::Bound)));
+    let lease = client.lease().unwrap();
+    assert_eq!((lease.address, lease.server, lease.server_mac), (ADDRESS, SERVER, Some(SERVER_MAC)));
+    assert_eq!((lease.obtained, lease.expires(), client.listening()), (3, 1_000_003, false));
+    near(client.deadline().unwrap(), 500_003 - 8_000, 8_000);
+}
+
+#[test]
+fn the_broadcast_flag_is_for_those_without_an_address() {
+    let mut client = Client::acquire(Settings { broadcast: true, ..settings() }, Timing::default(), 0, 1);
+    let discover = sent(&client.poll(0));
+    let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, &discover)));
+    assert_eq!((discover.flags, request.flags), (packet::BROADCAST, packet::BROADCAST));
+    hear(&mut client, 0, &answer(kind::ACK, &request));
+    assert_eq!(sent(&next(&mut client).1).flags, 0);
+}
+
+#[test]
+fn what_is_not_for_us_is_passed_over() {
+    let mut client = client();
+    let discover = sent(&client.poll(0));
+    let offer = answer(kind::OFFER, &discover);
+    let mut others = Vec::new();
+    let mut other = |change: &dyn Fn(&mut Packet)| {
+        let mut packet = offer.clone();
+        change(&mut packet);
+        others.push(packet);
+    };
+    other(&|packet| packet.xid ^= 1);
+    other(&|packet| packet.hardware = SERVER_MAC);
+    other(&|packet| packet.op = packet::REQUEST);
+    other(&|packet| packet.yours = NOBODY);
+    other(&|packet| packet.options.remove(code::SERVER_ID));
+    other(&|packet| packet.options.remove(code::MESSAGE_TYPE));
+    other(&|packet| packet.options.set(code::LEASE_TIME, &[0; 4]));
+    other(&|packet| packet.options.set(code::MESSAGE_TYPE, &[kind::ACK]));
+    other(&|packet| packet.options.set(code::MESSAGE_TYPE, &[kind::NAK]));
+    for packet in &others {
+        assert_eq!(hear(&mut client, 1, packet), Output::default(), "{packet:?}");
+    }
+    let request = sent(&hear(&mut client, 1, &offer));
+    // The second offer, an answer of a server that was not asked, and nonsense of the one that was.
+    let mut ack = answer(kind::ACK, &request);
+    ack.options.set(code::SERVER_ID, &[10, 1, 2, 2]);
+    let mut nak = answer(kind::NAK, &request);
+    nak.options.set(code::SERVER_ID, &[10, 1, 2, 2]);
+    let mut short = answer(kind::ACK, &request);
+    short.options.set(code::LEASE_TIME, &[0, 0, 1]);
+    for packet in [offer, ack, nak, short] {
+        assert_eq!(hear(&mut client, 2, &packet), Output::default(), "{packet:?}");
+    }
+    assert_eq!(client.lease(), None);
+}
+
+#[test]
+fn silence_is_met_as_the_reference_meets_it() {
+    let mut client = client();
+    let (sends, end, event) = silence(&mut client);
+    // Three times each with waits of 10, 20, 40 seconds, a pause of two seconds, until 208 seconds are over.
+    let wanted = [0, 10, 30, 72, 82, 102, 144, 154, 174];
+    assert_eq!(sends.len(), wanted.len(), "{sends:?}");
+    for ((at, kind), wanted) in sends.into_iter().zip(wanted) {
+        near(at, wanted * 1000, 9_000);
+        assert_eq!(kind, kind::DISCOVER);
+    }
+    let error = Error::internal("no more tries: no matching response packet received for DISCOVER");
+    assert_eq!((end, event), (208_000, Event::Failed(error)));
+    assert_eq!((client.deadline(), client.listening(), client.release(end)), (None, false, None));
+}
+
+#[test]
+fn pauses_grow_until_they_are_long_enough() {
+    let timing = Timing { timeout: 0, resend_max: 20_000, resend_timeout: 100_000 };
+    let mut client = Client::acquire(settings(), timing, 0, 7);
+    let (sends, ..) = silence(&mut client);
+    let starts: Vec<_> = sends.iter().step_by(3).map(|(at, _)| *at).collect();
+    for (pause, wanted) in starts.windows(2).map(|pair| pair[1] - pair[0]).zip([2, 2, 2, 2, 8, 16, 32, 32]) {
+        near(pause, wanted * 1000, 1000);
+    }
+    assert_eq!(starts.len(), 9);
+}
+
+#[test]
+fn a_server_that_offers_and_then_says_nothing_is_named() {
+    let timing = Timing { resend_timeout: 75_000, ..Timing::default() };
+    let mut client = Client::acquire(settings(), timing, 0, 1);
+    let discover = sent(&client.poll(0));
+    hear(&mut client, 0, &answer(kind::OFFER, &discover));
+    let (_, _, event) = silence(&mut client);
+    let text = "no more tries: no matching response packet received for REQUEST of 10.1.2.77 to server 10.1.2.1";
+    assert_eq!(event, Event::Failed(Error::internal(text)));
+}
+
+#[test]
+fn a_refusal_ends_the_attempt_at_once() {
+    let timing = Timing { resend_timeout: 2_500, ..Timing::default() };
+    let mut client = Client::acquire(settings(), timing, 0, 1);
+    let discover = sent(&client.poll(0));
+    let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, &discover)));
+    let mut nak = answer(kind::NAK, &request);
+    nak.options.set(code::MESSAGE, b"address\nin use\0");
+    let output = hear(&mut client, 10, &nak);
+    assert_eq!(output, Output { send: None, event: Some(Event::Refused("addressin use".to_string())) });
+    assert!(!client.listening());
+    near(client.deadline().unwrap(), 2_010, 1_000);
+    let (_, _, event) = silence(&mut client);
+    let text = "no more tries: server 10.1.2.1 rejected request with Nak (msg: addressin use)";
+    assert_eq!(event, Event::Failed(Error::internal(text)));
+}
+
+#[test]
+fn a_lease_is_renewed_by_its_server() {
+    let mut client = bound();
+    let (now, output) = next(&mut client);
+    near(now, 492_000, 8_000);
+    let datagram = output.send.clone().unwrap();
+    assert_eq!((datagram.source, datagram.destination, datagram.mac), (ADDRESS, SERVER, SERVER_MAC));
+    let request = sent(&output);
+    assert_eq!((request.kind(), request.client), (Some(kind::REQUEST), ADDRESS));
+    let codes: Vec<_> = request.options.iter().map(|(code, _)| code).collect();
+    assert_eq!(codes, [53, 55, 61]);
+    // Not from anybody else.
+    let mut ack = answer(kind::ACK, &request);
+    ack.options.set(code::SERVER_ID, &[10, 1, 2, 2]);
+    assert_eq!(hear(&mut client, now, &ack), Output::default());
+    // Nor with another address.
+    let mut ack = answer(kind::ACK, &request);
+    ack.yours = Ipv4Addr::new(10, 1, 2, 78);
+    assert_eq!(hear(&mut client, now, &ack).event, Some(Event::OtherAddress(ack.yours)));
+    // The second try goes to whoever has the server's address.
+    let (_, output) = next(&mut client);
+    assert_eq!(output.send.as_ref().map(|send| (send.destination, send.mac)), Some((SERVER, BROADCAST_MAC)));
+    assert_eq!(sent(&output).xid, request.xid);
+    let output = hear(&mut client, 510_000, &answer(kind::ACK, &request));
+    assert_eq!(output.event, Some(Event::Renewed));
+    assert!(client.lease().unwrap().expires() > 1_490_000);
+}
+
+#[test]
+fn without_its_server_a_lease_is_renewed_by_any() {
+    let mut client = bound();
+    let (mut renewing, mut rebinding) = (0, 0);
+    let request = loop {
+        let (now, output) = next(&mut client);
+        let request = sent(&output);
+        assert_eq!((request.client, request.options.get(code::SERVER_ID)), (ADDRESS, None));
+        match output.send.unwrap().destination {
+            SERVER => renewing += 1,
+            _ => rebinding += 1,
+        }
+        if rebinding > 0 {
+            assert_eq!(now, 850_000);
+            break request;
+        }
+    };
+    assert!((5..9).contains(&renewing), "{renewing}");
+    let mut ack = answer(kind::ACK, &request);
+    ack.options.set(code::SERVER_ID, &[10, 1, 2, 2]);
+    assert_eq!(hear(&mut client, 850_001, &ack).event, Some(Event::Renewed));
+    assert_eq!(client.lease().unwrap().server, Ipv4Addr::new(10, 1, 2, 2));
+}
+
+#[test]
+fn a_lease_that_nobody_renews_expires() {
+    let mut client = bound();
+    let (sends, end, event) = silence(&mut client);
+    assert_eq!((end, event), (1_000_000, Event::Expired));
+    assert!((7..16).contains(&sends.len()), "{sends:?}");
+    assert_eq!((client.release(end), client.lease(), client.deadline()), (None, None, None));
+}
+
+#[test]
+fn even_a_short_lease_is_asked_for_more_than_once() {
+    let mut client = client();
+    let discover = sent(&client.poll(0));
+    let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, &discover)));
+    let mut ack = answer(kind::ACK, &request);
+    ack.options.set(code::LEASE_TIME, &10_u32.to_be_bytes());
+    hear(&mut client, 0, &ack);
+    let (sends, end, _) = silence(&mut client);
+    assert_eq!(end, 10_000);
+    assert!((3..8).contains(&sends.len()), "{sends:?}");
+    assert!(sends.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 500), "{sends:?}");
+}
+
+#[test]
+fn a_lease_without_end_is_left_alone() {
+    let mut client = client();
+    let discover = sent(&client.poll(0));
+    let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, &discover)));
+    let mut ack = answer(kind::ACK, &request);
+    ack.options.set(code::LEASE_TIME, &[255; 4]);
+    assert_eq!(hear(&mut client, 0, &ack).event, Some(Event::Bound));
+    assert_eq!((client.deadline(), client.listening()), (None, false));
+    assert!(client.release(1 << 40).is_some());
+}
+
+#[test]
+fn after_a_refusal_the_same_address_is_asked_for_again() {
+    let mut client = bound();
+    let (now, output) = next(&mut client);
+    let output = hear(&mut client, now, &answer(kind::NAK, &sent(&output)));
+    assert_eq!(output.event, Some(Event::Refused(String::new())));
+    let discover = sent(&output);
+    assert_eq!(discover.options.address(code::REQUESTED_ADDRESS), Some(ADDRESS));
+    let mut other = answer(kind::OFFER, &discover);
+    other.yours = Ipv4Addr::new(10, 1, 2, 78);
+    let output = hear(&mut client, now, &other);
+    assert_eq!((output.send, output.event), (None, Some(Event::OtherAddress(other.yours))));
+    let request = sent(&hear(&mut client, now, &answer(kind::OFFER, &discover)));
+    assert_eq!(hear(&mut client, now, &answer(kind::ACK, &request)).event, Some(Event::Renewed));
+    // Or it is not to be had again.
+    let (now, output) = next(&mut client);
+    hear(&mut client, now, &answer(kind::NAK, &sent(&output)));
+    let (_, end, event) = silence(&mut client);
+    assert_eq!(event, Event::Expired);
+    near(end, 1_490_000, 20_000);
+}
+
+#[test]
+fn a_lease_is_released_to_its_server() {
+    let mut client = bound();
+    let datagram = client.release(1000).unwrap();
+    assert_eq!((datagram.source, datagram.destination, datagram.mac), (ADDRESS, SERVER, SERVER_MAC));
+    let packet = Packet::decode(&datagram.payload).unwrap();
+    let codes: Vec<_> = packet.options.iter().map(|(code, _)| code).collect();
+    assert_eq!((packet.kind(), packet.client, codes), (Some(kind::RELEASE), ADDRESS, vec![53, 54, 61]));
+    assert_eq!((client.release(1000), client.deadline(), client.lease()), (None, None, None));
+    assert_eq!(bound().release(1_000_000), None, "it has expired");
+    // What may have been granted a moment ago.
+    let mut client = self::client();
+    let discover = sent(&client.poll(0));
+    assert_eq!(self::client().release(0), None);
+    hear(&mut client, 0, &answer(kind::OFFER, &discover));
+    assert_eq!(client.release(1).map(|datagram| (datagram.source, datagram.mac)), Some((ADDRESS, BROADCAST_MAC)));
+}
+
+#[test]
+fn a_link_that_comes_up_is_used_at_once() {
+    let mut client = client();
+    let discover = sent(&client.poll(0));
+    client.link_is_up(700);
+    let (now, output) = next(&mut client);
+    assert_eq!((now, sent(&output)), (700, discover));
+    near(client.deadline().unwrap(), 10_700, 1_000);
+    let mut client = bound();
+    let before = client.deadline();
+    client.link_is_up(700);
+    assert_eq!(client.deadline(), before);
+}
+
+fn record(client: &Client, now: Moment) -> Map<String, Value> {
+    let members = client.record(Clock { now, wall: 1_700_000_000_000 + now }).unwrap();
+    let Value::Object(map) = Node::Object(members).into_value() else { panic!("no object") };
+    map
+}
+
+/// After a restart, at this time of the old clock; the new one begins with 0.
+fn restored(map: &Map<String, Value>, wall: Moment) -> Client {
+    let clock = Clock { now: 0, wall: 1_700_000_000_000 + wall };
+    Client::restore(&Object::top(map), Timing::default(), clock, 2).unwrap()
+}
+
+#[test]
+fn a_recorded_lease_is_confirmed() {
+    let client = bound();
+    let mut again = restored(&record(&client, 5_000), 60_000);
+    assert_eq!((again.settings(), again.deadline()), (client.settings(), Some(0)));
+    let output = again.poll(0);
+    let request = sent(&output);
+    assert_eq!((request.kind(), request.client), (Some(kind::REQUEST), NOBODY));
+    let codes: Vec<_> = request.options.iter().map(|(code, _)| code).collect();
+    assert_eq!((codes, output.send.unwrap().source), (vec![50, 53, 55, 61], NOBODY));
+    assert_eq!(hear(&mut again, 0, &answer(kind::ACK, &request)).event, Some(Event::Renewed));
+    assert_eq!(again.lease().unwrap().expires(), 1_000_000);
+    assert_eq!(self::client().record(Clock { now: 0, wall: 0 }), None);
+    for key in ["dhcpHardware", "dhcpOptions", "dhcpAddress"] {
+        let mut map = record(&client, 0);
+        map.insert(key.to_string(), "00".into());
+        let text = format!("recorded lease has an unreadable {key:?}");
+        let clock = Clock { now: 0, wall: 0 };
+        assert_eq!(Client::restore(&Object::top(&map), Timing::default(), clock, 2).unwrap_err().msg, text);
+    }
+}
+
+#[test]
+fn a_recorded_lease_that_nobody_confirms_lasts_as_long_as_it_was_granted() {
+    let map = record(&bound(), 0);
+    let mut again = restored(&map, 60_000);
+    let (sends, now, event) = silence(&mut again);
+    assert_eq!((sends.len(), event), (3, Event::Unconfirmed));
+    near(now, 70_000, 3_000);
+    assert_eq!(again.deadline(), Some(440_000));
+    assert_eq!(silence(&mut again).1, 940_000);
+    // Past T2 any server is asked.
+    let mut again = restored(&map, 860_000);
+    silence(&mut again);
+    assert_eq!(
+        next(&mut again).1.send.map(|send| (send.source, send.destination)),
+        Some((ADDRESS, Ipv4Addr::BROADCAST))
+    );
+}
+
+#[test]
+fn a_recorded_lease_that_has_expired_is_asked_for_once_more() {
+    let map = record(&bound(), 0);
+    let mut again = restored(&map, 5_000_000);
+    let (sends, end, event) = silence(&mut again);
+    assert_eq!((end, event), (208_000, Event::Expired));
+    assert_eq!((sends[0].1, sends[3].1), (kind::REQUEST, kind::DISCOVER));
+    let mut again = restored(&map, 5_000_000);
+    let request = sent(&again.poll(0));
+    assert_eq!(hear(&mut again, 0, &answer(kind::ACK, &request)).event, Some(Event::Renewed));
+}
+
+/// Whatever comes at whatever time, there is no panic, no flood, no lease beyond its time, and always something to wait
+/// for or an end.
+#[test]
+fn no_order_of_events_does_harm() {
+    for seed in 0..300 {
+        let timing = Timing { timeout: 3_000, resend_max: 10_000, resend_timeout: 30_000 };
+        let mut dice = Client::acquire(settings(), timing, 0, seed);
+        let mut client = Client::acquire(settings(), timing, 0, seed);
+        let (mut now, mut last, mut sends) = (0, Packet::to_server(kind::DISCOVER, 0, MAC), 0);
+        for _ in 0..400 {
+            let kind = [kind::OFFER, kind::ACK, kind::NAK, kind::OFFER, kind::ACK, 77][dice.random() as usize % 6];
+            let mut packet = answer(kind, &last);
+            match dice.random() % 12 {
+                0 => packet.yours = Ipv4Addr::from(dice.random() as u32),
+                1 => packet.options.set(code::LEASE_TIME, &(dice.random() as u32).to_be_bytes()),
+                2 => packet.options.set(code::LEASE_TIME, &(dice.random() as u32 % 60).to_be_bytes()),
+                3 => packet.options.set(code::RENEWAL_TIME, &(dice.random() as u32 % 1000).to_be_bytes()),
+                4 => packet.options.set(code::SERVER_ID, &(dice.random() as u32).to_be_bytes()),
+                5 => client.link_is_up(now),
+                _ => {}
+            }
+            let output = match dice.random() % 3 {
+                0 => hear(&mut client, now, &packet),
+                _ => {
+                    now = now.max(client.deadline().unwrap_or(now));
+                    client.poll(now)
+                }
+            };
+            if output.send.is_some() {
+                (last, sends) = (sent(&output), sends + 1);
+            }
+            assert!(client.lease().is_none_or(|lease| lease.expires() >= now - 1 || client.deadline() == Some(now)));
+            assert!(client.deadline().is_some() || !client.listening());
+        }
+        assert!(sends <= 400);
+    }
+}
+
+#[test]
+fn a_lease_takes_little_memory() {
+    assert!(size_of::<Client>() <= 320, "{}", size_of::<Client>());
+}
