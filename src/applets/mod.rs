@@ -4,6 +4,7 @@
 pub mod bridge;
 pub mod cnitool;
 pub mod firewall;
+pub mod host_device;
 pub mod host_local;
 pub mod loopback;
 pub mod portmap;
@@ -33,6 +34,7 @@ pub const APPLETS: &[Applet] = &[
     plugin("bridge", &bridge::BRIDGE),
     Applet { name: "cnitool", kind: Kind::Tool(cnitool::run) },
     plugin("firewall", &firewall::FIREWALL),
+    plugin("host-device", &host_device::HOST_DEVICE),
     plugin("host-local", &host_local::HOST_LOCAL),
     plugin("loopback", &loopback::LOOPBACK),
     plugin("portmap", &portmap::PORTMAP),

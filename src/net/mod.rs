@@ -6,6 +6,7 @@
 pub mod addresses;
 pub mod links;
 pub mod mac;
+pub mod moving;
 pub mod routes;
 pub mod steps;
 pub mod sysctls;
