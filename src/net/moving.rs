@@ -12,58 +12,71 @@ use crate::net::{Handle, Link, Netns};
 use crate::netlink::Message;
 use crate::netlink::route::*;
 
-/// Moves a link of this namespace into a container, as `name` with the link's present name as its alias. It is down
-/// there. On failure everything is as before.
-pub fn take(link: &Link, container: &Netns, name: &str) -> Result<()> {
-    let mut host = Handle::current()?;
-    let moved = try_to_take(&mut host, link, container, name);
-    moved.with_context(|| format!("failed to move {name:?} (host: {:?}) to container NS", link.name))
+/// A container and a handle on its namespace.
+#[derive(Debug)]
+pub struct Inside {
+    /// Its namespace.
+    pub netns: Netns,
+    /// The handle.
+    pub handle: Handle,
 }
 
-fn try_to_take(host: &mut Handle, link: &Link, container: &Netns, name: &str) -> Result<()> {
-    let mut inside = Handle::inside(container)?;
-    expect_free(&mut inside, name)?;
-    let moved = host.connection.request(move_message(link.index, container, name, &link.name));
+impl Inside {
+    /// Opens a handle on the container.
+    pub fn of(container: &Netns) -> Result<Self> {
+        Ok(Inside { netns: container.duplicate()?, handle: Handle::inside(container)? })
+    }
+}
+
+/// Moves a link of the host into a container, as `name` with the link's present name as its alias. It is down there. On
+/// failure everything is as before.
+pub fn take(host: &mut Handle, link: &Link, inside: &mut Inside, name: &str) -> Result<()> {
+    let taken = try_to_take(host, link, inside, name);
+    taken.with_context(|| format!("failed to move {name:?} (host: {:?}) to container NS", link.name))
+}
+
+fn try_to_take(host: &mut Handle, link: &Link, inside: &mut Inside, name: &str) -> Result<()> {
+    expect_free(&mut inside.handle, name)?;
+    let moved = host.connection.request(move_message(link.index, &inside.netns, name, &link.name));
     if moved.is_err() && host.find_link_at(link.index)?.is_none() {
         // Only a link that lost its new name to somebody else has its old name there.
-        if let Some(stray) = find_same(&mut inside, &link.name, link)? {
+        if let Some(stray) = find_same(&mut inside.handle, &link.name, link)? {
             let back = move_message(stray.index, Netns::home()?, &link.name, &link.alias);
-            inside.connection.request(back).context("failed to move it back")?;
+            inside.handle.connection.request(back).context("failed to move it back")?;
             restore(host, link)?;
         }
     }
     moved
 }
 
-/// Moves a link of a container to this namespace, as `name` with this alias. It is down here. On failure it stays in the
+/// Moves a link of a container to the host, as `name` with this alias. It is down there. On failure it stays in the
 /// container as it was, but for its routes if somebody took the name at this very moment.
-pub fn give_back(link: &Link, container: &Netns, name: &str, alias: &str) -> Result<()> {
-    let moved = try_to_give_back(link, container, name, alias);
-    moved.with_context(|| format!("failed to move {name:?} to hostNS"))
+pub fn give_back(host: &mut Handle, link: &Link, inside: &mut Inside, name: &str, alias: &str) -> Result<()> {
+    let given = try_to_give_back(host, link, inside, name, alias);
+    given.with_context(|| format!("failed to move {name:?} to hostNS"))
 }
 
-fn try_to_give_back(link: &Link, container: &Netns, name: &str, alias: &str) -> Result<()> {
-    let (mut host, mut inside) = (Handle::current()?, Handle::inside(container)?);
-    expect_free(&mut host, name)?;
+fn try_to_give_back(host: &mut Handle, link: &Link, inside: &mut Inside, name: &str, alias: &str) -> Result<()> {
+    expect_free(host, name)?;
     let mut requests = Vec::new();
-    if inside.find_link(name)?.is_none() {
+    if inside.handle.find_link(name)?.is_none() {
         // Kernels before 6.2 rename only what is down.
         requests.extend([up_message(link.index, false), rename_message(link.index, name)]);
     }
     requests.push(move_message(link.index, Netns::home()?, name, alias));
-    let Err((_, error)) = inside.connection.pipeline(requests) else { return Ok(()) };
-    if inside.find_link_at(link.index)?.is_some() {
+    let Err((_, error)) = inside.handle.connection.pipeline(requests) else { return Ok(()) };
+    if inside.handle.find_link_at(link.index)?.is_some() {
         let was = [rename_message(link.index, &link.name), up_message(link.index, link.is_up())];
-        let restored = inside.connection.pipeline(was.into());
+        let restored = inside.handle.connection.pipeline(was.into());
         return restored.map_err(|(_, why)| why.context("failed to restore it")).and(Err(error));
     }
-    if find_same(&mut host, name, link)?.is_some() {
+    if find_same(host, name, link)?.is_some() {
         return Ok(()); // Its name was only taken inside.
     }
-    if let Some(stray) = find_same(&mut host, &link.name, link)? {
-        host.connection.request(move_message(stray.index, container, &link.name, &link.alias))?;
-        let index = inside.link(&link.name)?.index;
-        inside.set_up(index, link.is_up())?;
+    if let Some(stray) = find_same(host, &link.name, link)? {
+        host.connection.request(move_message(stray.index, &inside.netns, &link.name, &link.alias))?;
+        let index = inside.handle.link(&link.name)?.index;
+        inside.handle.set_up(index, link.is_up())?;
     }
     Err(error)
 }

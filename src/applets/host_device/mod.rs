@@ -25,7 +25,8 @@ use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::verify;
-use crate::net::{Handle, Link, Netns, moving};
+use crate::net::moving::{self, Inside};
+use crate::net::{Handle, Link, Netns};
 
 /// The applet.
 pub static HOST_DEVICE: HostDevice = HostDevice;
@@ -52,14 +53,16 @@ impl Plugin for HostDevice {
         let conf = Conf::of(request)?;
         let ipam = find_ipam(request)?;
         let container = open_netns(request)?;
-        let link = if conf.dpdk { None } else { Some(attach(&conf, request, &container, undo)?) };
+        let mut inside = Inside::of(&container)?;
+        let link = if conf.dpdk { None } else { Some(attach(&conf, request, &mut inside, undo)?) };
         let mac = link.as_ref().map_or(String::new(), |link| link.mac.to_string());
         let (name, sandbox) = (request.ifname.clone(), request.netns.clone());
         let interfaces = vec![Interface { name, mac, sandbox, ..Interface::default() }];
         // Other programs may want to send something to find an address; for our own it is early enough when the address
         // is there, and is then announced.
         if let (Some(link), None | Some(Delegate::Program(_))) = (&link, &ipam) {
-            set_up(&container, link).map_err(in_moving)?;
+            let up = inside.handle.set_up(link.index, true);
+            up.with_context(|| format!("failed to set {:?} up", link.name)).map_err(in_moving)?;
         }
         let Some(ipam) = ipam else { return Ok(CniResult { interfaces, ..CniResult::default() }) };
         let mut result = CniResult { interfaces, dns: conf.dns, ..ipam.add(request, undo)? };
@@ -67,10 +70,8 @@ impl Plugin for HostDevice {
             return Err(Error::internal("IPAM plugin returned missing IP config"));
         }
         result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
-        if let Some(link) = link {
-            let mut inside = Handle::inside(&container)?;
-            let mut target =
-                Target { netns: &container, handle: &mut inside, index: link.index, name: &request.ifname };
+        if let Some(Link { index, name, .. }) = &link {
+            let mut target = Target { netns: &container, handle: &mut inside.handle, index: *index, name };
             apply::configure(&mut target, &result, || {})?;
         }
         Ok(result)
@@ -143,13 +144,13 @@ impl Conf {
 }
 
 /// Moves the device into the container and gives it as it is there.
-fn attach(conf: &Conf, request: &Request<'_>, container: &Netns, undo: &mut Undo) -> Result<Link> {
+fn attach(conf: &Conf, request: &Request<'_>, inside: &mut Inside, undo: &mut Undo) -> Result<Link> {
     let mut host = Handle::current()?;
     let device = conf.selector.find(&mut host).context("failed to find host device")?;
-    moving::take(&device, container, &request.ifname).map_err(in_moving)?;
-    let (netns, ifname, was) = (container.duplicate()?, request.ifname.clone(), device.clone());
-    undo.push(move || detach(&netns, &ifname, &was));
-    let found = Handle::inside(container)?.link(&request.ifname);
+    let (container, ifname, was) = (inside.netns.duplicate()?, request.ifname.clone(), device.clone());
+    moving::take(&mut host, &device, inside, &request.ifname).map_err(in_moving)?;
+    undo.push(move || detach(&container, &ifname, &was));
+    let found = inside.handle.link(&request.ifname);
     found.with_context(|| format!("failed to find {:?} in container NS", request.ifname)).map_err(in_moving)
 }
 
@@ -158,17 +159,13 @@ fn in_moving(error: Error) -> Error {
     Error { msg: format!("failed to move link {}", error.msg), ..error }
 }
 
-fn set_up(container: &Netns, link: &Link) -> Result<()> {
-    let up = Handle::inside(container)?.set_up(link.index, true);
-    up.with_context(|| format!("failed to set {:?} up", link.name))
-}
-
 /// Takes the device back to the host and makes it what it was there.
 fn detach(container: &Netns, ifname: &str, was: &Link) -> Result<()> {
-    if let Some(link) = Handle::inside(container)?.find_link(ifname)? {
-        moving::give_back(&link, container, &was.name, &was.alias)?;
+    let (mut host, mut inside) = (Handle::current()?, Inside::of(container)?);
+    if let Some(link) = inside.handle.find_link(ifname)? {
+        moving::give_back(&mut host, &link, &mut inside, &was.name, &was.alias)?;
     }
-    moving::restore(&mut Handle::current()?, was)
+    moving::restore(&mut host, was)
 }
 
 fn check_link(inside: &mut Handle, listed: &Interface) -> Result<()> {

@@ -3,19 +3,21 @@
 use super::Conf;
 use crate::cni::Request;
 use crate::error::{Error, Result};
-use crate::net::{Handle, Link, Netns, moving};
+use crate::net::moving::{self, Inside};
+use crate::net::{Handle, Link, Netns};
 
 /// Moves the device out of the container. Nothing to move is a success: then it may have come back by itself.
 pub(super) fn give_back(conf: &Conf, request: &Request<'_>) -> Result<()> {
     let Some(container) = Netns::open_if_left(&request.netns)? else { return rename_returned(conf, request) };
-    match Handle::inside(&container)?.find_link(&request.ifname)? {
+    let mut inside = Inside::of(&container)?;
+    match inside.handle.find_link(&request.ifname)? {
         None => rename_returned(conf, request),
         Some(link) if link.alias.is_empty() => {
             let name = &link.name;
             let msg = format!("failed to find original ifname for {name:?} (alias is not set)");
             Err(Error::internal(msg).with_details(format!("ip link set {name} alias NAME in the container names it")))
         }
-        Some(link) => moving::give_back(&link, &container, &link.alias, ""),
+        Some(link) => moving::give_back(&mut Handle::current()?, &link, &mut inside, &link.alias, ""),
     }
 }
 
