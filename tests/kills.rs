@@ -31,7 +31,7 @@ const CHANGING: [&str; 18] = [
 
 /// Every call of an ADD that changes something, as name and ordinal among the calls of that name: to die before each of
 /// them is to die in every state that others can see.
-fn changing_calls(lab: &Lab, call: &Call<'_>) -> Vec<(String, usize)> {
+pub fn changing_calls(lab: &Lab, call: &Call<'_>) -> Vec<(String, usize)> {
     call.clone().under(&["strace", "-f", "-qq", "-o", "/run/lab/trace"]).run().success();
     let mut counts: HashMap<String, usize> = HashMap::new();
     let mut points = Vec::new();
@@ -53,14 +53,14 @@ fn changing_calls(lab: &Lab, call: &Call<'_>) -> Vec<(String, usize)> {
 const WAITING: usize = 10;
 
 /// Kills the call before one of its system calls. False when it came to its end without that call.
-fn kill_at(call: &Call<'_>, (name, ordinal): &(String, usize)) -> bool {
+pub fn kill_at(call: &Call<'_>, (name, ordinal): &(String, usize)) -> bool {
     let inject = format!("inject={name}:signal=KILL:when={ordinal}");
     let trace = format!("trace={name}");
     let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
     call.clone().under(&strace).run().code != Some(0)
 }
 
-fn assert_nearly_all(killed: usize, points: usize) {
+pub fn assert_nearly_all(killed: usize, points: usize) {
     assert!(killed + WAITING >= points && killed * 2 > points, "only {killed} of {points} were killed");
 }
 

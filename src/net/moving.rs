@@ -38,15 +38,27 @@ pub fn take(host: &mut Handle, link: &Link, inside: &mut Inside, name: &str) -> 
 fn try_to_take(host: &mut Handle, link: &Link, inside: &mut Inside, name: &str) -> Result<()> {
     expect_free(&mut inside.handle, name)?;
     let moved = host.connection.request(move_message(link.index, &inside.netns, name, &link.name));
-    if moved.is_err() && host.find_link_at(link.index)?.is_none() {
-        // Only a link that lost its new name to somebody else has its old name there.
-        if let Some(stray) = find_same(&mut inside.handle, &link.name, link)? {
-            let back = move_message(stray.index, Netns::home()?, &link.name, &link.alias);
-            inside.handle.connection.request(back).context("failed to move it back")?;
-            restore(host, link)?;
-        }
+    match &moved {
+        // Gone before we came: whatever looks like it in the container is somebody else's doing.
+        Err(error) if !error.is(Errno::ENODEV) => fetch(host, link, inside, name)?,
+        _ => {}
     }
     moved
+}
+
+/// Brings a link home whose move has failed behind the first step. It has its old name if somebody took the new one.
+fn fetch(host: &mut Handle, link: &Link, inside: &mut Inside, name: &str) -> Result<()> {
+    if host.find_link_at(link.index)?.is_some() {
+        return Ok(());
+    }
+    for name in [&link.name, name] {
+        if let Some(stray) = find_same(&mut inside.handle, name, link)? {
+            let back = move_message(stray.index, Netns::home()?, &link.name, &link.alias);
+            inside.handle.connection.request(back).context("failed to move it back")?;
+            return restore(host, link);
+        }
+    }
+    Ok(())
 }
 
 /// Moves a link of a container to the host, as `name` with this alias. It is down there. On failure it stays in the

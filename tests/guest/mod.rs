@@ -6,5 +6,6 @@
 //! scripts/vm-image.sh must be told. Programs start slowly in the guest: few calls, small loops.
 
 mod again;
+mod host_device;
 mod kernel;
 mod traffic;
