@@ -32,7 +32,7 @@ LIST
 # Everything else is busybox. A program that is started from a disk starts three times as slow in the guest.
 programs() {
     cat <<'LIST'
-sh ip bridge tc nft conntrack ping flock
+sh ip bridge tc nft conntrack ping flock strace
 iptables iptables-nft iptables-nft-save iptables-nft-restore
 iptables-save iptables-legacy iptables-legacy-save iptables-legacy-restore
 ip6tables ip6tables-nft ip6tables-nft-save ip6tables-nft-restore
@@ -41,7 +41,7 @@ LIST
 }
 
 # Those with which tests in the guest compare, and no more: each has 3 MB.
-reference_plugins() { echo bridge host-device host-local static firewall portmap; }
+reference_plugins() { echo bridge host-device host-local static firewall portmap ipvlan vlan; }
 
 # Data of the programs: folders whole, what is not here is not needed.
 data() {

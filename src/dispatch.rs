@@ -10,6 +10,7 @@ use crate::cni::Host;
 use crate::cni::serve::{self, Answer};
 use crate::error::{Error, Result};
 use crate::install::{self, Link};
+use crate::net::tap;
 use crate::sys::output;
 
 /// The program's own name; files that start with it (`cni-box-x86_64`) are it too.
@@ -49,6 +50,12 @@ struct CommandLine {
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect();
     let host = Host { environment: std::env::vars_os().collect(), plugins: applets::find_plugin };
+    // Ourselves, from inside an applet; nobody else says this.
+    if let [called, option, told @ ..] = arguments.as_slice()
+        && (called.as_str(), option.as_str()) == (OWN_NAME, tap::CHILD)
+    {
+        return tap::create_as_told(told).into();
+    }
     match run(&arguments, &host) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,

@@ -31,13 +31,18 @@ struct Host {
 
 impl Host {
     fn new(backend: &str) -> Host {
+        Host::with_policy(backend, ALLOW)
+    }
+
+    /// A bus with this policy.
+    fn with_policy(backend: &str, policy: &str) -> Host {
         let lab = lab("nft");
         // firewalld keeps a log, and has no option for its place that keeps standard error too.
         lab.ok("mount -t tmpfs tmpfs /var/log");
         lab.ok("mkdir /run/dbus");
         let settings = "-e s/^FirewallBackend=.*/FirewallBackend=BACKEND/ -e s/^DefaultZone=.*/DefaultZone=block/";
         lab.ok(&format!("sed -i {} /etc/firewalld/firewalld.conf", settings.replace("BACKEND", backend)));
-        let bus = bus(&lab, ALLOW);
+        let bus = bus(&lab, policy);
         let mut host = Host { firewalld: None, _bus: bus, lab };
         host.start();
         host
@@ -195,6 +200,18 @@ fn better_a_failed_add_takes_the_addresses_out_of_firewalld() {
     assert_eq!(host.sources("trusted"), [""; 0]);
     add("loopback").success();
     assert_eq!(host.sources("trusted"), ["10.1.2.2/32"]);
+}
+
+#[test]
+fn better_del_succeeds_for_who_may_not_use_firewalld() {
+    let denied = ["addSource", "removeSource"]
+        .map(|member| format!(r#"<deny send_interface="org.fedoraproject.FirewallD1.zone" send_member="{member}"/>"#));
+    let host = Host::with_policy("nftables", &(ALLOW.to_string() + &denied.concat()));
+    for changes in [json!({}), json!({"backend": null})] {
+        let config = firewalld(&changes);
+        host.run("ADD", &config).fails_with(999, &["org.freedesktop.DBus.Error.AccessDenied"]);
+        host.run("DEL", &config).silent();
+    }
 }
 
 #[test]
@@ -362,4 +379,37 @@ fn better_a_bus_that_never_answers_is_given_up() {
         scope.spawn(|| silence(""));
         scope.spawn(|| silence(r"DATA\r\nOK 00\r\n"));
     });
+}
+
+/// A bus on which firewalld takes one address and then falls silent. Says in a file how often somebody connected.
+const FALLING_SILENT: &str = r#"import socket, struct, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("/run/dbus/system_bus_socket")
+listener.listen()
+count = 0
+while True:
+    connection, _ = listener.accept()
+    count += 1
+    open("/run/connections", "w").write(str(count))
+    stream = connection.makefile("rb")
+    [stream.readline() for _ in range(2)]
+    connection.sendall(b"DATA\r\nOK 00\r\n")
+    stream.readline()
+    for serial in 1, 2, 3:
+        body, _, fields = struct.unpack("<4xIII", stream.read(16))
+        stream.read((fields + 7) // 8 * 8 + body)
+        connection.sendall(struct.pack("<4BIII4BI", 108, 2, 0, 1, 0, 9, 8, 5, 1, 117, 0, serial))
+    time.sleep(100)
+"#;
+
+/// In the whole call, the undoing of what was done included, one connection is made and waited for.
+#[test]
+fn better_a_bus_that_falls_silent_is_waited_for_once_and_del_knows_what_it_may_have_kept() {
+    let lab = without_bus();
+    let _bus = Call::new(&lab, "python3").args_list(&["-c", FALLING_SILENT]).spawn();
+    wait_for("the bus", || lab.exists("/run/dbus/system_bus_socket"));
+    let words = ["zone.addSource on the bus at", "no answer within 10 seconds"];
+    run(&lab, "ADD", &firewalld(&json!({}))).fails_with(999, &words);
+    assert_eq!(lab.read("/run/connections"), "1");
+    assert_eq!(lab.list("/run/cni-box/firewall"), ["10.0.0.2", "2001:db8::2"]);
 }

@@ -60,6 +60,14 @@ pub fn kill_at(call: &Call<'_>, (name, ordinal): &(String, usize)) -> bool {
     call.clone().under(&strace).run().code != Some(0)
 }
 
+/// Makes one of the call's system calls fail. False when the call succeeded nevertheless.
+pub fn fail_at(call: &Call<'_>, (name, ordinal): &(String, usize)) -> bool {
+    let inject = format!("inject={name}:error=EPERM:when={ordinal}");
+    let trace = format!("trace={name}");
+    let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+    call.clone().under(&strace).run().code != Some(0)
+}
+
 pub fn assert_nearly_all(killed: usize, points: usize) {
     assert!(killed + WAITING >= points && killed * 2 > points, "only {killed} of {points} were killed");
 }

@@ -3,7 +3,7 @@
 //! `CNI_BOX_BIN` names the program (default: cargo's debug build), `CNI_REFERENCE_DIR` the reference plugins (default
 //! `/usr/lib/cni`). `CNI_TEST_PLUGINS=reference` puts the reference plugins in the place of ours; tests whose
 //! name starts with `better_` (we do better on purpose) or `newer_` (Debian's reference is 1.1.1), and those of programs
-//! that it does not have (cnitool, dispatch), then fail by design.
+//! that it does not have (cnitool, dispatch, tap), then fail by design.
 //!
 //! What is below `guest` needs devices that not every kernel has: `make test-vm` runs it in a virtual machine.
 #![allow(
@@ -25,6 +25,7 @@ mod bridge_after;
 mod cnitool;
 mod cnitool_lists;
 mod cross;
+mod devices;
 mod dispatch;
 mod firewall;
 mod firewall_after;
@@ -39,6 +40,7 @@ mod iptables_flavours;
 mod kills;
 mod lab;
 mod loopback;
+mod macvlan;
 mod masquerade;
 mod masquerade_nft;
 mod portmap;
@@ -48,8 +50,11 @@ mod portmap_life;
 mod portmap_nft;
 mod portmap_traffic;
 mod protocol;
+mod ptp;
+mod ptp_after;
 mod results;
 mod shared_bridge;
 mod spoof_check;
 mod static_ipam;
+mod tap;
 mod walkthroughs;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::lab::{Call, Lab, bridge_config, host_local_config, merged, reference_mode, static_config};
 
 /// The plugins of this house that speak the protocol.
-pub const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "static"];
+pub const PLUGINS: [&str; 5] = ["bridge", "host-local", "loopback", "ptp", "static"];
 const ALL_VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 const VERBS: [&str; 6] = ["ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"];
 
@@ -18,6 +18,7 @@ pub fn versions() -> &'static [&'static str] {
 pub fn config(plugin: &str, version: &str) -> Value {
     let base = match plugin {
         "bridge" => bridge_config(&json!({})),
+        "ptp" => crate::ptp::config(&json!({})),
         "host-local" => host_local_config(&json!({"subnet": "10.1.2.0/24"})),
         "static" => static_config(&json!({"addresses": [{"address": "10.1.2.3/24"}]})),
         _ => json!({"name": "net", "type": "loopback"}),

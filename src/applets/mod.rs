@@ -3,12 +3,18 @@
 
 pub mod bridge;
 pub mod cnitool;
+pub mod dummy;
 pub mod firewall;
 pub mod host_device;
 pub mod host_local;
+pub mod ipvlan;
 pub mod loopback;
+pub mod macvlan;
 pub mod portmap;
+pub mod ptp;
 pub mod static_ipam;
+pub mod tap;
+pub mod vlan;
 
 use crate::cni::serve::Answer;
 use crate::cni::{Host, Plugin};
@@ -33,12 +39,18 @@ pub enum Kind {
 pub const APPLETS: &[Applet] = &[
     plugin("bridge", &bridge::BRIDGE),
     Applet { name: "cnitool", kind: Kind::Tool(cnitool::run) },
+    plugin("dummy", &dummy::DUMMY),
     plugin("firewall", &firewall::FIREWALL),
     plugin("host-device", &host_device::HOST_DEVICE),
     plugin("host-local", &host_local::HOST_LOCAL),
+    plugin("ipvlan", &ipvlan::IPVLAN),
     plugin("loopback", &loopback::LOOPBACK),
+    plugin("macvlan", &macvlan::MACVLAN),
     plugin("portmap", &portmap::PORTMAP),
+    plugin("ptp", &ptp::PTP),
     plugin("static", &static_ipam::STATIC),
+    plugin("tap", &tap::TAP),
+    plugin("vlan", &vlan::VLAN),
 ];
 
 const fn plugin(name: &'static str, plugin: &'static dyn Plugin) -> Applet {

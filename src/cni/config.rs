@@ -175,6 +175,15 @@ impl NetworkConfig {
         self.top().object("dns")?.map_or(Ok(Dns::default()), |dns| Dns::decode(&dns))
     }
 
+    /// `dns` if any of its keys is set, even to an empty list: bridge and ptp then report it in place of what the IPAM says.
+    pub fn dns_if_set(&self) -> Result<Option<Dns>> {
+        let dns = self.dns()?;
+        let lists = ["nameservers", "search", "options"];
+        let object = self.top().object("dns")?;
+        let set = object.is_some_and(|dns| lists.iter().any(|key| dns.get(key).is_some()));
+        Ok((set || !dns.domain.is_empty()).then_some(dns))
+    }
+
     /// `runtimeConfig`, which runtimes fill from the capabilities.
     pub fn runtime(&self) -> Result<Option<Object<'_>>> {
         self.top().object("runtimeConfig")

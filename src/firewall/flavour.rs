@@ -51,6 +51,12 @@ impl Flavour {
         if text.is_empty() { Ok(None) } else { Flavour::parse(text).map(Some).context("CNI_BOX_IPTABLES") }
     }
 
+    /// The same for verbs that only look for rules: a flavour that does not exist is for ADD to refuse, and must not keep
+    /// anything from being found.
+    pub fn forced_if_valid(text: &str) -> Option<Self> {
+        Flavour::forced(text).ok().flatten()
+    }
+
     /// The flavour that an administrator named: `nft` or `legacy`.
     pub fn parse(text: &str) -> Result<Self> {
         match text {

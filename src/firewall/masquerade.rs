@@ -3,10 +3,13 @@
 //! a table of nf_tables of our own. Whoever looks for them looks in both.
 
 mod iptables;
+mod manner;
 mod nftables;
 mod plan;
 #[cfg(test)]
 mod tests;
+
+pub use manner::Manner;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -5,6 +5,7 @@
 //! with a reboot, as the rules do. They are a help, not a condition: where /run cannot be written there are none.
 
 use std::fs::{self, File};
+use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -94,16 +95,17 @@ impl Owners {
     /// The address belongs to nobody.
     pub fn clear(&self, address: IpAddr) -> Result<()> {
         match fs::remove_file(self.directory.join(address.to_string())) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == NotFound => Ok(()),
             removed => where_possible(removed.map_err(Error::from))
                 .with_context(|| format!("failed to remove the record of {address}")),
         }
     }
 
-    /// All addresses with their owners, sorted.
+    /// All addresses with their owners, sorted. None where the directory is missing, is no directory, or may not be read: a
+    /// DEL or GC that failed for that would fail for ever.
     pub fn all(&self) -> Result<Vec<(IpAddr, Owner)>> {
         let entries = match fs::read_dir(&self.directory) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => return Ok(Vec::new()),
             entries => entries.with_context(|| format!("failed to list {:?}", self.directory))?,
         };
         let addresses = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -209,6 +211,15 @@ mod tests {
         assert!(!owner.is_alive(), "the path leads to another namespace");
         owner.netns = Owner::netns_at("/nonexistent");
         assert!(!owner.is_alive());
+    }
+
+    #[test]
+    fn what_is_no_directory_holds_no_records() {
+        let path = directory();
+        fs::write(&path, "").unwrap();
+        assert_eq!(Owners::open_at(&path).all(), Ok(Vec::new()));
+        assert_eq!(Owners::open_at(&path.join("firewall")).all(), Ok(Vec::new()));
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::net::steps::Step;
 use crate::net::{Handle, Netns, sysctls};
 
 /// How long duplicate address detection may take.
-const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The interface that a result is applied to.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub fn configure(target: &mut Target<'_>, result: &CniResult, prepare: impl FnOn
 }
 
 /// The result's addresses that are for this interface: those with an index, which must then name it.
-fn ips_of<'r>(name: &str, result: &'r CniResult) -> Result<Vec<&'r IpConfig>> {
+pub(super) fn ips_of<'r>(name: &str, result: &'r CniResult) -> Result<Vec<&'r IpConfig>> {
     let indexed: Vec<&IpConfig> = result.ips.iter().filter(|ip| ip.interface.is_some()).collect();
     match indexed.iter().find(|ip| result.interface_of(ip).is_none_or(|interface| interface.name != name)) {
         None => Ok(indexed),
@@ -69,7 +69,7 @@ fn ips_of<'r>(name: &str, result: &'r CniResult) -> Result<Vec<&'r IpConfig>> {
 
 /// Switches IPv6 on, which some hosts have off by default, and keeps addresses when the link goes down. Kernels without
 /// the settings are left alone: adding the address will say what is wrong.
-fn enable_v6(name: &str) -> Result<()> {
+pub(super) fn enable_v6(name: &str) -> Result<()> {
     for link in ["lo", name] {
         let setting = format!("net/ipv6/conf/{link}/disable_ipv6");
         if sysctls::read(&setting).is_ok_and(|value| value != "0") {
@@ -81,11 +81,11 @@ fn enable_v6(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn is_v6(route: &CniRoute) -> bool {
+pub(super) fn is_v6(route: &CniRoute) -> bool {
     route.dst.is_some_and(|dst| dst.addr().is_ipv6())
 }
 
-fn route_step(route: &CniRoute, link: u32, default_gateway: Option<IpAddr>) -> Result<Step> {
+pub(super) fn route_step(route: &CniRoute, link: u32, default_gateway: Option<IpAddr>) -> Result<Step> {
     let dst = route.dst.ok_or_else(|| Error::internal("failed to add route: it has no destination (dst)"))?;
     let number = |what: &str, value: i64| {
         u32::try_from(value).map_err(|_| Error::internal(format!("failed to add route '{dst}': bad {what} {value}")))
@@ -102,10 +102,13 @@ fn route_step(route: &CniRoute, link: u32, default_gateway: Option<IpAddr>) -> R
     }))
 }
 
-fn perform(target: &mut Target<'_>, steps: &[Step]) -> Result<()> {
+pub(super) fn perform(target: &mut Target<'_>, steps: &[Step]) -> Result<()> {
     let name = target.name;
     target.handle.perform(target.index, steps).map_err(|(failed, error)| match steps.get(failed) {
-        Some(Step::Address(net)) => error.context(&format!("failed to add IP addr {net} to {name:?}")),
+        Some(Step::Address(net) | Step::AddressAlone(net)) => {
+            error.context(&format!("failed to add IP addr {net} to {name:?}"))
+        }
+        Some(Step::Unroute(route)) => error.context(&format!("failed to delete route '{}'", describe(route, name))),
         Some(Step::Route(route)) => error.context(&format!("failed to add route '{}'", describe(route, name))),
         _ => error.context(&format!("failed to set {name:?} UP")),
     })

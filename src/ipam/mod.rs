@@ -1,10 +1,15 @@
 //! Address management: ranges (pure), the reservation store (disk, lock and index), applying an IPAM plugin's result to
-//! an interface, and verifying that it is still applied.
+//! an interface, verifying that it is still applied, and finding what is left of it. What plugins with one interface in the
+//! container have in common is here too (attach, master), because this is where configurations and the kernel meet.
 
 pub mod allocate;
 pub mod apply;
+pub mod attach;
 pub mod candidates;
+pub mod detach;
 pub mod index;
+pub mod master;
+pub mod point_to_point;
 pub mod ranges;
 pub mod resolv_conf;
 pub mod store;

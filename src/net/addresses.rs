@@ -92,7 +92,8 @@ impl Handle {
             match (waiting, &mut events) {
                 (false, _) => return Ok(()),
                 (true, None) => events = Some(netns.run(|| Connection::events(&[RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK]))??),
-                (true, Some(_)) if link.state != State::UP => return Ok(()),
+                (true, Some(_)) if !link.has_carrier() => return Ok(()),
+                (true, Some(_)) if left.is_zero() && link.state != State::UP => return Ok(()),
                 (true, Some(_)) if left.is_zero() => return Err(still_tentative(name, limit)),
                 (true, Some(events)) => events.await_events(left)?,
             }
@@ -107,6 +108,13 @@ fn still_tentative(name: &str, limit: Duration) -> Error {
 /// The request that adds an address, for pipelines.
 pub(crate) fn new_address(index: u32, net: IpNet) -> Message {
     address_message(RTM_NEWADDR, CREATE | EXCL, index, net)
+}
+
+/// The same without the route to the address's network that the kernel otherwise adds.
+pub(crate) fn new_address_alone(index: u32, net: IpNet) -> Message {
+    let mut message = new_address(index, net);
+    message.u32(IFA_FLAGS, IFA_F_NOPREFIXROUTE);
+    message
 }
 
 /// IPv4 addresses with room for one get a broadcast address, as `ip address add … brd +` and the reference give them.
@@ -182,6 +190,14 @@ mod tests {
         assert_eq!(message.body(), golden);
         assert_eq!(parse(&golden, 3).unwrap().unwrap().net.to_string(), "10.88.0.2/16");
         assert_eq!(parse(&golden, 4).unwrap(), None);
+    }
+
+    #[test]
+    fn an_address_without_a_route_to_its_network() {
+        let net = "fd00::2/64".parse().unwrap();
+        let (plain, alone) = (new_address(3, net), new_address_alone(3, net));
+        let flags = alone.body().strip_prefix(plain.body()).unwrap();
+        assert_eq!(flags, [8, 0, 8, 0, 0, 2, 0, 0], "IFA_FLAGS: IFA_F_NOPREFIXROUTE");
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct Link {
     pub alias: String,
     /// Kind of a virtual device (`bridge`, `veth`); empty for others.
     pub kind: String,
+    /// What a device of its kind is set to: the mode of a macvlan or ipvlan, the id of a vlan. Of other kinds, anything.
+    pub setting: Option<u32>,
     /// Hardware address.
     pub mac: Mac,
     /// Maximum transmission unit in bytes.
@@ -39,6 +41,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of the peer or lower device, possibly in another namespace.
     pub lower: Option<u32>,
+    /// The peer or lower device is in another namespace.
+    pub lower_is_elsewhere: bool,
     /// `net/ipv6/conf/…/accept_ra`; `None` without IPv6.
     pub accept_ra: Option<i32>,
 }
@@ -90,6 +94,16 @@ impl Link {
         self.flags & IFF_UP != 0
     }
 
+    /// True for `lo`.
+    pub fn is_loopback(&self) -> bool {
+        self.flags & IFF_LOOPBACK != 0
+    }
+
+    /// True when something is at the other end. The operational state follows from this, but later.
+    pub fn has_carrier(&self) -> bool {
+        self.flags & IFF_LOWER_UP != 0
+    }
+
     /// True when the link was asked to take all packets.
     pub fn is_promiscuous(&self) -> bool {
         self.flags & IFF_PROMISC != 0
@@ -104,12 +118,13 @@ impl Link {
             match attribute.kind {
                 IFLA_IFNAME => link.name = attribute.text(),
                 IFLA_IFALIAS => link.alias = attribute.text(),
-                IFLA_LINKINFO => link.kind = kind(attribute).unwrap_or_default(),
+                IFLA_LINKINFO => (link.kind, link.setting) = kind(attribute).unwrap_or_default(),
                 IFLA_ADDRESS => link.mac = Mac::from_bytes(attribute.payload),
                 IFLA_MTU => link.mtu = attribute.u32().unwrap_or(0),
                 IFLA_OPERSTATE => link.state = State(attribute.u8().unwrap_or(0)),
                 IFLA_MASTER => link.master = attribute.u32(),
                 IFLA_LINK => link.lower = attribute.u32(),
+                IFLA_LINK_NETNSID => link.lower_is_elsewhere = true,
                 IFLA_AF_SPEC => link.accept_ra = accept_ra(attribute),
                 _ => {}
             }
@@ -118,8 +133,13 @@ impl Link {
     }
 }
 
-fn kind(info: Attribute<'_>) -> Option<String> {
-    Some(info.nested().ok()?.find(IFLA_INFO_KIND)?.text())
+/// The name of a link's kind, and what is first among the data of devices whose kind has one setting that matters.
+fn kind(info: Attribute<'_>) -> Option<(String, Option<u32>)> {
+    let info = info.nested().ok()?;
+    let data = info.find(IFLA_INFO_DATA).and_then(|data| data.nested().ok());
+    let setting = data.and_then(|data| data.find(FIRST_OF_INFO_DATA));
+    let setting = setting.and_then(|number| number.u32().or(number.u16().map(u32::from)));
+    Some((info.find(IFLA_INFO_KIND)?.text(), setting))
 }
 
 fn accept_ra(families: Attribute<'_>) -> Option<i32> {
@@ -186,6 +206,23 @@ impl Handle {
         }
     }
 
+    /// Deletes the link with this name; one that is gone already counts as deleted.
+    pub fn delete_link_named(&mut self, name: &str) -> Result<()> {
+        let mut request = message(RTM_DELLINK, 0, 0, 0, 0);
+        request.string(IFLA_IFNAME, name);
+        match self.connection.request(request) {
+            Err(error) if error.is(Errno::ENODEV) => Ok(()),
+            result => result.with_context(|| format!("failed to delete link {name:?}")),
+        }
+    }
+
+    /// Gives a link another name; `EEXIST` when it is taken.
+    pub fn rename(&mut self, index: u32, name: &str) -> Result<()> {
+        let mut request = message(RTM_SETLINK, 0, index, 0, 0);
+        request.string(IFLA_IFNAME, name);
+        self.connection.request(request)
+    }
+
     /// Sets a link up or down.
     pub fn set_up(&mut self, index: u32, up: bool) -> Result<()> {
         self.connection.request(up_message(index, up))
@@ -200,6 +237,23 @@ impl Handle {
     pub fn set_mac(&mut self, index: u32, mac: &Mac) -> Result<()> {
         let mut request = message(RTM_SETLINK, 0, index, 0, 0);
         request.attribute(IFLA_ADDRESS, mac.bytes());
+        self.connection.request(request)
+    }
+
+    /// Sets the hardware address (`None`: it stays) and the MTU in bytes (0: it stays) of a link.
+    pub fn set_mac_and_mtu(&mut self, index: u32, mac: Option<&Mac>, mtu: u32) -> Result<()> {
+        let mut request = message(RTM_SETLINK, 0, index, 0, 0);
+        if let Some(mac) = mac {
+            request.attribute(IFLA_ADDRESS, mac.bytes());
+        }
+        push_mtu(&mut request, mtu);
+        self.connection.request(request)
+    }
+
+    /// Makes a link a port of a bridge.
+    pub fn set_master(&mut self, index: u32, master: u32) -> Result<()> {
+        let mut request = message(RTM_SETLINK, 0, index, 0, 0);
+        request.u32(IFLA_MASTER, master);
         self.connection.request(request)
     }
 
@@ -314,12 +368,14 @@ pub fn random_name() -> Result<String> {
     Ok(format!("veth{:08x}", u32::from_be_bytes(random::bytes()?)))
 }
 
-fn push_mtu(request: &mut Message, mtu: u32) {
+/// An MTU in bytes; 0 leaves the choice to the kernel.
+pub(super) fn push_mtu(request: &mut Message, mtu: u32) {
     if mtu > 0 {
         request.u32(IFLA_MTU, mtu);
     }
 }
 
+/// A request about a link: type and flags of the message, the link's index, its flags and which of them to change.
 pub(super) fn message(kind: u16, flags: u16, index: u32, link_flags: u32, change: u32) -> Message {
     let mut message = Message::new(kind, flags);
     message.raw(&ifinfomsg(AF_UNSPEC, index, link_flags, change));

@@ -4,12 +4,14 @@
 //! /proc/sys needs a thread inside a namespace, and [`Netns::run`] brings that thread back or ends the process.
 
 pub mod addresses;
+pub mod devices;
 pub mod links;
 pub mod mac;
 pub mod moving;
 pub mod routes;
 pub mod steps;
 pub mod sysctls;
+pub mod tap;
 pub mod veth;
 
 pub use crate::sys::netns::Netns;

@@ -1,6 +1,6 @@
 //! Routes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -26,7 +26,7 @@ pub struct Route {
     pub dst: IpNet,
     /// Next hop; `None` for destinations on the link.
     pub gateway: Option<IpAddr>,
-    /// Index of the outgoing link.
+    /// Index of the outgoing link; of several, the first.
     pub link: u32,
     /// Routing table; 0 is main.
     pub table: u32,
@@ -34,6 +34,8 @@ pub struct Route {
     pub scope: u8,
     /// Metric; 0 leaves the kernel's default.
     pub priority: u32,
+    /// Address that packets of the host itself are sent from; `None` leaves the choice to the kernel.
+    pub source: Option<IpAddr>,
     /// Path MTU in bytes; 0 when not set.
     pub mtu: u32,
     /// Maximum segment size to advertise, in bytes; 0 when not set.
@@ -60,7 +62,7 @@ impl Way {
 impl Route {
     /// A route in the main table with nothing special about it.
     pub fn new(dst: IpNet, gateway: Option<IpAddr>, link: u32) -> Self {
-        Route { dst, gateway, link, table: 0, scope: 0, priority: 0, mtu: 0, advmss: 0 }
+        Route { dst, gateway, link, table: 0, scope: 0, priority: 0, source: None, mtu: 0, advmss: 0 }
     }
 
     /// The table it is in, with main by its number.
@@ -71,7 +73,16 @@ impl Route {
     /// The request that adds the route, for pipelines. The same route again is `EEXIST`; the same destination with
     /// another next hop is added beside the first.
     pub(crate) fn message(&self) -> Message {
-        let mut message = Message::new(RTM_NEWROUTE, CREATE);
+        self.request(RTM_NEWROUTE, CREATE)
+    }
+
+    /// The request that removes the route, for pipelines.
+    pub(crate) fn deletion(&self) -> Message {
+        self.request(RTM_DELROUTE, 0)
+    }
+
+    fn request(&self, kind: u16, flags: u16) -> Message {
+        let mut message = Message::new(kind, flags);
         let family = family_of(self.dst.addr());
         message.raw(&rtmsg(family, self.dst.prefix_len(), self.effective_table(), self.scope));
         if self.effective_table() > u32::from(u8::MAX) {
@@ -82,6 +93,9 @@ impl Route {
         }
         if let Some(gateway) = self.gateway {
             push_ip(&mut message, RTA_GATEWAY, gateway);
+        }
+        if let Some(source) = self.source {
+            push_ip(&mut message, RTA_PREFSRC, source);
         }
         if self.priority > 0 {
             message.u32(RTA_PRIORITY, self.priority);
@@ -113,13 +127,15 @@ impl Route {
         let attributes = Attributes::after(body, RTMSG)?;
         let number = |kind| attributes.find(kind).and_then(Attribute::u32);
         let ip = |kind| attributes.find(kind).and_then(|found| ip_from(family, found.payload));
+        // `struct rtnexthop`: length, flags and hops, then the link.
+        let hops = attributes.find(RTA_MULTIPATH).and_then(|hops| hops.payload.get(4..8)?.try_into().ok());
         let any = ip_from(family, if family == AF_INET { &[0; 4] } else { &[0; 16] });
         let dst = ip(RTA_DST).or(any).and_then(|dst| IpNet::new(dst, prefix).ok());
         Ok(dst.map(|dst| Route {
             table: number(RTA_TABLE).unwrap_or(u32::from(table)),
             scope,
             priority: number(RTA_PRIORITY).unwrap_or(0),
-            ..Route::new(dst, ip(RTA_GATEWAY), number(RTA_OIF).unwrap_or(0))
+            ..Route::new(dst, ip(RTA_GATEWAY), number(RTA_OIF).or(hops.map(u32::from_ne_bytes)).unwrap_or(0))
         }))
     }
 }
@@ -146,13 +162,28 @@ impl Handle {
 
     /// The unicast routes of one table, of the family of `like`.
     pub fn routes(&mut self, like: IpAddr, table: u32) -> Result<Vec<Route>> {
+        self.routes_that(|_| true, like, table)
+    }
+
+    /// The link of the host's default route: of those in the main table the one with the lowest metric, IPv4 first.
+    pub fn default_link(&mut self) -> Result<Option<u32>> {
+        for any in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
+            let defaults = self.routes_that(|route| route.dst.prefix_len() == 0, any, MAIN)?;
+            if let Some(best) = defaults.iter().min_by_key(|route| route.priority) {
+                return Ok(Some(best.link));
+            }
+        }
+        Ok(None)
+    }
+
+    fn routes_that(&mut self, wanted: fn(&Route) -> bool, like: IpAddr, table: u32) -> Result<Vec<Route>> {
         let mut request = Message::new(RTM_GETROUTE, 0);
         request.raw(&[family_of(like), 0, 0, 0, u8::try_from(table).unwrap_or(0), 0, 0, 0, 0, 0, 0, 0]);
         if table > u32::from(u8::MAX) {
             request.u32(RTA_TABLE, table);
         }
         let listed = self.connection.dump(&request, Vec::new, |routes, reply| {
-            routes.extend(Route::parse(reply.body)?.filter(|route| route.table == table));
+            routes.extend(Route::parse(reply.body)?.filter(|route| route.table == table && wanted(route)));
             Ok(())
         });
         match listed {
@@ -185,6 +216,21 @@ mod tests {
         assert_eq!(route.message().body(), golden);
         let read = Route::parse(&golden).unwrap().unwrap();
         assert_eq!((read.dst, read.gateway, read.table), (route.dst, route.gateway, 254));
+    }
+
+    #[test]
+    fn a_route_from_an_address_and_its_deletion() {
+        let dst = "10.88.0.1/32".parse().unwrap();
+        let route = Route { scope: 253, source: "10.88.0.2".parse().ok(), ..Route::new(dst, None, 2) };
+        #[rustfmt::skip]
+        let golden = [
+            2, 32, 0, 0, 254, 3, 253, 1, 0, 0, 0, 0,    // rtmsg: IPv4, /32, main, boot, link, unicast
+            8, 0, 1, 0, 10, 88, 0, 1,                   // RTA_DST
+            8, 0, 7, 0, 10, 88, 0, 2,                   // RTA_PREFSRC
+            8, 0, 4, 0, 2, 0, 0, 0,                     // RTA_OIF
+        ];
+        assert_eq!(route.message().body(), golden);
+        assert_eq!(route.deletion().body(), golden);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use crate::error::Error;
 use crate::net::Handle;
-use crate::net::addresses::new_address;
+use crate::net::addresses::{new_address, new_address_alone};
 use crate::net::links::{announce_message, up_message};
 use crate::net::routes::Route;
 
@@ -13,12 +13,16 @@ use crate::net::routes::Route;
 pub enum Step {
     /// Add an address.
     Address(IpNet),
+    /// Add an address without a route to its network.
+    AddressAlone(IpNet),
     /// Announce addresses by gratuitous ARP when the link comes up.
     Announce,
     /// Set the link up.
     Up,
     /// Add a route.
     Route(Route),
+    /// Remove a route.
+    Unroute(Route),
 }
 
 impl Handle {
@@ -27,9 +31,11 @@ impl Handle {
     pub fn perform(&mut self, link: u32, steps: &[Step]) -> std::result::Result<(), (usize, Error)> {
         let messages = steps.iter().map(|step| match step {
             Step::Address(net) => new_address(link, *net),
+            Step::AddressAlone(net) => new_address_alone(link, *net),
             Step::Announce => announce_message(link),
             Step::Up => up_message(link, true),
             Step::Route(route) => route.message(),
+            Step::Unroute(route) => route.deletion(),
         });
         self.connection.pipeline(messages.collect())
     }

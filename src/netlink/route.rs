@@ -9,6 +9,7 @@ pub const RTM_NEWADDR: u16 = 20;
 pub const RTM_DELADDR: u16 = 21;
 pub const RTM_GETADDR: u16 = 22;
 pub const RTM_NEWROUTE: u16 = 24;
+pub const RTM_DELROUTE: u16 = 25;
 pub const RTM_GETROUTE: u16 = 26;
 
 pub const RTNLGRP_LINK: u32 = 1;
@@ -27,11 +28,16 @@ pub const IFLA_IFALIAS: u16 = 20;
 pub const IFLA_AF_SPEC: u16 = 26;
 pub const IFLA_NET_NS_FD: u16 = 28;
 pub const IFLA_EXT_MASK: u16 = 29;
+pub const IFLA_LINK_NETNSID: u16 = 37;
 pub const IFLA_ALT_IFNAME: u16 = 53;
 
 pub const IFLA_INFO_KIND: u16 = 1;
 pub const IFLA_INFO_DATA: u16 = 2;
 pub const VETH_INFO_PEER: u16 = 1;
+/// `IFLA_MACVLAN_MODE`, `IFLA_IPVLAN_MODE` and `IFLA_VLAN_ID`.
+pub const FIRST_OF_INFO_DATA: u16 = 1;
+pub const IFLA_MACVLAN_BC_QUEUE_LEN: u16 = 7;
+pub const IFLA_IPVLAN_FLAGS: u16 = 2;
 pub const IFLA_BRPORT_MODE: u16 = 4;
 
 /// Inside `IFLA_AF_SPEC`, `AF_INET`: settings of `net/ipv4/conf`, one attribute each.
@@ -44,12 +50,15 @@ pub const DEVCONF_ACCEPT_RA: usize = 3;
 pub const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 
 pub const IFF_UP: u32 = 0x1;
+pub const IFF_LOOPBACK: u32 = 0x8;
 pub const IFF_PROMISC: u32 = 0x100;
+pub const IFF_LOWER_UP: u32 = 0x1_0000;
 
 pub const IFA_ADDRESS: u16 = 1;
 pub const IFA_LOCAL: u16 = 2;
 pub const IFA_BROADCAST: u16 = 4;
 pub const IFA_FLAGS: u16 = 8;
+pub const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 pub const IFA_F_DADFAILED: u32 = 0x08;
 pub const IFA_F_TENTATIVE: u32 = 0x40;
 
@@ -57,7 +66,9 @@ pub const RTA_DST: u16 = 1;
 pub const RTA_OIF: u16 = 4;
 pub const RTA_GATEWAY: u16 = 5;
 pub const RTA_PRIORITY: u16 = 6;
+pub const RTA_PREFSRC: u16 = 7;
 pub const RTA_METRICS: u16 = 8;
+pub const RTA_MULTIPATH: u16 = 9;
 pub const RTA_TABLE: u16 = 15;
 pub const RTAX_MTU: u16 = 2;
 pub const RTAX_ADVMSS: u16 = 8;

@@ -10,5 +10,6 @@ pub mod output;
 pub mod process;
 pub mod random;
 pub mod socket;
+pub mod tun;
 pub mod unix;
 pub mod xtables;

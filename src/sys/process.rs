@@ -1,17 +1,19 @@
-//! Running another program to its end: the only exec there is, of plugins that are not ours.
+//! Running another program to its end: the only exec there is, of plugins that are not ours, and of ourselves where only an
+//! exec changes the SELinux context.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::error::{Errno, Error, Result};
+use crate::error::{Context, Errno, Error, Result};
 use crate::sys::output;
 
 /// How a program ended and what it printed.
@@ -28,12 +30,45 @@ pub struct Finished {
 /// Times a program is started when its file is still open for writing (`ETXTBSY`), one second apart, as libcni does.
 const BUSY_TRIES: u32 = 6;
 
+/// The running program.
+const OWN_FILE: &str = "/proc/self/exe";
+
+/// Where SELinux is told the context of the next program.
+const EXEC_LABEL: &str = "/proc/thread-self/attr/exec";
+
+/// There if SELinux is.
+const SELINUX: &str = "/sys/fs/selinux";
+
 /// Runs `path` with exactly this environment, feeds it `stdin` and collects what it prints.
 pub fn run(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Finished> {
     let mut child = spawn(path, environment)?;
     let (stdout, stderr) = converse(&mut child, stdin);
     let status = child.wait()?;
     Ok(Finished { failure: describe(status), stdout, stderr })
+}
+
+/// Runs this program once more, with these arguments and in an SELinux context, to its end. Gives its exit code; `None` when
+/// a signal ended it. The child is in the network namespace of the calling thread.
+pub fn run_self_as(context: &str, arguments: &[&str]) -> Result<Option<i32>> {
+    label_next_exec(context)?;
+    let status = Command::new(OWN_FILE).arg0(env!("CARGO_PKG_NAME")).args(arguments).env_clear().status();
+    // Plugins that are executed later have nothing to do with it. Who may set a label may take it back.
+    let _ = label_next_exec("");
+    Ok(status.with_context(|| format!("failed to run {OWN_FILE} in SELinux context {context:?}"))?.code())
+}
+
+/// Sets the SELinux context that the next program of this thread or its children starts in; an empty one means the
+/// policy's choice.
+fn label_next_exec(context: &str) -> Result<()> {
+    // One write, even of nothing: that is what takes the label back.
+    let written = File::options().write(true).open(EXEC_LABEL).and_then(|mut file| file.write(context.as_bytes()));
+    let written = written.with_context(|| format!("failed set socket label: write {EXEC_LABEL}"));
+    match written {
+        Err(error) if !Path::new(SELINUX).exists() => {
+            Err(error.with_details("this kernel runs without SELinux: leave selinuxContext out of the configuration"))
+        }
+        written => written.map(drop),
+    }
 }
 
 fn spawn(path: &str, environment: &[(OsString, OsString)]) -> Result<Child> {

@@ -4,14 +4,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::remove::Attachment;
 use crate::cni::result::Interface;
 use crate::cni::{CniResult, NetworkConfig, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 use crate::firewall::Session;
-use crate::firewall::flavour::{Flavour, Preference};
-use crate::firewall::masquerade::{self, Backend, Masquerade};
+use crate::firewall::flavour::Flavour;
+use crate::firewall::masquerade::{self, Manner, Masquerade};
 use crate::firewall::spoof_check::SpoofCheck;
+use crate::ipam::detach::Attachment;
 use crate::net::{Handle, Mac};
 
 /// What is wanted.
@@ -21,15 +21,6 @@ pub(super) struct Wishes {
     pub(super) masquerade: bool,
     /// `macspoofchk`
     pub(super) spoof_check: bool,
-}
-
-/// How ADD masquerades.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Manner {
-    /// `ipMasqBackend`, if there is one.
-    backend: Option<Backend>,
-    /// The iptables flavour that the administrator demands.
-    flavour: Option<Flavour>,
 }
 
 impl Wishes {
@@ -44,12 +35,11 @@ impl Wishes {
         if self.spoof_check {
             spoof_check(request).validate()?;
         }
-        let flavour = Flavour::forced(&request.host.variable("CNI_BOX_IPTABLES"))?;
         let top = request.config.top();
         let name = top.string("ipMasqBackend").context("failed to load netconf")?;
         let is_wanted = self.masquerade && top.get("ipMasqBackend").is_some();
-        let backend = is_wanted.then(|| Backend::parse(name)).transpose()?;
-        Ok(Manner { backend, flavour })
+        let variable = |name| request.host.variable(name);
+        Manner::parse(is_wanted.then_some(name), &variable("CNI_BOX_IPTABLES"), variable("PATH"))
     }
 
     /// CHECK: the rules are in place, in whatever backend. `port` is the host's end of the pair, `container` the other one
@@ -99,31 +89,23 @@ impl Wishes {
             failures.note(SpoofCheck::probe(&mut session));
         }
         if self.masquerade {
-            let path = request.host.variable("PATH");
-            failures.note(masquerade::probe(&mut session, manner.backend, &manner.preference(&path)));
+            failures.note(manner.probe(&mut session));
         }
         failures.finish().map_err(|error| Error::new(code::NOT_AVAILABLE, error.to_string()))
     }
 }
 
-impl Manner {
-    /// Masquerades an attachment's addresses.
-    pub(super) fn masquerade(
-        self,
-        session: &mut Session,
-        request: &Request<'_>,
-        addresses: &[IpNet],
-        undo: &mut Undo,
-    ) -> Result<()> {
-        let path = request.host.variable("PATH");
-        let added = whose(request).add(session, addresses, self.backend, &self.preference(&path))?;
-        undo.push(move || added.undo(&mut Session::default()));
-        Ok(())
-    }
-
-    fn preference(self, path: &str) -> Preference<'_> {
-        Preference { forced: self.flavour, path }
-    }
+/// Masquerades an attachment's addresses.
+pub(super) fn begin_masquerade(
+    session: &mut Session,
+    manner: &Manner,
+    request: &Request<'_>,
+    addresses: &[IpNet],
+    undo: &mut Undo,
+) -> Result<()> {
+    let added = manner.add(session, &whose(request), addresses)?;
+    undo.push(move || added.undo(&mut Session::default()));
+    Ok(())
 }
 
 /// Lets the container send with its own hardware address only.
@@ -162,9 +144,8 @@ fn whose<'r>(request: &'r Request<'_>) -> Masquerade<'r> {
     Masquerade { network: &request.config.name, container: &request.container_id, ifname: &request.ifname }
 }
 
-/// A flavour that does not exist is for ADD to refuse; it must not keep anything from being found.
 fn flavour_if_valid(request: &Request<'_>) -> Option<Flavour> {
-    Flavour::forced(&request.host.variable("CNI_BOX_IPTABLES")).ok().flatten()
+    Flavour::forced_if_valid(&request.host.variable("CNI_BOX_IPTABLES"))
 }
 
 fn ethernet(mac: &Mac) -> Result<[u8; 6]> {

@@ -22,7 +22,6 @@
 
 mod check;
 mod firewall;
-mod remove;
 mod setup;
 mod shared;
 
@@ -32,12 +31,13 @@ use firewall::Wishes;
 use ipnet::IpNet;
 
 use crate::cni::args::Args;
-use crate::cni::delegate::Delegate;
 use crate::cni::result::{Dns, Interface};
 use crate::cni::{CniResult, NetworkConfig, Object, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 use crate::firewall::Session;
-use crate::net::{Mac, Netns};
+use crate::ipam::attach::{call_ipam, find_ipam, open_netns};
+use crate::ipam::detach::Attachment;
+use crate::net::Mac;
 
 /// Longest interface name in bytes.
 const LONGEST_NAME: usize = 15;
@@ -75,7 +75,7 @@ impl Plugin for Bridge {
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         let conf = Conf::for_add(request)?;
-        let ipam = find_ipam(&conf.ipam, request)?;
+        let ipam = find_ipam(request)?;
         let manner = conf.firewall.validate(request)?;
         let container = open_netns(request)?;
         let session = Session::default();
@@ -97,7 +97,7 @@ impl Plugin for Bridge {
         let wishes = Wishes::of(&request.config).context("failed to load netconf")?;
         let mut failures = Failures::default();
         let mut session = Session::default();
-        let removed = failures.note(remove::Attachment::find(request)).and_then(|mut attachment| {
+        let removed = failures.note(Attachment::find(request)).and_then(|mut attachment| {
             if wishes.masquerade {
                 failures.note(firewall::end_masquerade(request, &mut attachment, &mut session));
             }
@@ -125,17 +125,6 @@ impl Plugin for Bridge {
         Wishes::of(&request.config).context("failed to load netconf")?.probe(request)?;
         call_ipam(request)
     }
-}
-
-/// The IPAM plugin of this type; `None` for a network without addresses.
-fn find_ipam(kind: &str, request: &Request<'_>) -> Result<Option<Delegate>> {
-    if kind.is_empty() { Ok(None) } else { Delegate::find_ipam(kind, request).map(Some) }
-}
-
-/// Passes the call on to the IPAM plugin, if there is one.
-fn call_ipam(request: &Request<'_>) -> Result<()> {
-    let kind = request.config.ipam_type().context("failed to load netconf")?;
-    find_ipam(kind, request)?.map_or(Ok(()), |ipam| ipam.call(request))
 }
 
 impl Conf {
@@ -179,18 +168,9 @@ impl Conf {
             disable_container_interface: top.boolean("disableContainerInterface")?,
             mac,
             ipam: config.ipam_type()?.to_string(),
-            dns: configured_dns(config)?,
+            dns: config.dns_if_set()?,
         })
     }
-}
-
-/// `dns` counts as configured when any of its keys is set, even to an empty list.
-fn configured_dns(config: &NetworkConfig) -> Result<Option<Dns>> {
-    let dns = config.dns()?;
-    let lists = ["nameservers", "search", "options"];
-    let object = config.top().object("dns")?;
-    let set = object.is_some_and(|dns| lists.iter().any(|key| dns.get(key).is_some()));
-    Ok((set || !dns.domain.is_empty()).then_some(dns))
 }
 
 /// Settings of the reference that this version does not have yet. Ignoring them would open what they close.
@@ -221,10 +201,6 @@ fn container_mac(request: &Request<'_>) -> Result<Option<Mac>> {
         "" => Ok(None),
         wish => Mac::parse(wish).map(Some).context("failed to make veth pair"),
     }
-}
-
-fn open_netns(request: &Request<'_>) -> Result<Netns> {
-    Netns::open(&request.netns).with_context(|| format!("failed to open netns {:?}", request.netns))
 }
 
 /// The interface entry of a result.

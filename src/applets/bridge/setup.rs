@@ -12,6 +12,7 @@ use crate::cni::result::{IpConfig, Route};
 use crate::cni::{CniResult, Request, Undo};
 use crate::error::{Context, Error, Result};
 use crate::firewall::Session;
+use crate::firewall::masquerade::Manner;
 use crate::ipam::apply::{self, Target};
 use crate::ipam::ranges::successor;
 use crate::net::links::State;
@@ -30,7 +31,7 @@ pub(super) struct Attaching<'a, 'r> {
     pub(super) container: &'a Netns,
     /// `None` for a network without addresses.
     pub(super) ipam: Option<Delegate>,
-    pub(super) manner: firewall::Manner,
+    pub(super) manner: Manner,
     pub(super) session: Session,
     pub(super) undo: &'a mut Undo,
 }
@@ -120,7 +121,7 @@ impl Attaching<'_, '_> {
         sysctls::enable_forwarding(has(false), has(true)).context("failed to enable forwarding")?;
         if self.conf.firewall.masquerade {
             let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
-            self.manner.masquerade(&mut self.session, self.request, &addresses, self.undo)?;
+            firewall::begin_masquerade(&mut self.session, &self.manner, self.request, &addresses, self.undo)?;
         }
         Ok(())
     }

@@ -1,10 +1,12 @@
 //! ADD.
 
+use std::cell::Cell;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use super::{Backend, Conf, FIREWALLD, Wish, bus_address};
 use crate::cni::{Request, Undo};
-use crate::error::Result;
+use crate::error::{Failures, Result};
 use crate::firewall::Session;
 use crate::firewall::filter::{Added, Filter, Ingress};
 use crate::firewall::firewalld::Firewalld;
@@ -19,6 +21,8 @@ pub(super) struct Attaching<'a, 'h> {
     pub(super) ingress: Option<Ingress<'a>>,
     pub(super) forced: Option<Flavour>,
     pub(super) undo: &'a mut Undo,
+    /// Set when firewalld may have kept addresses of an ADD that failed. Then their records stay, for DEL.
+    pub(super) leaves_sources: Rc<Cell<bool>>,
 }
 
 impl Attaching<'_, '_> {
@@ -65,20 +69,41 @@ impl Attaching<'_, '_> {
                 continue;
             }
             owners.set(address, &owner)?;
-            let owner = owner.clone();
-            self.undo.push(move || restore(address, &owner, former.as_ref()));
+            let (owner, is_needed) = (owner.clone(), Rc::clone(&self.leaves_sources));
+            self.undo.push(move || if is_needed.get() { Ok(()) } else { restore(address, &owner, former.as_ref()) });
         }
         Ok(())
     }
 
     fn add_sources(&mut self, mut firewalld: Firewalld) -> Result<()> {
+        let mut added = Vec::new();
         for address in self.addresses.iter().copied() {
-            if firewalld.add_source(&self.conf.zone, address)? {
-                let (bus, zone) = (bus_address(self.request), self.conf.zone.clone());
-                self.undo.push(move || Firewalld::connect(&bus)?.remove_source(&zone, address));
+            match firewalld.add_source(&self.conf.zone, address) {
+                Ok(is_new) => added.extend(is_new.then_some(address)),
+                Err(error) => {
+                    // What was not answered may have been done, or be done later.
+                    added.extend(error.timed_out().then_some(address));
+                    // On the same connection: nobody waits a second time for a bus that has fallen silent.
+                    self.undo_sources(added, move || Ok(firewalld));
+                    return Err(error);
+                }
             }
         }
+        let bus = bus_address(self.request);
+        self.undo_sources(added, move || Firewalld::connect(&bus));
         Ok(())
+    }
+
+    fn undo_sources(&mut self, added: Vec<IpAddr>, connect: impl FnOnce() -> Result<Firewalld> + 'static) {
+        if added.is_empty() {
+            return;
+        }
+        let (zone, leaves_sources) = (self.conf.zone.clone(), Rc::clone(&self.leaves_sources));
+        self.undo.push(move || {
+            let removed = connect().and_then(|firewalld| remove_sources(firewalld, &zone, &added));
+            leaves_sources.set(removed.is_err());
+            removed
+        });
     }
 
     fn undo_rules(&mut self, added: Added) {
@@ -95,6 +120,14 @@ impl Attaching<'_, '_> {
             added.undo(&mut Session::default(), is_shared)
         });
     }
+}
+
+fn remove_sources(mut firewalld: Firewalld, zone: &str, addresses: &[IpAddr]) -> Result<()> {
+    let mut failures = Failures::default();
+    for address in addresses {
+        failures.note(firewalld.remove_source(zone, *address));
+    }
+    failures.finish()
 }
 
 /// Takes a record back, unless somebody else has written another one meanwhile.

@@ -22,6 +22,7 @@ mod attach;
 mod remove;
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use crate::cni::environment::validate_ifname;
 use crate::cni::{CniResult, Plugin, Request, Undo};
@@ -81,7 +82,8 @@ impl Plugin for Firewall {
         let previous = previous(request)?;
         let ingress = conf.ingress(&previous)?;
         let forced = forced(request)?;
-        attach::Attaching { conf: &conf, request, addresses: &addresses(&previous), ingress, forced, undo }.attach()?;
+        let (addresses, leaves_sources) = (&addresses(&previous), Rc::default());
+        attach::Attaching { conf: &conf, request, addresses, ingress, forced, undo, leaves_sources }.attach()?;
         Ok(previous)
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{FIREWALLD, Wish, bus_address, forced, is_of, wish, zone};
 use crate::cni::Request;
-use crate::error::{Context, Failures, Result};
+use crate::error::{Context, Errno, Error, Failures, Result};
 use crate::firewall::firewalld::Firewalld;
 use crate::firewall::owners::{Owner, Owners};
 use crate::firewall::{Session, filter};
@@ -71,7 +71,8 @@ fn end(request: &Request<'_>, owners: &Owners, endings: &[Ending], failures: &mu
 }
 
 /// Takes the addresses out of firewalld's zones. Without a bus, or firewalld, there is nothing left to do. A bus that fails
-/// us counts only if firewalld is known to have the addresses.
+/// us counts only if firewalld is known to have the addresses, or is demanded; one that refuses us, only if it is known: who
+/// may not take addresses out has not put them in either, and would have a DEL that fails for ever.
 fn remove_sources(request: &Request<'_>, endings: &[Ending]) -> Result<()> {
     let wish = wish(request).context("failed to load netconf")?;
     let zone = zone(request).context("failed to load netconf")?;
@@ -86,11 +87,18 @@ fn remove_sources(request: &Request<'_>, endings: &[Ending]) -> Result<()> {
         Some(mut firewalld) => Ok(firewalld.is_running()?.then_some(firewalld)),
         None => Ok(None),
     });
-    let firewalld = if is_needed { failures.note(running) } else { running.ok() };
+    let is_unable = |error: &Error| error.is(Errno::EACCES) && !endings.iter().any(is_known);
+    let firewalld = match running {
+        Err(error) if is_needed && !is_unable(&error) => failures.note(Err(error)),
+        running => running.ok(),
+    };
     if let Some(mut firewalld) = firewalld.flatten() {
         for ending in endings {
             let recorded = ending.owner.as_ref().filter(|_| is_known(ending)).map(|owner| owner.zone.as_str());
-            failures.note(firewalld.remove_source(recorded.unwrap_or(&zone), ending.address));
+            match firewalld.remove_source(recorded.unwrap_or(&zone), ending.address) {
+                Err(error) if is_unable(&error) => {}
+                removed => drop(failures.note(removed)),
+            }
         }
     }
     failures.finish()

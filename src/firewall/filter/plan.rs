@@ -33,6 +33,7 @@ pub(super) struct Wanted {
 
 #[derive(Debug)]
 struct Accepting {
+    hosts: Vec<IpAddr>,
     admin_chain: String,
     forward_jump: Rule,
     admin_jump: Rule,
@@ -64,12 +65,13 @@ pub(super) struct Plan {
 
 impl Wanted {
     pub(super) fn new(filter: &Filter<'_>, forward: &'static str, family: Family) -> Self {
-        let addresses = filter.addresses.iter().copied().filter(|address| Family::of_address(*address) == family);
+        let hosts = filter.addresses.iter().copied().filter(|address| Family::of_address(*address) == family);
         let accepting = filter.admin_chain.map(|admin_chain| Accepting {
+            hosts: hosts.clone().collect(),
             admin_chain: admin_chain.to_string(),
             forward_jump: jump(CNI_FORWARD).commented(FORWARD_COMMENT),
             admin_jump: jump(admin_chain).commented(ADMIN_COMMENT),
-            addresses: addresses.flat_map(address_rules).fold(Vec::new(), push_new),
+            addresses: hosts.flat_map(address_rules).fold(Vec::new(), push_new),
         });
         Wanted { forward, accepting, ingress: filter.ingress.map(Isolating::new) }
     }
@@ -78,9 +80,9 @@ impl Wanted {
     pub(super) fn missing(&self, view: &mut dyn View) -> Result<Plan> {
         let mut plan = Plan::default();
         let has_stage_1 = view.uses(STAGE_1)?.is_some();
-        let private = if self.accepting.is_some() { view.chain(CNI_FORWARD)? } else { None };
+        let private = if self.accepting.is_some() { self.chain(view, CNI_FORWARD)? } else { None };
         // Nothing can jump to a chain that is not there.
-        let forward = if private.is_some() || has_stage_1 { view.chain(self.forward)? } else { None };
+        let forward = if private.is_some() || has_stage_1 { self.chain(view, self.forward)? } else { None };
         if let Some(accepting) = &self.accepting {
             accepting.missing(view, private.as_ref(), forward.as_ref(), self.forward, &mut plan)?;
         }
@@ -100,12 +102,22 @@ impl Wanted {
 
     /// The first rule that the table lacks, in the reference's words where it has any.
     pub(super) fn first_missing(&self, view: &mut dyn View) -> Result<Option<String>> {
+        let mut chains: Vec<(&str, Option<StoredChain>)> = Vec::new();
         for (chain, rule) in self.rules() {
-            if !holds(view.chain(chain)?.as_ref(), rule) {
+            if !chains.iter().any(|(name, _)| *name == chain) {
+                chains.push((chain, self.chain(view, chain)?));
+            }
+            let stored = chains.iter().find(|(name, _)| *name == chain).and_then(|(_, stored)| stored.as_ref());
+            if !holds(stored, rule) {
                 return Ok(Some(self.describe(chain, rule)));
             }
         }
         Ok(None)
+    }
+
+    /// A chain, as far as it can hold rules that are wanted.
+    fn chain(&self, view: &mut dyn View, name: &str) -> Result<Option<StoredChain>> {
+        view.chain_about(name, self.accepting.as_ref().map_or(&[], |accepting| &accepting.hosts))
     }
 
     /// What a host without any of our rules lacks.
@@ -254,7 +266,7 @@ pub(super) fn removal(view: &mut dyn View, addresses: &[IpAddr]) -> Result<Vec<E
         return Ok(Vec::new());
     }
     let rules: Vec<Rule> = addresses.iter().copied().flat_map(address_rules).collect();
-    let Some(chain) = view.chain(CNI_FORWARD)? else { return Ok(Vec::new()) };
+    let Some(chain) = view.chain_about(CNI_FORWARD, addresses)? else { return Ok(Vec::new()) };
     Ok(chain.deletions(CNI_FORWARD, |found| rules.iter().any(|rule| found.is(rule))))
 }
 

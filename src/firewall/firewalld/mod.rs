@@ -110,9 +110,11 @@ impl Refusal {
     }
 }
 
+/// `EACCES` when we may not ask for that.
 fn failed(member: &str, refusal: &Refusal) -> Error {
     let error = Error::internal(format!("{ZONE}.{member}: {refusal}"));
     if DENIED.contains(&refusal.name.as_str()) {
+        let error = Error { errno: Some(Errno::EACCES), ..error };
         return error.with_details("firewalld obeys the host's root only; without those rights choose another backend");
     }
     error

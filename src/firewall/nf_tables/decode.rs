@@ -41,6 +41,28 @@ pub(super) fn rule(body: &[u8], location: &Location) -> Result<StoredRule> {
     Ok(StoredRule { id, rule: reader.rule, foreign })
 }
 
+/// True when the first condition of the rule in an `NFT_MSG_NEWRULE` message is an address, and none of these. Found out in a
+/// tenth of the time that [`rule`] takes.
+pub(super) fn is_about_another(body: &[u8], addresses: &[IpAddr]) -> bool {
+    let is = |address: &IpAddr, value: &[u8]| match address {
+        IpAddr::V4(address) => address.octets() == value,
+        IpAddr::V6(address) => address.octets() == value,
+    };
+    first_compared(body)
+        .is_some_and(|value| matches!(value.len(), 4 | 16) && !addresses.iter().any(|address| is(address, value)))
+}
+
+/// What a part of the packet is compared with by the rule's first two expressions, if that is what they do.
+fn first_compared(body: &[u8]) -> Option<&[u8]> {
+    let mut expressions = attributes(body).ok()?.find(NFTA_RULE_EXPRESSIONS)?.nested().ok()?;
+    let (load, compare) = (expressions.next()?.nested().ok()?, expressions.next()?.nested().ok()?);
+    let named =
+        |expression: Attributes<'_>, name| expression.find(NFTA_EXPR_NAME)?.payload.strip_prefix(name).map(drop);
+    named(load, b"payload\0".as_slice())?;
+    named(compare, b"cmp\0".as_slice())?;
+    value(compare.find(NFTA_EXPR_DATA)?.nested().ok()?, NFTA_CMP_DATA)
+}
+
 /// Reads expressions one after another. Each method gives `None` for what it doesn't understand.
 struct Reader {
     /// The family of addresses, once it is known.

@@ -11,6 +11,8 @@ mod location;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use encode::batch;
 pub(super) use location::Location;
 
@@ -92,17 +94,25 @@ impl Nftables {
         probed.with_context(|| format!("the kernel refuses rules in {}", location.described()))
     }
 
-    /// The rules of a chain; nothing when it is missing.
-    fn chain(&mut self, location: &Location, name: &str) -> Result<Option<StoredChain>> {
+    /// The rules of a chain that are chosen by their message; nothing when it is missing.
+    fn chain(
+        &mut self,
+        location: &Location,
+        name: &str,
+        chosen: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<Option<StoredChain>> {
         let Some(uses) = self.chain_use(location, name)? else { return Ok(None) };
         let request = encode::named_rules(NFT_MSG_GETRULE, location, name, None);
-        let rules = self.0.dump(&request, Vec::new, |rules, reply| {
-            rules.push(decode::rule(reply.body, location)?);
+        let listed = self.0.dump(&request, Default::default, |(rules, count): &mut (Vec<_>, usize), reply| {
+            *count += 1;
+            if chosen(reply.body) {
+                rules.push(decode::rule(reply.body, location)?);
+            }
             Ok(())
         });
-        let rules = rules.with_context(|| format!("failed to list chain {name:?}"))?;
+        let (rules, count) = listed.with_context(|| format!("failed to list chain {name:?}"))?;
         // The kernel counts what holds a chain in being: its own rules and the verdicts that lead to it.
-        let references = (uses as usize).saturating_sub(rules.len());
+        let references = (uses as usize).saturating_sub(count);
         Ok(Some(StoredChain { rules, references }))
     }
 
@@ -180,7 +190,11 @@ struct Snapshot<'a> {
 
 impl View for Snapshot<'_> {
     fn chain(&mut self, name: &str) -> Result<Option<StoredChain>> {
-        self.nftables.chain(self.location, name)
+        self.nftables.chain(self.location, name, &|_| true)
+    }
+
+    fn chain_about(&mut self, name: &str, addresses: &[IpAddr]) -> Result<Option<StoredChain>> {
+        self.nftables.chain(self.location, name, &|body| !decode::is_about_another(body, addresses))
     }
 
     fn uses(&mut self, name: &str) -> Result<Option<usize>> {

@@ -273,6 +273,29 @@ fn what_is_not_understood_makes_a_rule_foreign() {
 }
 
 #[test]
+fn only_rules_that_begin_with_another_address_are_passed_over() {
+    let (ip, ip6) = (native(NativeFamily::Ip), native(NativeFamily::Ip6));
+    for (location, own, other) in [
+        (nat(Family::V4), "10.0.0.2/32", "10.0.0.3/32"),
+        (nat(Family::V6), "fd00::2/128", "fd00::3/128"),
+        (ip, "10.0.0.2/32", "10.0.0.3/32"),
+        (ip6, "fd00::2/128", "fd00::3/128"),
+    ] {
+        let passed_over = |matches: Vec<Match>| {
+            let message = encode::new_rule(APPEND, &location, "CHAIN", &rule(matches, None, Target::Accept));
+            decode::is_about_another(message.body(), &[network(own).addr()])
+        };
+        let states = || Match::ConnectionState(RELATED_OR_ESTABLISHED);
+        assert!(passed_over(vec![Match::source(network(other))]));
+        assert!(passed_over(vec![Match::destination(network(other)), states()]));
+        assert!(!passed_over(vec![Match::source(network(own))]));
+        assert!(!passed_over(vec![Match::destination(network(own)), states()]));
+        assert!(!passed_over(vec![Match::comes_in_by("br0"), Match::source(network(other))]));
+        assert!(!passed_over(vec![states()]) && !passed_over(Vec::new()));
+    }
+}
+
+#[test]
 fn a_goto_is_no_jump() {
     let jump = rule(vec![], None, Target::Jump("CNI-a".to_string()));
     let mut bytes = expressions(Family::V4, &jump);

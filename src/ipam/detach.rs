@@ -1,4 +1,4 @@
-//! DEL: finding what is left of an attachment, the addresses it had, and removing its links.
+//! DEL of a veth pair: finding what is left of an attachment, the addresses it had, and removing its links.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use crate::net::{Handle, Link, Netns, veth};
 
 /// What is left of an attachment's links.
 #[derive(Debug)]
-pub(super) enum Attachment {
+pub enum Attachment {
     /// The container's namespace can be entered; the interface may be missing.
     Reachable(Handle, Option<Link>),
     /// The namespace is gone, or nobody knows its name any more.
@@ -17,7 +17,7 @@ pub(super) enum Attachment {
 
 impl Attachment {
     /// Looks for the interface in the container.
-    pub(super) fn find(request: &Request<'_>) -> Result<Self> {
+    pub fn find(request: &Request<'_>) -> Result<Self> {
         let Some(container) = Netns::open_if_left(&request.netns)? else { return Ok(Attachment::Unreachable) };
         let mut inside = Handle::inside(&container)?;
         let link = inside.find_link(&request.ifname)?;
@@ -26,7 +26,7 @@ impl Attachment {
 
     /// The addresses it has or had: those of the interface and of prevResult. `None` means that they are unknown and that
     /// the container has no other addresses, so that everything which names the container may go.
-    pub(super) fn addresses(&mut self, request: &Request<'_>) -> Result<Option<Vec<IpAddr>>> {
+    pub fn addresses(&mut self, request: &Request<'_>) -> Result<Option<Vec<IpAddr>>> {
         let mut addresses = match self {
             Attachment::Reachable(inside, Some(link)) => ips(inside.addresses(link.index)?),
             _ => Vec::new(),
@@ -42,7 +42,7 @@ impl Attachment {
     }
 
     /// Deletes the pair: from the container's end, or, where the container cannot be reached, from the host's end.
-    pub(super) fn remove(self, request: &Request<'_>) -> Result<()> {
+    pub fn remove(self, request: &Request<'_>) -> Result<()> {
         match self {
             Attachment::Reachable(mut inside, Some(link)) => {
                 let deleted = inside.delete_link(link.index);

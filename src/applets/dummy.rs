@@ -1,0 +1,57 @@
+//! `dummy`: gives the container a device that swallows what it is given, to hold addresses. No keys of its own; `ipam` is
+//! required.
+
+use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::error::{Error, Result};
+use crate::ipam::attach::{self, Attached};
+use crate::net::Handle;
+use crate::net::devices::{self, Kind, Wanted};
+
+/// The applet.
+pub static DUMMY: Dummy = Dummy;
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Dummy;
+
+impl Plugin for Dummy {
+    fn name(&self) -> &'static str {
+        "dummy"
+    }
+
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let ipam = attach::find_ipam(request)?.ok_or_else(no_ipam)?;
+        let container = attach::open_netns(request)?;
+        let mut inside = Handle::inside(&container)?;
+        let (container, ifname) = (&container, &request.ifname);
+        let wanted = Wanted { kind: Kind::Dummy, lower: None, mtu: 0, mac: None, container, ifname };
+        let device = attach::create(&mut inside, &wanted, undo)?;
+        let addresses = attach::addresses(&ipam, request, undo)?;
+        attach::configure(request, container, &device, addresses)
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        attach::find_ipam(request)?.ok_or_else(no_ipam)?;
+        let mut attached = Attached::find(request, "dummy")?;
+        if !attached.link.is_up() {
+            return Err(Error::internal(format!("Interface {} is down", attached.link.name)));
+        }
+        attached.verify_addresses()
+    }
+
+    fn del(&self, request: &Request<'_>) -> Result<()> {
+        attach::detach(request, devices::delete)
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<()> {
+        attach::call_ipam(request)
+    }
+
+    fn status(&self, request: &Request<'_>) -> Result<()> {
+        attach::required_ipam(request)?.call(request)
+    }
+}
+
+fn no_ipam() -> Error {
+    Error::internal("dummy interface requires an IPAM configuration")
+}

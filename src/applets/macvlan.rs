@@ -1,0 +1,131 @@
+//! `macvlan`: gives the container a device with a hardware address of its own on the network of one of the host's devices.
+//!
+//! | key | default | meaning |
+//! |---|---|---|
+//! | `master` | interface of the default route | the device it lies on |
+//! | `mode` | `bridge` | `bridge`: devices on one master reach each other; `private`: they don't; `vepa`: by way of the switch; `passthru`: one device takes the master over |
+//! | `mtu` | the master's | at most the master's |
+//! | `mac` | random | hardware address; CNI_ARGS `MAC` overrides it, `runtimeConfig.mac` both |
+//! | `linkInContainer` | false | the master is in the container |
+//! | `bcqueuelen` | kernel's | broadcast packets that may wait on the master (Linux 5.11) |
+//! | `ipam`, `dns` | | address management plugin, if there are to be addresses; name resolution to report |
+
+use crate::cni::args::Args;
+use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::error::{Context, Error, Result};
+use crate::ipam::attach::{self, Attached};
+use crate::ipam::master::Master;
+use crate::net::Mac;
+use crate::net::devices::{self, Kind, Wanted};
+
+/// `MACVLAN_MODE_…` of `linux/if_link.h`.
+const MODES: [(&str, u32); 4] = [("bridge", 4), ("private", 1), ("vepa", 2), ("passthru", 8)];
+
+/// The applet.
+pub static MACVLAN: Macvlan = Macvlan;
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Macvlan;
+
+/// A configuration that can be carried out if the master agrees.
+#[derive(Debug)]
+struct Conf {
+    master: Master,
+    mode: u32,
+    queue: u32,
+    mac: Option<Mac>,
+}
+
+impl Plugin for Macvlan {
+    fn name(&self) -> &'static str {
+        "macvlan"
+    }
+
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let conf = Conf::of(request)?;
+        let dns = request.config.dns().context("failed to load netconf")?;
+        let ipam = attach::find_ipam(request)?;
+        let container = attach::open_netns(request)?;
+        let (mut handle, master) = conf.master.find(&container)?;
+        let wanted = Wanted {
+            kind: Kind::Macvlan { mode: conf.mode, queue: conf.queue },
+            lower: Some(&master),
+            mtu: conf.master.checked_mtu(&master)?,
+            mac: conf.mac.as_ref(),
+            container: &container,
+            ifname: &request.ifname,
+        };
+        let device = attach::create(&mut handle, &wanted, undo)?;
+        let addresses = match ipam {
+            Some(ipam) => attach::addresses(&ipam, request, undo)?,
+            None => CniResult::default(),
+        };
+        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses)? })
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        let mut attached = Attached::find(request, "macvlan")?;
+        let mode = attached.link.setting.unwrap_or(0);
+        if mode != conf.mode {
+            let (found, wanted) = (mode_name(mode), mode_name(conf.mode));
+            let msg = format!("container macvlan mode {found} does not match expected value: {wanted}");
+            return Err(Error::internal(msg));
+        }
+        conf.master.verify(&attached.container, &attached.link)?;
+        attached.verify_addresses()
+    }
+
+    fn del(&self, request: &Request<'_>) -> Result<()> {
+        attach::detach(request, devices::delete)
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<()> {
+        attach::call_ipam(request)
+    }
+
+    fn status(&self, request: &Request<'_>) -> Result<()> {
+        Conf::of(request)?.master.probe(true)?;
+        attach::call_ipam(request)
+    }
+}
+
+impl Conf {
+    fn of(request: &Request<'_>) -> Result<Conf> {
+        let top = request.config.top();
+        let master = Master::decode(&request.config).context("failed to load netconf")?;
+        let queue = top.integer("bcqueuelen").context("failed to load netconf")?;
+        Ok(Conf {
+            master,
+            mode: mode_number(top.string("mode").context("failed to load netconf")?)?,
+            queue: u32::try_from(queue).map_err(|_| Error::internal(format!("invalid bcqueuelen {queue}")))?,
+            mac: wanted_mac(request)?,
+        })
+    }
+}
+
+/// The hardware address asked for: the most specific wish wins.
+fn wanted_mac(request: &Request<'_>) -> Result<Option<Mac>> {
+    let args = Args::parse(&request.args, &["MAC"])?;
+    let runtime = request.config.runtime()?.map_or(Ok(""), |runtime| runtime.string("mac"));
+    let wishes = [runtime, Ok(args.get("MAC").unwrap_or("")), request.config.top().string("mac")];
+    for wish in wishes {
+        match wish.context("failed to load netconf")? {
+            "" => {}
+            wish => return Mac::parse(wish).map(Some).with_context(|| format!("invalid args {wish} for MAC addr")),
+        }
+    }
+    Ok(None)
+}
+
+fn mode_number(name: &str) -> Result<u32> {
+    let name = if name.is_empty() { "bridge" } else { name };
+    let mode = MODES.iter().find(|(known, _)| *known == name);
+    mode.map(|(_, number)| *number).ok_or_else(|| Error::internal(format!("unknown macvlan mode: {name:?}")))
+}
+
+fn mode_name(number: u32) -> String {
+    let mode = MODES.iter().find(|(_, known)| *known == number);
+    mode.map_or_else(|| number.to_string(), |(name, _)| (*name).to_string())
+}

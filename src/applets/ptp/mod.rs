@@ -1,0 +1,209 @@
+//! `ptp`: connects a container to the host by a veth pair of its own, with the host as its gateway.
+//!
+//! | key | default | meaning |
+//! |---|---|---|
+//! | `ipMasq` | false | traffic leaving the network is masqueraded |
+//! | `ipMasqBackend` | what the kernel has, `iptables` first | `iptables` or `nftables`: what keeps the rules for that |
+//! | `mtu` | kernel's | of both ends |
+//! | `ipam`, `dns` | | address management plugin (required); name resolution to report |
+//!
+//! The host's end has the gateway's address, and the host a route to each address of the container. The container sends
+//! everything to the gateway, its neighbours' packets too.
+//!
+//! Left behind on purpose, as by the reference: forwarding.
+
+mod check;
+
+use ipnet::IpNet;
+
+use crate::cni::result::{Dns, Interface};
+use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
+use crate::error::{Context, Error, Failures, Result};
+use crate::firewall::Session;
+use crate::firewall::flavour::Flavour;
+use crate::firewall::masquerade::{self, Manner, Masquerade};
+use crate::ipam::apply::Target;
+use crate::ipam::attach::{open_netns, required_ipam};
+use crate::ipam::detach::Attachment;
+use crate::ipam::point_to_point;
+use crate::net::{Handle, Mac, Netns, links, sysctls, veth};
+
+/// Index of the container's interface in the result.
+const CONTAINER: i64 = 1;
+
+/// The applet.
+pub static PTP: Ptp = Ptp;
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Ptp;
+
+/// A configuration that can be carried out.
+#[derive(Debug)]
+struct Conf {
+    masquerade: bool,
+    /// `ipMasqBackend` if it is set.
+    backend: Option<String>,
+    mtu: u32,
+    /// `dns` if the configuration sets anything there.
+    dns: Option<Dns>,
+}
+
+impl Conf {
+    fn of(request: &Request<'_>) -> Result<Conf> {
+        Conf::decode(&request.config).context("failed to load netconf")
+    }
+
+    fn decode(config: &NetworkConfig) -> Result<Conf> {
+        let top = config.top();
+        let mtu = top.integer("mtu")?.max(0);
+        let backend = top.string("ipMasqBackend")?;
+        Ok(Conf {
+            masquerade: top.boolean("ipMasq")?,
+            backend: top.get("ipMasqBackend").map(|_| backend.to_string()),
+            mtu: u32::try_from(mtu).map_err(|_| Error::internal(format!("invalid mtu {mtu}")))?,
+            dns: config.dns_if_set()?,
+        })
+    }
+
+    /// How to masquerade, if that is wanted.
+    fn manner(&self, request: &Request<'_>) -> Result<Option<Manner>> {
+        let variable = |name| request.host.variable(name);
+        let parse = || Manner::parse(self.backend.as_deref(), &variable("CNI_BOX_IPTABLES"), variable("PATH"));
+        self.masquerade.then(parse).transpose()
+    }
+}
+
+impl Plugin for Ptp {
+    fn name(&self) -> &'static str {
+        "ptp"
+    }
+
+    /// The IPAM comes first, as in the reference: a second ADD of the same interface gets its refusal.
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let conf = Conf::of(request)?;
+        let ipam = required_ipam(request)?;
+        let manner = conf.manner(request)?;
+        let container = open_netns(request)?;
+        let mut result = ipam.add(request, undo)?;
+        if result.ips.is_empty() {
+            return Err(Error::internal("IPAM plugin returned missing IP config"));
+        }
+        point_to_point::require_gateways(&result)?;
+        let has = |v6: bool| result.ips.iter().any(|ip| ip.address.addr().is_ipv6() == v6);
+        sysctls::enable_forwarding(has(false), has(true)).context("Could not enable IP forwarding")?;
+        connect(&conf, request, &container, &mut result, undo)?;
+        if let Some(manner) = manner {
+            begin_masquerade(&manner, request, &result, undo)?;
+        }
+        if let Some(dns) = conf.dns {
+            result.dns = dns;
+        }
+        Ok(result)
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        let container = open_netns(request)?;
+        call_ipam(request)?;
+        check::check(&conf, request, &container)
+    }
+
+    /// Carries on past each failure. Masquerading goes first: a DEL that is killed after it still finds the addresses when
+    /// it is repeated. An interface that is still there keeps its address: somebody else would get it meanwhile.
+    fn del(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        let mut failures = Failures::default();
+        let removed = failures.note(Attachment::find(request)).and_then(|mut attachment| {
+            if conf.masquerade {
+                failures.note(end_masquerade(request, &mut attachment));
+            }
+            failures.note(attachment.remove(request))
+        });
+        if removed.is_some() {
+            failures.note(call_ipam(request));
+        }
+        failures.finish()
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        let mut failures = Failures::default();
+        if conf.masquerade
+            && let Some(valid) = request.config.valid_attachments()?
+        {
+            let name = &request.config.name;
+            failures.note(masquerade::gc(&mut Session::default(), name, &valid, flavour_if_valid(request)));
+        }
+        failures.note(call_ipam(request));
+        failures.finish()
+    }
+
+    fn status(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        if let Some(manner) = conf.manner(request)? {
+            manner.probe(&mut Session::default())?;
+        }
+        call_ipam(request)
+    }
+}
+
+/// Creates the pair and configures both ends. The host's comes first: both then look for duplicate addresses at once.
+fn connect(
+    conf: &Conf,
+    request: &Request<'_>,
+    container: &Netns,
+    result: &mut CniResult,
+    undo: &mut Undo,
+) -> Result<()> {
+    let mut host = Handle::current()?;
+    let name = &request.ifname;
+    let wanted = veth::Wanted { container, ifname: name, mac: None, master: None, mtu: conf.mtu };
+    let pair = veth::create(&mut host, &wanted)?;
+    let host_name = pair.host_name.clone();
+    undo.push(move || veth::delete(&host_name));
+    result.interfaces =
+        vec![entry(&pair.host_name, &pair.host_mac, ""), entry(name, &pair.container_mac, &request.netns)];
+    for ip in &mut result.ips {
+        ip.interface = Some(CONTAINER);
+    }
+    let port = links::index_of(Netns::home()?, &pair.host_name)?;
+    let port = port.ok_or_else(|| Error::internal(format!("failed to lookup {:?}: Link not found", pair.host_name)))?;
+    point_to_point::configure_host(&mut host, port, result)?;
+    let mut inside = Handle::inside(container)?;
+    let mut target = Target { netns: container, handle: &mut inside, index: pair.container_index, name };
+    point_to_point::configure_container(&mut target, result)
+}
+
+fn begin_masquerade(manner: &Manner, request: &Request<'_>, result: &CniResult, undo: &mut Undo) -> Result<()> {
+    let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
+    let added = manner.add(&mut Session::default(), &whose(request), &addresses)?;
+    undo.push(move || added.undo(&mut Session::default()));
+    Ok(())
+}
+
+/// Ends masquerading, in both backends. Addresses that cannot be found out keep only rules of iptables from being removed.
+fn end_masquerade(request: &Request<'_>, attachment: &mut Attachment) -> Result<()> {
+    let mut failures = Failures::default();
+    let addresses = failures.note(attachment.addresses(request)).unwrap_or(Some(Vec::new()));
+    let ended = whose(request).del(&mut Session::default(), addresses.as_deref(), flavour_if_valid(request));
+    failures.note(ended);
+    failures.finish()
+}
+
+fn whose<'r>(request: &'r Request<'_>) -> Masquerade<'r> {
+    Masquerade { network: &request.config.name, container: &request.container_id, ifname: &request.ifname }
+}
+
+fn flavour_if_valid(request: &Request<'_>) -> Option<Flavour> {
+    Flavour::forced_if_valid(&request.host.variable("CNI_BOX_IPTABLES"))
+}
+
+/// Passes the call on to the IPAM plugin, which there must be.
+fn call_ipam(request: &Request<'_>) -> Result<()> {
+    required_ipam(request)?.call(request)
+}
+
+fn entry(name: &str, mac: &Mac, sandbox: &str) -> Interface {
+    Interface { name: name.to_string(), mac: mac.to_string(), sandbox: sandbox.to_string(), ..Interface::default() }
+}

@@ -1,0 +1,215 @@
+//! `tap`: creates a TAP device in a container, which a program there (a virtual machine) may hold later.
+//!
+//! | key | default | meaning |
+//! |---|---|---|
+//! | `multiQueue` | false | the device has several queues |
+//! | `owner`, `group` | anybody | user and group id of who may hold it without a capability |
+//! | `mtu` | kernel's | |
+//! | `mac` | random | hardware address |
+//! | `bridge` | | a bridge in the container that it becomes a port of |
+//! | `selinuxContext` | ours | context that the device gets |
+//! | `ipam`, `dns` | | address management plugin, which may be missing; name resolution to report |
+//!
+//! The hardware address is taken from `runtimeConfig.mac`, CNI_ARGS `MAC` or `mac`.
+
+use crate::cni::args::Args;
+use crate::cni::result::{Dns, Interface, IpConfig};
+use crate::cni::{CniResult, Object, Plugin, Request, Undo};
+use crate::error::{Context, Error, Failures, Result, code};
+use crate::ipam::apply::{self, Target};
+use crate::ipam::attach::{addresses, call_ipam, find_ipam, open_netns};
+use crate::ipam::verify;
+use crate::net::tap::{self, NewTap};
+use crate::net::{Handle, Link, Mac, Netns};
+
+/// The applet.
+pub static TAP: Tap = Tap;
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Tap;
+
+/// A configuration that can be carried out.
+#[derive(Debug)]
+struct Conf {
+    multi_queue: bool,
+    mtu: u32,
+    mac: Option<Mac>,
+    owner: Option<u32>,
+    group: Option<u32>,
+    selinux_context: String,
+    /// Empty for none.
+    bridge: String,
+    dns: Dns,
+}
+
+impl Conf {
+    fn of(request: &Request<'_>) -> Result<Conf> {
+        let mac = hardware_address(request)?;
+        Conf::decode(request, mac).context("failed to load netconf")
+    }
+
+    fn decode(request: &Request<'_>, mac: Option<Mac>) -> Result<Conf> {
+        let top = request.config.top();
+        let mtu = top.integer("mtu")?;
+        Ok(Conf {
+            multi_queue: top.boolean("multiQueue")?,
+            mtu: u32::try_from(mtu).map_err(|_| Error::internal(format!("invalid mtu {mtu}")))?,
+            mac,
+            owner: id(&top, "owner")?,
+            group: id(&top, "group")?,
+            selinux_context: top.string("selinuxContext")?.to_string(),
+            bridge: top.string("bridge")?.to_string(),
+            dns: request.config.dns()?,
+        })
+    }
+
+    /// The reference has two ways to create the device, and a program that holds it sees which: with both ids it uses the
+    /// driver's interface directly, otherwise what `ip tuntap` does.
+    fn device<'a>(&self, name: &'a str) -> NewTap<'a> {
+        let direct = self.owner.is_some() && self.group.is_some() && self.selinux_context.is_empty();
+        NewTap {
+            name,
+            multi_queue: self.multi_queue,
+            packet_info: direct && !self.multi_queue,
+            vnet_header: direct,
+            owner: self.owner,
+            group: self.group,
+        }
+    }
+}
+
+/// A user or group id.
+fn id(top: &Object<'_>, key: &str) -> Result<Option<u32>> {
+    let Some((value, number)) = top.get(key).zip(top.integer_if_set(key)?) else { return Ok(None) };
+    u32::try_from(number).map(Some).map_err(|_| top.mistyped(key, value, "uint32"))
+}
+
+/// The hardware address asked for: the most specific wish wins.
+fn hardware_address(request: &Request<'_>) -> Result<Option<Mac>> {
+    let args = Args::parse(&request.args, &["MAC"])?;
+    let top = request.config.top();
+    let decode = || Ok::<_, Error>((top.string("mac")?, request.config.runtime()?));
+    let (own, runtime) = decode().context("failed to load netconf")?;
+    let runtime = runtime.map_or(Ok(""), |runtime| runtime.string("mac")).context("failed to load netconf")?;
+    let wishes = [runtime, args.get("MAC").unwrap_or(""), own];
+    match wishes.into_iter().find(|wish| !wish.is_empty()) {
+        None => Ok(None),
+        Some(wish) => Mac::parse(wish).map(Some).with_context(|| format!("invalid args {wish} for MAC addr")),
+    }
+}
+
+impl Plugin for Tap {
+    fn name(&self) -> &'static str {
+        "tap"
+    }
+
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let conf = Conf::of(request)?;
+        let ipam = find_ipam(request)?;
+        let container = open_netns(request)?;
+        let mut inside = Handle::inside(&container)?;
+        let link = create(&conf, &request.ifname, &container, &mut inside, undo)?;
+        let mac = conf.mac.as_ref().unwrap_or(&link.mac).to_string();
+        let (name, sandbox) = (request.ifname.clone(), request.netns.clone());
+        let interfaces = vec![Interface { name, mac, sandbox, ..Interface::default() }];
+        let mut result = CniResult { interfaces, dns: conf.dns, ..CniResult::default() };
+        let Some(ipam) = ipam else {
+            inside.set_up(link.index, true).context("failed to set tap interface up")?;
+            return Ok(result);
+        };
+        let given = addresses(&ipam, request, undo)?;
+        result.ips = given.ips.into_iter().map(|ip| IpConfig { interface: Some(0), ..ip }).collect();
+        result.routes = given.routes;
+        let mut target = Target { netns: &container, handle: &mut inside, index: link.index, name: &request.ifname };
+        apply::configure(&mut target, &result, || ())?;
+        Ok(result)
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        let container = open_netns(request)?;
+        call_ipam(request)?;
+        let previous = request.config.prev_result()?.ok_or_else(|| Error::internal("Required prevResult missing"))?;
+        let mine = verify::container_interface(&previous, &request.ifname, &request.netns)?;
+        let mut inside = Handle::inside(&container)?;
+        check_device(&mut inside, &conf, mine)?;
+        verify::addresses(&mut inside, &request.ifname, &previous)?;
+        verify::routes(&mut inside, &previous.routes)
+    }
+
+    /// An interface that is still there keeps its address: somebody else would get it meanwhile.
+    fn del(&self, request: &Request<'_>) -> Result<()> {
+        let mut failures = Failures::default();
+        if failures.note(remove(request)).is_some() {
+            failures.note(call_ipam(request));
+        }
+        failures.finish()
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<()> {
+        call_ipam(request)
+    }
+
+    fn status(&self, request: &Request<'_>) -> Result<()> {
+        tap::probe().map_err(|error| Error::new(code::NOT_AVAILABLE, error.to_string()))?;
+        call_ipam(request)
+    }
+}
+
+/// Creates the device under its final name, and makes it what the configuration says. It is still down.
+fn create(conf: &Conf, name: &str, container: &Netns, inside: &mut Handle, undo: &mut Undo) -> Result<Link> {
+    let device = conf.device(name);
+    let created = match conf.selinux_context.as_str() {
+        "" => device.create(container),
+        context => device.create_as(container, context),
+    };
+    created.with_context(|| format!("failed to create tap {name:?}"))?;
+    let (netns, own) = (container.duplicate()?, name.to_string());
+    undo.push(move || delete(&netns, &own));
+    let link = inside.link(name).with_context(|| format!("failed to refetch tap {name:?}"))?;
+    if conf.mac.is_some() || conf.mtu > 0 {
+        let set = inside.set_mac_and_mtu(link.index, conf.mac.as_ref(), conf.mtu);
+        set.with_context(|| format!("failed to set mac or mtu of tap {name:?}"))?;
+    }
+    if !conf.bridge.is_empty() {
+        let bridge = inside.link(&conf.bridge).with_context(|| format!("failed to get bridge {}", conf.bridge))?;
+        let set = inside.set_master(link.index, bridge.index);
+        set.with_context(|| format!("failed to set tap {name} as a port of bridge {}", conf.bridge))?;
+    }
+    Ok(link)
+}
+
+fn delete(netns: &Netns, name: &str) -> Result<()> {
+    let mut inside = Handle::inside(netns)?;
+    match inside.find_link(name)? {
+        Some(link) => inside.delete_link(link.index).with_context(|| format!("failed to delete {name:?}")),
+        None => Ok(()),
+    }
+}
+
+fn remove(request: &Request<'_>) -> Result<()> {
+    let container = Netns::open_if_left(&request.netns)?;
+    container.map_or(Ok(()), |container| delete(&container, &request.ifname))
+}
+
+/// The device is there, is a TAP device, has its hardware address and is a port of its bridge.
+fn check_device(inside: &mut Handle, conf: &Conf, listed: &Interface) -> Result<()> {
+    let name = &listed.name;
+    let missing = || Error::internal(format!("Cannot find container link {name}"));
+    let link = inside.find_link(name)?.ok_or_else(missing)?;
+    let differs = |what: String| Err(Error::internal(format!("tap: Interface {name} {what}")));
+    if link.kind != "tun" {
+        return differs(format!("is of kind {:?}, not a tap device", link.kind));
+    }
+    if !listed.mac.is_empty() && listed.mac != link.mac.to_string() {
+        return differs(format!("Mac {} doesn't match container Mac: {}", listed.mac, link.mac));
+    }
+    if conf.bridge.is_empty() {
+        return Ok(());
+    }
+    match inside.find_link(&conf.bridge)? {
+        Some(bridge) if link.master == Some(bridge.index) => Ok(()),
+        _ => differs(format!("is no port of bridge {}", conf.bridge)),
+    }
+}

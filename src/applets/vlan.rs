@@ -1,0 +1,101 @@
+//! `vlan`: gives the container a device for what is tagged with one VLAN id (802.1Q) on one of the host's devices.
+//!
+//! | key | default | meaning |
+//! |---|---|---|
+//! | `master` | required | the device it lies on |
+//! | `vlanId` | 0 | the tag, 0 to 4094 |
+//! | `mtu` | the master's | at most the master's |
+//! | `linkInContainer` | false | the master is in the container |
+//! | `ipam`, `dns` | required, none | address management plugin; name resolution to report |
+
+use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::error::{Context, Error, Result};
+use crate::ipam::attach::{self, Attached};
+use crate::ipam::master::Master;
+use crate::net::devices::{self, Kind, Wanted};
+
+/// The highest tag; 4095 is reserved.
+const LAST_ID: u16 = 4094;
+
+/// The applet.
+pub static VLAN: Vlan = Vlan;
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Vlan;
+
+/// A configuration that can be carried out if the master agrees.
+#[derive(Debug)]
+struct Conf {
+    master: Master,
+    id: u16,
+}
+
+impl Plugin for Vlan {
+    fn name(&self) -> &'static str {
+        "vlan"
+    }
+
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let conf = Conf::of(request)?;
+        let dns = request.config.dns().context("failed to load netconf")?;
+        let ipam = attach::required_ipam(request).context(DELEGATING)?;
+        let container = attach::open_netns(request)?;
+        let (mut handle, master) = conf.master.find(&container)?;
+        let wanted = Wanted {
+            kind: Kind::Vlan { id: conf.id },
+            lower: Some(&master),
+            mtu: conf.master.checked_mtu(&master)?,
+            mac: None,
+            container: &container,
+            ifname: &request.ifname,
+        };
+        let device = attach::create(&mut handle, &wanted, undo)?;
+        let addresses = attach::addresses(&ipam, request, undo).context(DELEGATING)?;
+        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses)? })
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        let mut attached = Attached::find(request, "vlan")?;
+        let (name, found) = (&attached.link.name, attached.link.setting.unwrap_or(0));
+        if found != u32::from(conf.id) {
+            let msg = format!("Interface {name} VLAN id doesn't match: {}, found {found}", conf.id);
+            return Err(Error::internal(msg));
+        }
+        conf.master.verify(&attached.container, &attached.link)?;
+        attached.verify_addresses()
+    }
+
+    fn del(&self, request: &Request<'_>) -> Result<()> {
+        attach::detach(request, devices::delete)
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<()> {
+        attach::call_ipam(request)
+    }
+
+    fn status(&self, request: &Request<'_>) -> Result<()> {
+        Conf::of(request)?.master.probe(true)?;
+        attach::required_ipam(request)?.call(request)
+    }
+}
+
+/// What the reference says before an IPAM plugin's error.
+const DELEGATING: &str = "failed to execute IPAM delegate";
+
+impl Conf {
+    fn of(request: &Request<'_>) -> Result<Conf> {
+        let config = &request.config;
+        let master = Master::decode(config).context("failed to load netconf")?;
+        if master.name.is_empty() {
+            let msg = "\"master\" field is required. It specifies the host interface name to create the VLAN for";
+            return Err(Error::internal(msg));
+        }
+        let id = config.top().integer("vlanId").context("failed to load netconf")?;
+        let valid = u16::try_from(id).ok().filter(|id| *id <= LAST_ID);
+        // The reference's words: it refuses 4095 too.
+        let invalid = || Error::internal(format!("invalid VLAN ID {id} (must be between 0 and 4095 inclusive)"));
+        Ok(Conf { master, id: valid.ok_or_else(invalid)? })
+    }
+}

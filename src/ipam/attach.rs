@@ -1,0 +1,122 @@
+//! What plugins that give a container one interface (macvlan, ipvlan, vlan, dummy and the like) have in common, once the
+//! interface is there: addresses from IPAM put on it, verifying that it is still so, and taking it away.
+
+use crate::cni::delegate::Delegate;
+use crate::cni::result::Interface;
+use crate::cni::{CniResult, Request, Undo};
+use crate::error::{Context, Error, Result};
+use crate::ipam::apply::{self, Target};
+use crate::ipam::verify;
+use crate::net::devices::{self, Device, Wanted};
+use crate::net::{Handle, Link, Netns, sysctls};
+
+/// Opens the container's namespace.
+pub fn open_netns(request: &Request<'_>) -> Result<Netns> {
+    Netns::open(&request.netns).with_context(|| format!("failed to open netns {:?}", request.netns))
+}
+
+/// The IPAM plugin of the configuration; `None` for a network without addresses.
+pub fn find_ipam(request: &Request<'_>) -> Result<Option<Delegate>> {
+    match request.config.ipam_type().context("failed to load netconf")? {
+        "" => Ok(None),
+        kind => Delegate::find_ipam(kind, request).map(Some),
+    }
+}
+
+/// Passes the call on to the IPAM plugin, if there is one.
+pub fn call_ipam(request: &Request<'_>) -> Result<()> {
+    find_ipam(request)?.map_or(Ok(()), |ipam| ipam.call(request))
+}
+
+/// The IPAM plugin of a plugin that cannot do without.
+pub fn required_ipam(request: &Request<'_>) -> Result<Delegate> {
+    find_ipam(request)?.ok_or_else(|| Error::internal("no plugin name provided"))
+}
+
+/// Creates a device for the container, and writes to `undo` how to take it back.
+pub fn create(handle: &mut Handle, wanted: &Wanted<'_>, undo: &mut Undo) -> Result<Device> {
+    let container = wanted.container.duplicate()?;
+    let device = devices::create(handle, wanted)?;
+    let index = device.index;
+    undo.push(move || Handle::inside(&container)?.delete_link(index).context("failed to delete the device"));
+    Ok(device)
+}
+
+/// Asks IPAM for addresses; none at all is an error.
+pub fn addresses(ipam: &Delegate, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+    let result = ipam.add(request, undo)?;
+    match result.ips.is_empty() {
+        true => Err(Error::internal("IPAM plugin returned missing IP config")),
+        false => Ok(result),
+    }
+}
+
+/// Puts the result's addresses and routes on the interface, which becomes the result's only one, and sets it up.
+pub fn configure(request: &Request<'_>, netns: &Netns, device: &Device, mut result: CniResult) -> Result<CniResult> {
+    let mut handle = Handle::inside(netns)?;
+    let Device { index, name, mac } = device;
+    result.interfaces = vec![Interface {
+        name: name.clone(),
+        mac: mac.to_string(),
+        sandbox: request.netns.clone(),
+        ..Interface::default()
+    }];
+    if result.ips.is_empty() {
+        handle.set_up(*index, true).with_context(|| format!("failed to set {name:?} UP"))?;
+        return Ok(result);
+    }
+    result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
+    let mut target = Target { netns, handle: &mut handle, index: *index, name };
+    // A wish, as in the reference: a kernel without IPv6, or a read-only /proc/sys, does not fail the call.
+    let announce = || drop(sysctls::write(&format!("net/ipv6/conf/{name}/ndisc_notify"), "1"));
+    apply::configure(&mut target, &result, announce)?;
+    Ok(result)
+}
+
+/// An attachment that CHECK looks at.
+#[derive(Debug)]
+pub struct Attached {
+    /// The container's namespace.
+    pub container: Netns,
+    /// The interface as it is.
+    pub link: Link,
+    inside: Handle,
+    previous: CniResult,
+}
+
+impl Attached {
+    /// Lets IPAM check, and finds the interface that prevResult names: of this kind, with the hardware address it had.
+    pub fn find(request: &Request<'_>, kind: &str) -> Result<Attached> {
+        let container = open_netns(request)?;
+        call_ipam(request)?;
+        let previous = request.config.prev_result()?.ok_or_else(|| Error::internal("Required prevResult missing"))?;
+        let mut inside = Handle::inside(&container)?;
+        let listed = verify::container_interface(&previous, &request.ifname, &request.netns)?;
+        let name = &listed.name;
+        let missing = || Error::internal(format!("Container Interface name in prevResult: {name} not found"));
+        let link = inside.find_link(name)?.ok_or_else(missing)?;
+        if link.kind != kind {
+            return Err(Error::internal(format!("Error: Container interface {name} not of type {kind}")));
+        }
+        if !listed.mac.is_empty() && listed.mac != link.mac.to_string() {
+            let (wanted, found) = (&listed.mac, &link.mac);
+            return Err(Error::internal(format!("Interface {name} Mac {wanted} doesn't match container Mac: {found}")));
+        }
+        Ok(Attached { container, link, inside, previous })
+    }
+
+    /// The interface still has its addresses, and the routes are there.
+    pub fn verify_addresses(&mut self) -> Result<()> {
+        verify::addresses(&mut self.inside, &self.link.name, &self.previous)?;
+        verify::routes(&mut self.inside, &self.previous.routes)
+    }
+}
+
+/// DEL: `remove` takes the interface of this name out of what is left of the namespace, then IPAM gets the addresses back.
+/// An interface that is still there keeps them: somebody else would get them meanwhile.
+pub fn detach(request: &Request<'_>, remove: fn(&Netns, &str) -> Result<()>) -> Result<()> {
+    let container = Netns::open_if_left(&request.netns)?;
+    let removed = container.map_or(Ok(()), |container| remove(&container, &request.ifname));
+    removed.with_context(|| format!("failed to remove {:?} from {:?}", request.ifname, request.netns))?;
+    call_ipam(request)
+}

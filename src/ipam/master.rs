@@ -1,0 +1,84 @@
+//! The device that a container's device lies on: the keys `master`, `linkInContainer` and `mtu` of macvlan, ipvlan and vlan.
+
+use crate::cni::NetworkConfig;
+use crate::error::{Context, Error, Result, code};
+use crate::net::{Handle, Link, Netns};
+
+/// What a configuration says of it.
+#[derive(Debug, Clone)]
+pub struct Master {
+    /// Its name; empty for the interface of the default route.
+    pub name: String,
+    /// It is in the container, not on the host.
+    pub in_container: bool,
+    /// Maximum transmission unit of the container's device in bytes; 0 for that of the master.
+    pub mtu: i64,
+}
+
+impl Master {
+    /// Decodes the three keys.
+    pub fn decode(config: &NetworkConfig) -> Result<Master> {
+        let top = config.top();
+        let name = top.string("master")?.to_string();
+        Ok(Master { name, in_container: top.boolean("linkInContainer")?, mtu: top.integer("mtu")? })
+    }
+
+    /// A handle on the namespace it is in, and the device itself.
+    pub fn find(&self, container: &Netns) -> Result<(Handle, Link)> {
+        let mut handle = if self.in_container { Handle::inside(container)? } else { Handle::current()? };
+        let link = self.find_by(&mut handle)?;
+        Ok((handle, link))
+    }
+
+    fn find_by(&self, handle: &mut Handle) -> Result<Link> {
+        if !self.name.is_empty() {
+            return handle.link(&self.name).with_context(|| format!("failed to lookup master {:?}", self.name));
+        }
+        let none = || Error::internal("no default route interface found");
+        let index = handle.default_link()?.ok_or_else(none)?;
+        handle.find_link_at(index)?.ok_or_else(none)
+    }
+
+    /// The wanted MTU, which may not exceed the master's.
+    pub fn checked_mtu(&self, link: &Link) -> Result<u32> {
+        let mtu = u32::try_from(self.mtu).ok().filter(|mtu| *mtu <= link.mtu);
+        mtu.ok_or_else(|| Error::internal(format!("invalid MTU {}, must be [0, master MTU({})]", self.mtu, link.mtu)))
+    }
+
+    /// CHECK: the container's device still lies on it, with the setting and MTU that are configured. A master that is not
+    /// named is what was found at the time of ADD, whatever has become of the default route.
+    pub fn verify(&self, container: &Netns, device: &Link) -> Result<()> {
+        let name = &device.name;
+        if !self.name.is_empty() {
+            let (_, master) = self.find(container)?;
+            if device.lower != Some(master.index) || device.lower_is_elsewhere == self.in_container {
+                return Err(Error::internal(format!("Interface {name} does not lie on master {:?}", self.name)));
+            }
+        }
+        if self.mtu > 0 && i64::from(device.mtu) != self.mtu {
+            let (wanted, found) = (self.mtu, device.mtu);
+            return Err(Error::internal(format!("Interface {name} MTU doesn't match: {wanted}, found {found}")));
+        }
+        Ok(())
+    }
+
+    /// STATUS: a master on the host exists and can be used; `limits_mtu` where the device's MTU may not exceed its. Containers
+    /// have theirs at the time of ADD.
+    pub fn probe(&self, limits_mtu: bool) -> Result<()> {
+        if self.in_container {
+            return Ok(());
+        }
+        let unusable = |error: Error| Error::new(code::NOT_AVAILABLE, error.to_string());
+        let link = self.find_by(&mut Handle::current()?).map_err(unusable)?;
+        if link.is_loopback() {
+            return Err(Error::new(code::NOT_AVAILABLE, format!("master {:?} is a loopback device", link.name)));
+        }
+        if !link.is_up() {
+            return Err(Error::new(code::LIMITED_CONNECTIVITY, format!("master {:?} is down", link.name)));
+        }
+        if limits_mtu {
+            self.checked_mtu(&link).map_err(unusable)?;
+        }
+        Ok(())
+    }
+}
