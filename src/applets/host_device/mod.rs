@@ -24,9 +24,9 @@ use crate::cni::result::{Dns, Interface};
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::ipam::apply::{self, Target};
-use crate::ipam::verify;
-use crate::net::moving::{self, Inside};
-use crate::net::{Handle, Link, Netns};
+use crate::ipam::attach::{self, Attached};
+use crate::net::moving::{self, Side};
+use crate::net::{Link, Netns};
 
 /// The applet.
 pub static HOST_DEVICE: HostDevice = HostDevice;
@@ -37,8 +37,8 @@ pub struct HostDevice;
 
 /// A configuration that can be carried out.
 #[derive(Debug)]
-struct Conf {
-    selector: Selector,
+struct Conf<'a> {
+    selector: Selector<'a>,
     /// A program in user space has the device: there is no link.
     dpdk: bool,
     dns: Dns,
@@ -51,10 +51,10 @@ impl Plugin for HostDevice {
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         let conf = Conf::of(request)?;
-        let ipam = find_ipam(request)?;
-        let container = open_netns(request)?;
-        let mut inside = Inside::of(&container)?;
-        let link = if conf.dpdk { None } else { Some(attach(&conf, request, &mut inside, undo)?) };
+        let ipam = attach::find_ipam(request)?;
+        let container = attach::open_netns(request)?;
+        let mut inside = Side::of(&container)?;
+        let link = if conf.dpdk { None } else { Some(move_in(&conf, request, &container, &mut inside, undo)?) };
         let mac = link.as_ref().map_or(String::new(), |link| link.mac.to_string());
         let (name, sandbox) = (request.ifname.clone(), request.netns.clone());
         let interfaces = vec![Interface { name, mac, sandbox, ..Interface::default() }];
@@ -65,10 +65,7 @@ impl Plugin for HostDevice {
             up.with_context(|| format!("failed to set {:?} up", link.name)).map_err(in_moving)?;
         }
         let Some(ipam) = ipam else { return Ok(CniResult { interfaces, ..CniResult::default() }) };
-        let mut result = CniResult { interfaces, dns: conf.dns, ..ipam.add(request, undo)? };
-        if result.ips.is_empty() {
-            return Err(Error::internal("IPAM plugin returned missing IP config"));
-        }
+        let mut result = CniResult { interfaces, dns: conf.dns, ..attach::addresses(&ipam, request, undo)? };
         result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
         if let Some(Link { index, name, .. }) = &link {
             let mut target = Target { netns: &container, handle: &mut inside.handle, index: *index, name };
@@ -78,18 +75,16 @@ impl Plugin for HostDevice {
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
-        let conf = Conf::of(request)?;
-        let container = open_netns(request)?;
-        call_ipam(request)?;
-        let previous = request.config.prev_result()?.ok_or_else(|| Error::internal("Required prevResult missing"))?;
-        if conf.dpdk {
-            return Ok(());
+        if Conf::of(request)?.dpdk {
+            return attach::previous(request).map(drop);
         }
-        let mut inside = Handle::inside(&container)?;
-        let listed = verify::container_interface(&previous, &request.ifname, &request.netns)?;
-        check_link(&mut inside, listed)?;
-        verify::addresses(&mut inside, &request.ifname, &previous)?;
-        verify::routes(&mut inside, &previous.routes)
+        let mut attached = Attached::find(request, "")?;
+        let Link { name, alias, .. } = &attached.link;
+        if alias.is_empty() {
+            let msg = format!("Interface {name} has no alias: DEL would not know its name on the host");
+            return Err(Error::internal(msg));
+        }
+        attached.verify_addresses()
     }
 
     fn del(&self, request: &Request<'_>) -> Result<()> {
@@ -98,23 +93,23 @@ impl Plugin for HostDevice {
         let given_back = if conf.dpdk { Ok(()) } else { remove::give_back(&conf, request) };
         // A device that is still there keeps its address: somebody else would get it meanwhile.
         if failures.note(given_back).is_some() {
-            failures.note(call_ipam(request));
+            failures.note(attach::call_ipam(request));
         }
         failures.finish()
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {
-        call_ipam(request)
+        attach::call_ipam(request)
     }
 
     fn status(&self, request: &Request<'_>) -> Result<()> {
         Conf::decode(request)?.selector.probe()?;
-        call_ipam(request)
+        attach::call_ipam(request)
     }
 }
 
-impl Conf {
-    fn of(request: &Request<'_>) -> Result<Conf> {
+impl<'a> Conf<'a> {
+    fn of(request: &'a Request<'_>) -> Result<Self> {
         let mut conf = Conf::decode(request)?;
         conf.selector.resolve_device_id()?;
         if conf.selector.is_empty() {
@@ -126,14 +121,14 @@ impl Conf {
     }
 
     /// DEL carries on without what sysfs does not have any more.
-    fn for_del(request: &Request<'_>) -> Result<Conf> {
+    fn for_del(request: &'a Request<'_>) -> Result<Self> {
         let mut conf = Conf::decode(request)?;
         let _ = conf.selector.resolve_device_id();
         conf.dpdk = conf.selector.has_userspace_driver().ok().flatten().unwrap_or(conf.dpdk);
         Ok(conf)
     }
 
-    fn decode(request: &Request<'_>) -> Result<Conf> {
+    fn decode(request: &'a Request<'_>) -> Result<Self> {
         let config = &request.config;
         let decode = || {
             let (selector, dpdk) = (Selector::of(config)?, config.top().boolean("dpdkMode")?);
@@ -144,12 +139,18 @@ impl Conf {
 }
 
 /// Moves the device into the container and gives it as it is there.
-fn attach(conf: &Conf, request: &Request<'_>, inside: &mut Inside, undo: &mut Undo) -> Result<Link> {
-    let mut host = Handle::current()?;
-    let device = conf.selector.find(&mut host).context("failed to find host device")?;
-    let (container, ifname, was) = (inside.netns.duplicate()?, request.ifname.clone(), device.clone());
-    moving::take(&mut host, &device, inside, &request.ifname).map_err(in_moving)?;
-    undo.push(move || detach(&container, &ifname, &was));
+fn move_in(
+    conf: &Conf<'_>,
+    request: &Request<'_>,
+    container: &Netns,
+    inside: &mut Side<'_>,
+    undo: &mut Undo,
+) -> Result<Link> {
+    let mut host = Side::host()?;
+    let device = conf.selector.find(&mut host.handle).context("failed to find host device")?;
+    let (container, ifname) = (container.duplicate()?, request.ifname.clone());
+    moving::take(&mut host, &device, inside, &ifname).map_err(in_moving)?;
+    undo.push(move || move_back(&container, &ifname, &device));
     let found = inside.handle.link(&request.ifname);
     found.with_context(|| format!("failed to find {:?} in container NS", request.ifname)).map_err(in_moving)
 }
@@ -160,42 +161,10 @@ fn in_moving(error: Error) -> Error {
 }
 
 /// Takes the device back to the host and makes it what it was there.
-fn detach(container: &Netns, ifname: &str, was: &Link) -> Result<()> {
-    let (mut host, mut inside) = (Handle::current()?, Inside::of(container)?);
+fn move_back(container: &Netns, ifname: &str, was: &Link) -> Result<()> {
+    let (mut host, mut inside) = (Side::host()?, Side::of(container)?);
     if let Some(link) = inside.handle.find_link(ifname)? {
-        moving::give_back(&mut host, &link, &mut inside, &was.name, &was.alias)?;
+        moving::give_back(&mut inside, &link, &mut host, &was.name, &was.alias)?;
     }
-    moving::restore(&mut host, was)
-}
-
-fn check_link(inside: &mut Handle, listed: &Interface) -> Result<()> {
-    let name = &listed.name;
-    let missing = || Error::internal(format!("Container Interface name in prevResult: {name} not found"));
-    let link = inside.find_link(name)?.ok_or_else(missing)?;
-    if !listed.mac.is_empty() && listed.mac != link.mac.to_string() {
-        let (wanted, found) = (&listed.mac, &link.mac);
-        return Err(Error::internal(format!("Interface {name} Mac {wanted} doesn't match container Mac: {found}")));
-    }
-    if link.alias.is_empty() {
-        let msg = format!("Interface {name} has no alias: DEL would not know its name on the host");
-        return Err(Error::internal(msg));
-    }
-    Ok(())
-}
-
-fn open_netns(request: &Request<'_>) -> Result<Netns> {
-    Netns::open(&request.netns).with_context(|| format!("failed to open netns {:?}", request.netns))
-}
-
-/// The IPAM plugin of the configuration; `None` for a device without addresses.
-fn find_ipam(request: &Request<'_>) -> Result<Option<Delegate>> {
-    match request.config.ipam_type().context("failed to load netconf")? {
-        "" => Ok(None),
-        kind => Delegate::find_ipam(kind, request).map(Some),
-    }
-}
-
-/// Passes the call on to the IPAM plugin, if there is one.
-fn call_ipam(request: &Request<'_>) -> Result<()> {
-    find_ipam(request)?.map_or(Ok(()), |ipam| ipam.call(request))
+    moving::restore(&mut host.handle, was)
 }
