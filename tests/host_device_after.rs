@@ -167,6 +167,16 @@ fn a_taken_name_in_the_container_leaves_the_device_alone() {
 }
 
 #[test]
+fn better_addresses_are_announced() {
+    let lab = lab();
+    lab.sh("ip link set peer0 up; ip addr add 10.1.2.1/24 dev peer0
+        ip neigh add 10.1.2.7 lladdr 02:00:00:00:00:11 nud stale dev peer0")
+        .success();
+    run(&lab, Ours, "ADD", &config(&dual())).result();
+    wait_for("the new neighbour", || lab.ip("neigh show to 10.1.2.7")[0]["lladdr"] == MAC);
+}
+
+#[test]
 fn better_names_that_the_kernel_would_change_are_refused() {
     let lab = lab();
     let before = lab.snapshot();
