@@ -8,6 +8,7 @@ pub mod devices;
 pub mod link_events;
 pub mod links;
 pub mod mac;
+pub mod moving;
 pub mod routes;
 pub mod steps;
 pub mod sysctls;

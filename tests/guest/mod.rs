@@ -7,5 +7,6 @@
 
 mod again;
 mod devices;
+mod host_device;
 mod kernel;
 mod traffic;
