@@ -412,7 +412,7 @@ mod tests {
         let point = Definition { id: 65, name: "Point", shape: Shape::Struct(&[("X", INT), ("Y", INT)]) };
         let mut out = Vec::new();
         push_definition(&mut out, &point);
-        let golden = b"\x1d\xff\x81\x03\x01\x01\x05Point\x01\xff\x82\x00\x01\x02\x01\x01X\x01\x04\x00\x01\x01Y\x01\x04\x00\x00\x00";
+        let golden = b"\x1f\xff\x81\x03\x01\x01\x05Point\x01\xff\x82\x00\x01\x02\x01\x01X\x01\x04\x00\x01\x01Y\x01\x04\x00\x00\x00";
         assert_eq!(out, golden);
         let mut payload = Vec::new();
         let mut fields = Fields::of(&mut payload);
