@@ -26,6 +26,7 @@ mod cnitool;
 mod cnitool_lists;
 mod cross;
 mod devices;
+mod dhcp_client;
 mod dispatch;
 mod firewall;
 mod firewall_after;
