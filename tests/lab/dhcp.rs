@@ -34,11 +34,11 @@ pub fn dnsmasq_with_range(lab: &Lab, range: &str, options: &[&str]) -> Backgroun
     server
 }
 
-/// kea on `br0` with the same range and leases of so many seconds. `sockets` is `raw` or `udp`: the latter hears only what
-/// an ordinary program hears.
-pub fn kea(lab: &Lab, sockets: &str, seconds: u32) -> Background {
+/// kea on `br0` with the same range and leases of so many seconds, through raw sockets (it cannot do without them where
+/// there is no relay).
+pub fn kea(lab: &Lab, seconds: u32) -> Background {
     let config = json!({"Dhcp4": {
-        "interfaces-config": {"interfaces": ["br0"], "dhcp-socket-type": sockets},
+        "interfaces-config": {"interfaces": ["br0"], "dhcp-socket-type": "raw"},
         "lease-database": {"type": "memfile", "persist": true, "name": KEA_LEASES, "lfc-interval": 0},
         "valid-lifetime": seconds,
         "authoritative": true,
