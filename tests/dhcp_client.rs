@@ -123,7 +123,7 @@ impl Station {
     /// Sets the clock forward to this part of the lease, in hundredths.
     fn skip(&mut self, hundredths: i64) {
         let lease = self.client.lease().unwrap();
-        self.ahead = lease.obtained + i64::from(lease.seconds) * 10 * hundredths - self.now() + self.ahead;
+        self.ahead += lease.obtained + i64::from(lease.seconds) * 10 * hundredths - self.now();
     }
 
     fn release(&mut self) {
