@@ -27,6 +27,7 @@ mod cnitool_lists;
 mod cross;
 mod devices;
 mod dhcp;
+mod dhcp_client;
 mod dhcp_daemon;
 mod dhcp_go;
 mod dhcp_servers;
