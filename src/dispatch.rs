@@ -83,9 +83,7 @@ fn run_applet(applet: &Applet, arguments: &[String], host: &Host) -> u8 {
             let (answer, status) = daemon(arguments.get(1..).unwrap_or_default(), host);
             finish(&answer, status)
         }
-        Kind::Plugin(plugin) | Kind::Daemon(plugin, _) => {
-            status(serve::serve(plugin, host, serve::read_stdin, print))
-        }
+        Kind::Plugin(plugin) | Kind::Daemon(plugin, _) => status(serve::serve(plugin, host, serve::read_stdin, print)),
         Kind::Tool(tool) => {
             let answer = tool(arguments, host);
             finish(&answer, status(answer.success))

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use crate::bridge::reaches;
 use crate::lab::{Background, Call, Lab, Outcome, PLUGINS, bridge_config, merged, wait_for};
 
+/// Addresses for kea.
+pub const POOL: &str = "10.1.2.10 - 10.1.2.99";
 pub const LOG: &str = "/run/lab/dhcp.log";
 pub const SOCKET: &str = "/run/cni/dhcp.sock";
 const SERVER_LOG: &str = "/run/lab/server.log";
@@ -33,7 +35,7 @@ impl Network {
         Network { daemon: None, server: None, lab }
     }
 
-    /// dnsmasq and our daemon, which gives up soon.
+    /// dnsmasq and our daemon.
     pub fn with_dnsmasq(options: &[&str]) -> Network {
         let mut network = Network::new();
         network.start_dnsmasq("10.1.2.0,10.1.9.255", options);
@@ -41,7 +43,7 @@ impl Network {
         network
     }
 
-    /// Options may be ones of dnsmasq or replace its lease time.
+    /// Leases are for two minutes: dnsmasq knows nothing shorter.
     pub fn start_dnsmasq(&mut self, range: &str, options: &[&str]) {
         let range = format!("--dhcp-range={range},255.255.0.0,2m");
         let mut arguments = vec!["netns", "exec", "lan", "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0"];
@@ -54,14 +56,14 @@ impl Network {
         wait_for("dnsmasq", || self.server_log().contains("sockets bound exclusively"));
     }
 
-    /// Kea with 10.1.2.0/24 and these lifetimes in seconds: valid, renew, rebind. Leases are only in its memory.
-    pub fn start_kea(&mut self, [valid, renew, rebind]: [u32; 3]) {
+    /// Kea with these addresses and lifetimes in seconds: valid, renew, rebind. Leases are only in its memory.
+    pub fn start_kea(&mut self, pool: &str, [valid, renew, rebind]: [u32; 3]) {
         let config = json!({"Dhcp4": {
             "interfaces-config": {"interfaces": ["lan0"], "dhcp-socket-type": "raw"},
             "lease-database": {"type": "memfile", "persist": false},
             "valid-lifetime": valid, "renew-timer": renew, "rebind-timer": rebind, "calculate-tee-times": false,
             "authoritative": true,
-            "subnet4": [{"subnet": "10.1.0.0/16", "pools": [{"pool": "10.1.2.10 - 10.1.2.99"}],
+            "subnet4": [{"subnet": "10.1.0.0/16", "pools": [{"pool": pool}],
                 "option-data": [{"name": "routers", "data": "10.1.0.1"}]}],
             "loggers": [{"name": "kea-dhcp4", "severity": "INFO", "output_options": [{"output": "stdout"}]}]}});
         self.lab.write("/etc/kea/kea-dhcp4.conf", config.to_string());
@@ -78,13 +80,13 @@ impl Network {
     /// Our daemon with these flags, listening at the default socket.
     pub fn start_daemon(&mut self, flags: &[&str]) {
         let program = format!("{PLUGINS}/dhcp");
-        self.daemon = Some(self.spawn_daemon(&program, flags));
+        self.daemon = Some(self.spawn_daemon(&program, &[&["-resendtimeout=20s"], flags].concat()));
         wait_for("the daemon", || self.status().run().code == Some(0));
     }
 
     /// A daemon that may or may not come up.
     pub fn spawn_daemon(&self, program: &str, flags: &[&str]) -> Background {
-        let script = format!("exec {program} daemon -timeout 1s -resendtimeout 20s {} 2>> {LOG}", flags.join(" "));
+        let script = format!("exec {program} daemon -timeout 1s {} 2>> {LOG}", flags.join(" "));
         Call::new(&self.lab, "sh").args_list(&["-c", &script]).spawn()
     }
 
@@ -136,7 +138,8 @@ impl Network {
 
     /// Waits for a line of the daemon about a container.
     pub fn wait_for_log(&self, n: usize, text: &str) {
-        let told = |log: &str| log.lines().any(|line| line.starts_with(&format!("c{n}/net/eth0: ")) && line.contains(text));
+        let told =
+            |log: &str| log.lines().any(|line| line.starts_with(&format!("c{n}/net/eth0: ")) && line.contains(text));
         wait_for(&format!("{text:?} of c{n}"), || told(&self.log()));
     }
 
@@ -307,12 +310,18 @@ fn better_configurations_that_cannot_work_are_refused() {
         assert!(!network.is_up(1), "nothing happens before it is checked");
     };
     refused(&json!({"ipam": {"request": [{"option": "nope"}]}}), "Can not parse option \"nope\"");
-    refused(&json!({"ipam": {"provide": [{"option": "12", "value": "x".repeat(256)}]}}), "value too long for option \"12\"");
+    refused(
+        &json!({"ipam": {"provide": [{"option": "12", "value": "x".repeat(256)}]}}),
+        "value too long for option \"12\"",
+    );
     refused(&json!({"ipam": {"priority": "x"}}), "json: cannot unmarshal string into key \"ipam.priority\"");
     let missing = network.call(1).ifname("eth7").run();
     missing.fails(999, "error calling DHCP.Allocate: error looking up \"eth7\": Link not found");
     let nowhere = network.call(1).netns("/run/netns/none").run();
-    nowhere.fails_with(999, &["error calling DHCP.Allocate: failed to Statfs \"/run/netns/none\": no such file or directory"]);
+    nowhere.fails_with(
+        999,
+        &["error calling DHCP.Allocate: failed to Statfs \"/run/netns/none\": no such file or directory"],
+    );
 }
 
 #[test]

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use crate::dhcp::{Network, address};
+use crate::dhcp::{Network, POOL, address};
 use crate::lab::{Call, wait_for};
 
 /// Kea and our daemon.
 fn with_kea(lifetimes: [u32; 3]) -> Network {
     let mut network = Network::new();
-    network.start_kea(lifetimes);
+    network.start_kea(POOL, lifetimes);
     network.start_daemon(&[]);
     network
 }
@@ -32,14 +32,14 @@ fn a_server_that_was_away_is_asked_again() {
     network.container(1).run().result();
     network.stop_server();
     // It has forgotten the lease, and grants it to whoever asks for it.
-    network.start_kea([60, 1, 2]);
+    network.start_kea(POOL, [60, 1, 2]);
     network.wait_for_log(1, "lease renewed, 10.1.2.10");
     network.call(1).verb("CHECK").run().silent();
 }
 
 #[test]
 fn without_a_server_the_link_goes_down_when_the_lease_ends() {
-    let mut network = with_kea([3, 1, 2]);
+    let mut network = with_kea([5, 1, 2]);
     let call = network.container(1);
     call.run().result();
     assert!(network.is_up(1));
@@ -53,11 +53,11 @@ fn without_a_server_the_link_goes_down_when_the_lease_ends() {
 
 #[test]
 fn better_a_lease_taken_back_is_asked_for_until_it_ends() {
-    let mut network = Network::with_dnsmasq(&["--dhcp-option-force=option:T1,1", "--dhcp-authoritative"]);
+    let mut network = with_kea([60, 2, 50]);
     let call = network.container(1);
     let first = address(&call.run().result());
     network.stop_server();
-    network.start_dnsmasq("10.1.200.0,10.1.200.255", &["--dhcp-authoritative"]);
+    network.start_kea("10.1.200.0 - 10.1.200.255", [60, 2, 50]);
     network.wait_for_log(1, "the server took the lease back (NAK)");
     network.wait_for_log(1, "which is not taken: a container's address does not change");
     let held = network.call(1).run().result();

@@ -56,12 +56,7 @@ fn connect(socket: &str, limit: Duration) -> Result<UnixStream> {
 }
 
 /// Calls a method of the daemon at `socket`, waiting at most `limit`.
-pub fn call(
-    socket: &str,
-    method: &str,
-    args: &CmdArgs,
-    limit: Duration,
-) -> std::result::Result<CniResult, Failure> {
+pub fn call(socket: &str, method: &str, args: &CmdArgs, limit: Duration) -> std::result::Result<CniResult, Failure> {
     let deadline = Instant::now() + limit;
     let stream = connect(socket, limit).map_err(Failure::Unreachable)?;
     let mut conversation = Conversation { stream, incoming: Incoming::default(), deadline, limit };
@@ -106,10 +101,7 @@ impl Conversation {
     }
 
     /// Reads until `take` has what it wants.
-    fn read<T>(
-        &mut self,
-        take: impl Fn(&mut Incoming) -> std::result::Result<Option<T>, Malformed>,
-    ) -> Result<T> {
+    fn read<T>(&mut self, take: impl Fn(&mut Incoming) -> std::result::Result<Option<T>, Malformed>) -> Result<T> {
         let mut buffer = [0; 4096];
         loop {
             match take(&mut self.incoming) {

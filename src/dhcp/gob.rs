@@ -427,7 +427,8 @@ mod tests {
     #[test]
     fn values_are_read_by_the_definitions_sent() {
         let mut types = Types::default();
-        let defined = b"\xff\x81\x03\x01\x01\x05Point\x01\xff\x82\x00\x01\x02\x01\x01Y\x01\x04\x00\x01\x01X\x01\x0c\x00\x00\x00";
+        let defined =
+            b"\xff\x81\x03\x01\x01\x05Point\x01\xff\x82\x00\x01\x02\x01\x01Y\x01\x04\x00\x01\x01X\x01\x0c\x00\x00\x00";
         assert!(types.message(defined).unwrap().is_none());
         assert!(types.message(defined).is_none(), "twice");
         let (id, mut reader) = types.message(b"\xff\x82\x01\x42\x01\x02hi\x00").unwrap().unwrap();

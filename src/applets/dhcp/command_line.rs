@@ -48,8 +48,7 @@ pub fn run(arguments: &[String], host: &Host) -> (Answer, u8) {
 }
 
 fn parse(arguments: &[String]) -> Result<Options, Stop> {
-    let mut options =
-        Options { socket: DEFAULT_SOCKET.to_string(), timing: Timing::default(), ..Options::default() };
+    let mut options = Options { socket: DEFAULT_SOCKET.to_string(), timing: Timing::default(), ..Options::default() };
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         let Some(flag) = word.strip_prefix('-').filter(|flag| !flag.is_empty()) else { break };
@@ -156,11 +155,17 @@ mod tests {
     fn every_flag_in_every_spelling() {
         let words = "-pidfile /p --hostprefix=/host -socketpath /s -broadcast -timeout 500ms -resendmax=1m --resendtimeout 1h0.5s x -y";
         let options = parsed(words).unwrap();
-        assert_eq!((options.pid_file.as_str(), options.host_prefix.as_str(), options.socket.as_str()), ("/p", "/host", "/s"));
+        assert_eq!(
+            (options.pid_file.as_str(), options.host_prefix.as_str(), options.socket.as_str()),
+            ("/p", "/host", "/s")
+        );
         assert!(options.broadcast);
         assert_eq!(options.timing, Timing { timeout: 500, resend_max: 60_000, resend_timeout: 3_600_500 });
         let options = parsed("-broadcast=false -socketpath= -- -x").unwrap();
-        assert_eq!((options.broadcast, options.socket.as_str(), options.timing), (false, DEFAULT_SOCKET, Timing::default()));
+        assert_eq!(
+            (options.broadcast, options.socket.as_str(), options.timing),
+            (false, DEFAULT_SOCKET, Timing::default())
+        );
     }
 
     #[test]
@@ -182,7 +187,9 @@ mod tests {
 
     #[test]
     fn durations_are_gos() {
-        for (text, milliseconds) in [("10s", 10_000), ("3m28s", 208_000), ("1.5h", 5_400_000), ("1us", 1), ("0", 1), ("9999999h", u32::MAX)] {
+        for (text, milliseconds) in
+            [("10s", 10_000), ("3m28s", 208_000), ("1.5h", 5_400_000), ("1us", 1), ("0", 1), ("9999999h", u32::MAX)]
+        {
             assert_eq!(duration(text), Some(milliseconds), "{text}");
         }
         for bad in ["", "s", "1", "1x", "1.2.3s", "é", "1s2"] {

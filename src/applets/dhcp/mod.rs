@@ -23,7 +23,7 @@ pub use command_line::run;
 
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::dhcp::dial::{self, DEFAULT_SOCKET, Failure};
-use crate::dhcp::rpc::{ALLOCATE, CHECK, CmdArgs, COLLECT, RELEASE};
+use crate::dhcp::rpc::{ALLOCATE, CHECK, COLLECT, CmdArgs, RELEASE};
 use crate::error::{Context, Error, Result, code};
 
 /// The applet.
@@ -50,7 +50,8 @@ impl Daemon {
         let ipam = request.config.top().object("ipam").context(UNREADABLE)?;
         let missing = || Error::new(code::INVALID_CONFIG, "IPAM config missing 'ipam' key");
         if ipam.ok_or_else(missing)?.boolean("ipv6")? {
-            let error = Error::new(code::UNSUPPORTED_FIELD, "dhcp: ipv6 is not supported: there is no DHCPv6 client yet");
+            let error =
+                Error::new(code::UNSUPPORTED_FIELD, "dhcp: ipv6 is not supported: there is no DHCPv6 client yet");
             return Err(error.with_details("use router advertisements, host-local or static for IPv6"));
         }
         Daemon::of_any(request)

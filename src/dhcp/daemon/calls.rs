@@ -31,18 +31,19 @@ impl Daemon {
         let wishes = wishes(&config)?;
         let key = client_id(&args.container_id, &config.name, &args.ifname);
         let path = format!("{}{}", self.options.host_prefix, args.netns);
-        if let Some(held) = self.find(&key) {
-            match self.revisit(held, &path) {
-                Ok(()) => return self.join(held, slot, wishes),
-                Err(error) if !is_gone(&error) => return Err(error),
-                Err(gone) => {
-                    log(&key, &format!("{gone}: acquiring a new lease"));
-                    self.drop_keeper(held, &gone.to_string());
-                }
-            }
-        }
+        let held = self.find(&key);
+        let gone = match held.map(|held| self.revisit(held, &path)) {
+            None => None,
+            Some(Ok(())) => return self.join(held.unwrap_or_default(), slot, wishes),
+            Some(Err(error)) if !is_gone(&error) => return Err(error),
+            Some(Err(gone)) => Some(gone),
+        };
         let (timing, broadcast) = (self.options.timing, self.options.broadcast);
         let keeper = Keeper::start(args, &config, (&self.options.host_prefix, timing, broadcast))?;
+        if let (Some(held), Some(gone)) = (held, gone) {
+            log(&key, &format!("{gone}: a new lease replaces the old one"));
+            self.drop_keeper(held, &gone.to_string());
+        }
         let held = self.keepers.insert(keeper);
         if let Some(keeper) = self.keepers.get(held) {
             keeper.watch_link(&self.poller, held);

@@ -131,7 +131,10 @@ impl Keeper {
             link_events = Some(LinkEvents::of(&visit.netns)?);
             start = now + LINK_LIMIT;
             if !visit.link.is_up() {
-                visit.inside.set_up(place.index, true).with_context(|| format!("failed to set {:?} UP", args.ifname))?;
+                visit
+                    .inside
+                    .set_up(place.index, true)
+                    .with_context(|| format!("failed to set {:?} UP", args.ifname))?;
             }
         }
         log(&key, "acquiring lease");
@@ -245,7 +248,10 @@ impl Keeper {
                 let addresses = visit.inside.addresses(self.place.index)?;
                 if !addresses.iter().any(|address| IpNet::addr(&address.net) == leased) {
                     let mac = Mac::from_bytes(&now);
-                    return Err(Error::internal(format!("{:?} has another hardware address, {mac}", self.place.ifname)));
+                    return Err(Error::internal(format!(
+                        "{:?} has another hardware address, {mac}",
+                        self.place.ifname
+                    )));
                 }
             }
             self.client.set_hardware(now);

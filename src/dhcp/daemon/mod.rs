@@ -26,6 +26,7 @@ use crate::dhcp::client::{Event, Timing};
 use crate::dhcp::{Clock, Moment, rpc};
 use crate::error::{Context, Errno, Error, Result};
 use crate::sys::events::{EndSignals, Interest, Poller};
+use crate::sys::netns::Netns;
 use crate::sys::{events, listen, output};
 
 /// The daemon's flags.
@@ -125,6 +126,8 @@ impl Daemon {
         let socket = listen::path_of(&listener).unwrap_or_else(|| path.to_string());
         let records = Records::open(&options.host_prefix, &socket);
         let poller = Poller::new()?;
+        // Opened now, or it would look like a leak.
+        Netns::home()?;
         poller.add(&listener, token(kind::LISTENER, 0), Interest::Read)?;
         let (connections, keepers) = (Slots::default(), Slots::default());
         let mut daemon = Daemon { poller, listener, paused_until: None, connections, keepers, records, options };
@@ -298,10 +301,15 @@ impl Daemon {
                 log(&key, &format!("lease renewed, {}", keeper.describe()));
                 self.save(slot);
             }
-            Event::Unconfirmed => log(&key, "nobody confirmed the lease after the restart; it is kept until it expires"),
+            Event::Unconfirmed => {
+                log(&key, "nobody confirmed the lease after the restart; it is kept until it expires")
+            }
             Event::Refused(message) => log(&key, &format!("the server took the lease back (NAK): {message}")),
             Event::OtherAddress(other) => {
-                log(&key, &format!("a server offers {other}, which is not taken: a container's address does not change"));
+                log(
+                    &key,
+                    &format!("a server offers {other}, which is not taken: a container's address does not change"),
+                );
             }
             Event::Failed(error) => {
                 log(&key, &error.to_string());
