@@ -159,6 +159,15 @@ impl Network {
     }
 }
 
+impl Drop for Network {
+    /// A failed test tells what daemon and server have said.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("daemon:\n{}server:\n{}", self.log(), self.server_log());
+        }
+    }
+}
+
 fn read(lab: &Lab, path: &str) -> String {
     if lab.exists(path) { lab.read(path) } else { String::new() }
 }
