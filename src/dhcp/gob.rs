@@ -27,6 +27,10 @@ const DEEPEST: u32 = 16;
 /// How many types one stream may define.
 const MOST_TYPES: usize = 64;
 
+/// Bytes that are no gob, or too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
 /// A type as we define it. Ids are ours to choose, from 64.
 #[derive(Debug)]
 pub struct Definition {
@@ -264,16 +268,16 @@ pub struct Types(Vec<(i64, Type)>);
 
 /// The length of the message that `bytes` begin with, and where its content starts. `Ok(None)`: more bytes are needed to
 /// tell. `Err`: this is no length, or one over `limit`.
-pub fn message_length(bytes: &[u8], limit: usize) -> Result<Option<(usize, usize)>, ()> {
+pub fn message_length(bytes: &[u8], limit: usize) -> Result<Option<(usize, usize)>, Malformed> {
     const LONGEST_NUMBER: usize = 9;
     let mut reader = Reader(bytes);
     match reader.uint() {
         Some(length) => match usize::try_from(length) {
             Ok(length) if length <= limit => Ok(Some((bytes.len() - reader.0.len(), length))),
-            _ => Err(()),
+            _ => Err(Malformed),
         },
         None if bytes.len() < LONGEST_NUMBER => Ok(None),
-        None => Err(()),
+        None => Err(Malformed),
     }
 }
 
@@ -455,8 +459,8 @@ mod tests {
     fn lengths_are_bounded() {
         assert_eq!(message_length(&[], 10), Ok(None));
         assert_eq!(message_length(&[10], 10), Ok(Some((1, 10))));
-        assert_eq!(message_length(&[11], 10), Err(()));
+        assert_eq!(message_length(&[11], 10), Err(Malformed));
         assert_eq!(message_length(&[0xfe, 0], 10), Ok(None));
-        assert_eq!(message_length(&[0x80; 9], 10), Err(()));
+        assert_eq!(message_length(&[0x80; 9], 10), Err(Malformed));
     }
 }

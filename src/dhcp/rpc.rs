@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 pub use read::Incoming;
 
+pub use crate::dhcp::gob::Malformed;
+
 use crate::cni::CniResult;
 use crate::dhcp::gob::{self, BYTES, Definition, Fields, INT, STRING, Shape, UINT};
 
@@ -65,10 +67,6 @@ pub struct Call {
 
 /// A reply: a result (an empty one where none is due) or the daemon's error text.
 pub type Reply = Result<CniResult, String>;
-
-/// Bytes that are no call, no reply, or too many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
 
 // Types. The ids are unique among all that one side sends.
 

@@ -118,7 +118,7 @@ fn boolean(text: &str) -> Option<bool> {
 /// Go's `time.ParseDuration`, in milliseconds and at least one: numbers with units, as in `1m2.5s`. No time in the past.
 fn duration(text: &str) -> Option<u32> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
-    let mut seconds = 0.0;
+    let mut nanoseconds = 0u64;
     if rest == "0" {
         return Some(1);
     }
@@ -127,20 +127,35 @@ fn duration(text: &str) -> Option<u32> {
         let (number, tail) = rest.split_at_checked(end)?;
         let end = tail.find(|letter: char| letter.is_ascii_digit() || letter == '.').unwrap_or(tail.len());
         let (unit, tail) = tail.split_at_checked(end)?;
-        let unit = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        seconds += number.parse::<f64>().ok()? * unit;
+        nanoseconds = nanoseconds.saturating_add(scaled(number, unit)?);
         rest = tail;
     }
-    // Converting saturates.
-    (!text.is_empty()).then_some(((seconds * 1000.0).round() as u32).max(1))
+    let milliseconds = (nanoseconds / 1_000_000).max(1);
+    (!text.is_empty()).then(|| u32::try_from(milliseconds).unwrap_or(u32::MAX))
+}
+
+/// A number with a fraction in nanoseconds.
+fn scaled(number: &str, unit: &str) -> Option<u64> {
+    let mut unit: u64 = match unit {
+        "ns" => 1,
+        "us" | "µs" | "μs" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.len() + fraction.len() == 0 || fraction.contains('.') {
+        return None;
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let mut total = whole.saturating_mul(unit);
+    for digit in fraction.bytes() {
+        unit /= 10;
+        total = total.saturating_add(u64::from(digit - b'0') * unit);
+    }
+    Some(total)
 }
 
 #[cfg(test)]
@@ -192,7 +207,7 @@ mod tests {
         {
             assert_eq!(duration(text), Some(milliseconds), "{text}");
         }
-        for bad in ["", "s", "1", "1x", "1.2.3s", "é", "1s2"] {
+        for bad in ["", "s", ".s", "1", "1x", "1.2.3s", "é", "1s2"] {
             assert_eq!(duration(bad), None, "{bad}");
         }
     }

@@ -45,7 +45,7 @@ impl Incoming {
             let (start, length) = match gob::message_length(rest, LONGEST_MESSAGE) {
                 Ok(Some(found)) => found,
                 Ok(None) => return Ok(None),
-                Err(()) => return Err(Malformed),
+                Err(Malformed) => return Err(Malformed),
             };
             let Some(content) = rest.get(start..start + length) else { return Ok(None) };
             self.used += start + length;
