@@ -1,6 +1,7 @@
 use super::*;
 use serde_json::{Map, Value};
 
+const BROADCAST_MAC: [u8; 6] = [0xff; 6];
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 1);
@@ -353,7 +354,7 @@ fn record(client: &Client, now: Moment) -> Map<String, Value> {
 /// After a restart, at this time of the old clock; the new one begins with 0.
 fn restored(map: &Map<String, Value>, wall: Moment) -> Client {
     let clock = Clock { now: 0, wall: 1_700_000_000_000 + wall };
-    Client::restore(&Object::top(map), Timing::default(), clock, 2).unwrap()
+    Client::restore(&Object::top(map), Timing::default(), clock, 2_000).unwrap()
 }
 
 #[test]
