@@ -77,6 +77,43 @@ fn silence(client: &mut Client) -> (Vec<(Moment, u8)>, Moment, Event) {
     }
 }
 
+/// What the reference (1.9.1) says to dnsmasq: headers of IP and UDP, the message up to the hardware address, and from the
+/// cookie to the end option; in between, and behind, are zeros. tcpdump has seen it.
+const REFERENCE: [(&str, &str, &str); 2] = [
+    (
+        "4500014800000000401179a600000000ffffffff004400430134f5b0",
+        "0101060010df45f00000000000000000000000000000000000000000020000000001",
+        "6382536335010137020301390205dc3d0c0063312f6e65742f65746830ff",
+    ),
+    (
+        "4500014800000000401179a600000000ffffffff004400430134af2a",
+        "0101060010df45f00000000000000000000000000000000000000000020000000001",
+        "6382536332040a01023f35010336040a01020137020301390205dc3d0c0063312f6e65742f65746830ff",
+    ),
+];
+
+#[test]
+fn the_first_messages_are_the_references_to_the_byte() {
+    let ipam = Map::new();
+    let id = crate::dhcp::settings::client_id("c1", "net", "eth0");
+    let settings = Settings::decode(&Object::top(&ipam), "", &id, MAC, false).unwrap();
+    let mut client = Client::acquire(settings, Timing::default(), 0, 1);
+    client.xid = 0x10df_45f0;
+    let discover = client.poll(0);
+    let mut offer = answer(kind::OFFER, &sent(&discover));
+    offer.yours = Ipv4Addr::new(10, 1, 2, 63);
+    let request = hear(&mut client, 0, &offer);
+    for (output, (headers, begin, options)) in [discover, request].into_iter().zip(REFERENCE) {
+        let datagram = output.send.unwrap();
+        let frame = crate::dhcp::frame::encode(datagram.source, datagram.destination, &datagram.payload);
+        assert_eq!(hexadecimal::write(&frame[..28]), headers);
+        assert_eq!(hexadecimal::write(&frame[28..62]), begin);
+        assert!(frame[62..264].iter().all(|byte| *byte == 0));
+        assert_eq!(hexadecimal::write(&frame[264..]).trim_end_matches('0'), options);
+        assert_eq!(frame.len(), 328);
+    }
+}
+
 #[test]
 fn a_lease_is_acquired_in_four_messages() {
     let mut client = client();
