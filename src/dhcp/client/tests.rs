@@ -149,6 +149,30 @@ fn the_broadcast_flag_is_for_those_without_an_address() {
 }
 
 #[test]
+fn what_is_provided_does_not_break_the_protocol() {
+    let mut settings = settings();
+    settings.options.set(code::MESSAGE_TYPE, &[9]);
+    settings.options.set(code::REQUESTED_ADDRESS, &[10, 1, 2, 90]);
+    settings.options.set(code::SERVER_ID, &[10, 1, 2, 9]);
+    settings.options.set(code::CLIENT_ID, b"me");
+    let mut client = Client::acquire(settings, Timing::default(), 0, 1);
+    let discover = sent(&client.poll(0));
+    // A wish for an address is none of the protocol's matters.
+    assert_eq!(discover.options.address(code::REQUESTED_ADDRESS), Some(Ipv4Addr::new(10, 1, 2, 90)));
+    let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, &discover)));
+    let named = (request.options.address(code::REQUESTED_ADDRESS), request.options.address(code::SERVER_ID));
+    assert_eq!((request.kind(), named), (Some(kind::REQUEST), (Some(ADDRESS), Some(SERVER))));
+    hear(&mut client, 0, &answer(kind::ACK, &request));
+    let renewal = sent(&next(&mut client).1).options;
+    assert_eq!((renewal.get(code::REQUESTED_ADDRESS), renewal.get(code::SERVER_ID)), (None, None));
+    let release = Packet::decode(&client.release(0).unwrap().payload).unwrap();
+    assert_eq!(
+        (release.options.get(code::CLIENT_ID), release.options.get(code::REQUESTED_ADDRESS)),
+        (Some(&b"me"[..]), None)
+    );
+}
+
+#[test]
 fn what_is_not_for_us_is_passed_over() {
     let mut client = client();
     let discover = sent(&client.poll(0));
