@@ -81,10 +81,9 @@ impl Client {
         Client::new(settings, timing, None, (now, end), seed)
     }
 
-    /// Goes on with a recorded lease: servers are asked to confirm it (INIT-REBOOT), at some time within a second, so that
-    /// not all leases of a daemon are asked for at once. A lease that has expired meanwhile is asked for for
-    /// `resend_timeout`. The caller has checked that namespace, link and hardware address are those of old. Fails when the
-    /// record cannot be read.
+    /// Goes on with a recorded lease: the deadline is now, when servers are asked to confirm it (INIT-REBOOT). Who has many
+    /// of them does not let all begin at once. A lease that has expired meanwhile is asked for for `resend_timeout`. The
+    /// caller has checked that namespace, link and hardware address are those of old. Fails when the record cannot be read.
     pub fn restore(record: &Object<'_>, timing: Timing, clock: Clock, seed: u64) -> Result<Client> {
         let bytes = |key| hexadecimal::read(record.string(key)?).ok_or_else(|| unreadable(key));
         let hardware = bytes("dhcpHardware")?.try_into().map_err(|_| unreadable("dhcpHardware"))?;
@@ -92,8 +91,7 @@ impl Client {
         let settings = Settings { hardware, broadcast: record.boolean("dhcpBroadcast")?, options };
         let lease = Lease::read(record, clock)?;
         let end = lease.expires().max(clock.now.saturating_add(timing.resend_timeout.into()));
-        let begin = clock.now.saturating_add((seed % SECOND.unsigned_abs()) as Moment);
-        Ok(Client::new(settings, timing, Some(lease), (begin, end), seed))
+        Ok(Client::new(settings, timing, Some(lease), (clock.now, end), seed))
     }
 
     fn new(settings: Settings, timing: Timing, lease: Option<Lease>, times: (Moment, Moment), seed: u64) -> Client {
