@@ -286,6 +286,8 @@ fn no_order_of_events_does_harm() {
                 3 => packet.options.set(code::RENEWAL_TIME, &(dice.random() as u32 % 1000).to_be_bytes()),
                 4 => packet.options.set(code::SERVER_ID, &(dice.random() as u32).to_be_bytes()),
                 5 => client.link_is_up(now),
+                6 => packet.options.set(dice.random() as u8, &dice.random().to_be_bytes()),
+                7 => packet.options.set(code::MESSAGE, &[dice.random() as u8; 200]),
                 _ => {}
             }
             let output = match dice.random() % 3 {
