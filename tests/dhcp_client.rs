@@ -290,6 +290,20 @@ fn nobody_hears_what_is_for_others() {
     assert!(own.receive().unwrap().is_some());
 }
 
+/// The kernel makes whoever closes a packet socket wait for some 10 ms: with many leases the daemon would do nothing else.
+#[test]
+fn nobody_waits_for_the_closing_of_sockets() {
+    let lab = lab();
+    let netns = Netns::open(lab.path("/run/netns/ns1").to_str().unwrap()).unwrap();
+    let sockets: Vec<_> = (0..100).map(|_| Socket::open(&netns, index(&lab), MAC).unwrap()).collect();
+    let open = || lab.ok("nsenter --net=/run/netns/ns1 cat /proc/net/packet").lines().count() - 1;
+    assert_eq!(open(), 100);
+    let began = Instant::now();
+    drop(sockets);
+    assert!(began.elapsed() < Duration::from_millis(200), "{:?}", began.elapsed());
+    wait_for("the sockets are closed", || open() == 0);
+}
+
 #[test]
 fn a_link_that_goes_down_and_up_is_an_error_once() {
     let lab = lab();

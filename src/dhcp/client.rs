@@ -7,6 +7,11 @@
 //! 4. calls [`Client::record`] after [`Event::Bound`] and [`Event::Renewed`] and keeps it with the names of the attachment;
 //! 5. on DEL sends [`Client::release`], if there is anything to release.
 
+mod interface;
+mod messages;
+
+pub use interface::{Datagram, Event, Output, Timing};
+
 use std::net::Ipv4Addr;
 
 use crate::cni::config::Object;
@@ -16,65 +21,6 @@ use crate::dhcp::packet::{self, Options, Packet, code, kind};
 use crate::dhcp::settings::Settings;
 use crate::dhcp::{Clock, Moment, hexadecimal};
 use crate::error::{Error, Result};
-
-/// The daemon's flags, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
-    /// `-timeout`: how long to wait for the answer to a packet, doubled for each time it is sent again.
-    pub timeout: u32,
-    /// `-resendmax`: pauses between attempts are doubled until they are this long.
-    pub resend_max: u32,
-    /// `-resendtimeout`: when an acquisition is given up.
-    pub resend_timeout: u32,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Timing { timeout: 10_000, resend_max: 62_000, resend_timeout: 208_000 }
-    }
-}
-
-/// A DHCP message with where it goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Datagram {
-    /// IP source: unspecified, or the leased address.
-    pub source: Ipv4Addr,
-    /// IP destination: broadcast, or the server.
-    pub destination: Ipv4Addr,
-    /// Hardware address of the frame.
-    pub mac: [u8; 6],
-    /// The UDP payload.
-    pub payload: Vec<u8>,
-}
-
-/// What has come of a step.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// A server granted the first lease: [`Client::lease`]. The answer to a waiting ADD.
-    Bound,
-    /// The lease got new times (and perhaps another server).
-    Renewed,
-    /// Nobody confirmed the lease after a restart; it is kept as long as it was granted.
-    Unconfirmed,
-    /// The server said no (NAK), with its message. If it was about a lease we held we keep asking for that address until the
-    /// lease has expired.
-    Refused(String),
-    /// A server wants us to have another address. It is not taken: a container's address does not change.
-    OtherAddress(Ipv4Addr),
-    /// No lease was to be had within `-resendtimeout`; the client has ended. The answer to a waiting ADD.
-    Failed(Error),
-    /// The lease has expired; the client has ended. The address must not be used any more: set the link down.
-    Expired,
-}
-
-/// What to do now.
-#[derive(Debug, Default, PartialEq)]
-pub struct Output {
-    /// To be sent.
-    pub send: Option<Datagram>,
-    /// To be told to whom it concerns.
-    pub event: Option<Event>,
-}
 
 /// One lease being acquired or kept.
 #[derive(Debug)]
@@ -118,7 +64,6 @@ enum Stage {
     Ended,
 }
 
-const BROADCAST_MAC: [u8; 6] = [0xff; 6];
 /// How often a message is sent before the attempt has failed.
 const TRIES: u8 = 3;
 /// Pauses that are short, before they are doubled each time.
@@ -136,9 +81,9 @@ impl Client {
         Client::new(settings, timing, None, (now, end), seed)
     }
 
-    /// Goes on with a recorded lease: the deadline is now, when servers are asked to confirm it (INIT-REBOOT). A lease that
-    /// has expired meanwhile is asked for for `resend_timeout`. The caller has checked that namespace, link and hardware
-    /// address are those of old. Fails when the record cannot be read.
+    /// Goes on with a recorded lease: the deadline is now, when servers are asked to confirm it (INIT-REBOOT). Who has many
+    /// of them does not let all begin at once. A lease that has expired meanwhile is asked for for `resend_timeout`. The
+    /// caller has checked that namespace, link and hardware address are those of old. Fails when the record cannot be read.
     pub fn restore(record: &Object<'_>, timing: Timing, clock: Clock, seed: u64) -> Result<Client> {
         let bytes = |key| hexadecimal::read(record.string(key)?).ok_or_else(|| unreadable(key));
         let hardware = bytes("dhcpHardware")?.try_into().map_err(|_| unreadable("dhcpHardware"))?;
@@ -202,7 +147,7 @@ impl Client {
 
     /// True while an answer is awaited.
     pub fn listening(&self) -> bool {
-        !matches!(self.stage, Stage::Resting | Stage::Bound | Stage::Ended)
+        self.sends > 0 && !matches!(self.stage, Stage::Resting | Stage::Bound | Stage::Ended)
     }
 
     /// Time has passed. Harmless before the deadline.
@@ -226,7 +171,7 @@ impl Client {
 
     /// A packet has come, from this hardware address. What is not for us or makes no sense is passed over.
     pub fn receive(&mut self, now: Moment, packet: &Packet, from: Option<[u8; 6]>) -> Output {
-        let ours = packet.xid == self.xid && packet.hardware == self.settings.hardware && self.sends > 0;
+        let ours = packet.xid == self.xid && packet.hardware == self.settings.hardware;
         if packet.op != packet::REPLY || !ours || !self.listening() {
             return Output::default();
         }
@@ -257,14 +202,7 @@ impl Client {
         let held = self.lease.take().filter(|lease| lease.expires() > now);
         let held = held.map(|lease| (lease.server, lease.address, lease.server_mac));
         let (server, address, mac) = held.or(requested)?;
-        let mut packet = Packet::to_server(kind::RELEASE, self.random() as u32, self.settings.hardware);
-        packet.client = address;
-        packet.options.set(code::SERVER_ID, &server.octets());
-        if let Some(id) = self.settings.options.get(code::CLIENT_ID) {
-            packet.options.set(code::CLIENT_ID, id);
-        }
-        let payload = packet.encode();
-        Some(Datagram { source: address, destination: server, mac: mac.unwrap_or(BROADCAST_MAC), payload })
+        Some(self.release_message(server, address, mac))
     }
 
     fn begin(&mut self, stage: Stage, now: Moment) -> Output {
@@ -293,37 +231,6 @@ impl Client {
         };
         let wait = if self.sends <= TRIES { wait.min((left / 2).max(SECOND)) } else { (left / 2).max(LONG_WAIT) };
         wait.min(left)
-    }
-
-    /// The message of the current stage.
-    fn message(&self) -> Datagram {
-        let lease = self.lease.as_ref();
-        let kind = if self.stage == Stage::Selecting { kind::DISCOVER } else { kind::REQUEST };
-        let mut packet = Packet::to_server(kind, self.xid, self.settings.hardware);
-        packet.options = self.settings.options.clone();
-        packet.options.set(code::MESSAGE_TYPE, &[kind]);
-        let (mut source, mut destination, mut mac) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, BROADCAST_MAC);
-        let mut requested = lease.map(|lease| lease.address);
-        if let Stage::Requesting(server, address) = self.stage {
-            requested = Some(address);
-            packet.options.set(code::SERVER_ID, &server.octets());
-        }
-        if let (Some(lease), Stage::Renewing | Stage::Rebinding) = (lease, self.stage) {
-            (packet.client, source, requested) = (lease.address, lease.address, None);
-            packet.options.remove(code::REQUESTED_ADDRESS);
-            packet.options.remove(code::SERVER_ID);
-        } else if self.settings.broadcast {
-            packet.flags = packet::BROADCAST;
-        }
-        if let (Some(lease), Stage::Renewing) = (lease, self.stage) {
-            destination = lease.server;
-            // Its network card may have been replaced: the second try is for whoever has the address.
-            mac = lease.server_mac.filter(|_| self.sends < 2).unwrap_or(BROADCAST_MAC);
-        }
-        if let Some(address) = requested {
-            packet.options.set(code::REQUESTED_ADDRESS, &address.octets());
-        }
-        Datagram { source, destination, mac, payload: packet.encode() }
     }
 
     fn offered(&mut self, now: Moment, offer: Option<Lease>) -> Output {

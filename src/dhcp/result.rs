@@ -287,6 +287,33 @@ mod tests {
         assert_eq!(search_list(b"\x01a\0\x03b c\0\x01d\0\x40"), ["a", "d"]);
     }
 
+    /// Random options: never a panic, never a name that could not be one.
+    #[test]
+    fn no_options_do_harm() {
+        let mut state = 1_u64;
+        let mut random = |limit: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % limit
+        };
+        let wishes = Wishes { priority: 0, dns: true, mtu: true };
+        for _ in 0..50_000 {
+            let mut lease = lease(&[]);
+            for code in [1, 3, 6, 15, 26, 33, 119, 121] {
+                let length = random(40);
+                let value: Vec<u8> =
+                    (0..length).map(|_| if random(2) == 0 { random(6) } else { random(256) } as u8).collect();
+                if random(2) == 0 {
+                    lease.options.set(code, &value);
+                }
+            }
+            if let Ok(result) = of_lease(&lease, wishes) {
+                let names = result.dns.search.iter().chain(Some(&result.dns.domain));
+                assert!(names.into_iter().all(|name| name.is_empty() || name_of(name.as_bytes()).is_some()));
+                assert!(result.routes.iter().all(|route| route.gw.is_some() && route.dst.is_some()));
+            }
+        }
+    }
+
     #[test]
     fn names_that_are_none_are_dropped() {
         for bad in [&b"a b"[..], b"a\nnameserver 6.6.6.6", b"", b".", b"\0", "\u{e4}".as_bytes(), &[b'a'; 254]] {

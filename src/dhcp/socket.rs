@@ -12,6 +12,8 @@ use crate::sys::packet_socket::{Instruction, PacketSocket};
 
 /// Longer packets, which no server sends (we ask for at most 1500), are dropped.
 const LARGEST: usize = 4096;
+/// How many packets that make no sense are read before others get their turn.
+const PATIENCE: u32 = 64;
 
 /// An open socket; it pins its namespace. Readable (epoll) when something has come.
 #[derive(Debug)]
@@ -29,11 +31,12 @@ impl Socket {
         self.0.send(&frame, datagram.mac)
     }
 
-    /// The next packet that was well-formed, with the hardware address it came from; `None` when nothing more is queued.
-    /// An error (`ENETDOWN`) says that the link went down; the socket hears again when it is up.
+    /// The next packet that was well-formed, with the hardware address it came from; `None` when nothing more is queued, or
+    /// after much that was not. An error (`ENETDOWN`) says that the link went down; the socket hears again when it is up.
     pub fn receive(&self) -> Result<Option<(Packet, Option<[u8; 6]>)>> {
         let mut buffer = [0; LARGEST];
-        while let Some(received) = self.0.receive(&mut buffer)? {
+        for _ in 0..PATIENCE {
+            let Some(received) = self.0.receive(&mut buffer)? else { break };
             let frame = buffer.get(..received.length);
             let payload = frame.and_then(|frame| frame::decode(frame, received.checksum_pending));
             if let Some(packet) = payload.and_then(Packet::decode) {

@@ -5,6 +5,7 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::error::{Errno, Result};
+use crate::sys::background::ClosedApart;
 
 /// An instruction of the kernel's classic packet filter: code, jump if true, jump if false, operand.
 pub type Instruction = (u16, u8, u8, u32);
@@ -12,7 +13,7 @@ pub type Instruction = (u16, u8, u8, u32);
 /// A close-on-exec, non-blocking packet socket on one link of the network namespace it was opened in.
 #[derive(Debug)]
 pub struct PacketSocket {
-    socket: OwnedFd,
+    socket: ClosedApart,
     index: u32,
 }
 
@@ -50,7 +51,7 @@ impl PacketSocket {
         // SAFETY: socket(2) takes no memory of ours. Protocol 0: it hears nothing before it is bound.
         let raw = Errno::result(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
         // SAFETY: `raw` is a descriptor that socket(2) has just given us and that nobody else owns.
-        let socket = PacketSocket { socket: unsafe { OwnedFd::from_raw_fd(raw) }, index };
+        let socket = PacketSocket { socket: unsafe { OwnedFd::from_raw_fd(raw) }.into(), index };
         socket.attach(filter)?;
         socket.set(libc::SOL_PACKET, AUXILIARY, &1_i32)?;
         let address = socket.address([0; 6]);
@@ -66,7 +67,7 @@ impl PacketSocket {
         // SAFETY: pointers and lengths describe `packet` and `address`, which live through the call.
         let sent = unsafe {
             let (bytes, length) = (packet.as_ptr().cast(), size_of_val(&address) as libc::socklen_t);
-            libc::sendto(self.socket.as_raw_fd(), bytes, packet.len(), 0, (&raw const address).cast(), length)
+            libc::sendto(self.socket.as_fd().as_raw_fd(), bytes, packet.len(), 0, (&raw const address).cast(), length)
         };
         Errno::result(sent).map(drop).map_err(Into::into)
     }
@@ -85,7 +86,7 @@ impl PacketSocket {
         message.msg_control = control.as_mut_ptr().cast();
         message.msg_controllen = size_of_val(&control) as _;
         // SAFETY: the message points to `sender`, `parts` (IoSliceMut is an iovec) and `control`, which live through the call.
-        let received = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, libc::MSG_TRUNC) };
+        let received = unsafe { libc::recvmsg(self.socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_TRUNC) };
         let length = match Errno::result(received) {
             Ok(length) => length.unsigned_abs(),
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
@@ -121,7 +122,7 @@ impl PacketSocket {
         // SAFETY: pointer and size describe `value`, which lives through the call, as does what it points to (`attach`).
         let set = unsafe {
             let pointer = std::ptr::from_ref(value).cast();
-            libc::setsockopt(self.socket.as_raw_fd(), level, option, pointer, size_of::<T>() as libc::socklen_t)
+            libc::setsockopt(self.socket.as_fd().as_raw_fd(), level, option, pointer, size_of::<T>() as libc::socklen_t)
         };
         Errno::result(set).map(drop).map_err(Into::into)
     }

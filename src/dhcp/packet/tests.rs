@@ -161,7 +161,7 @@ fn random_packet(random: &mut Random) -> Packet {
 #[test]
 fn what_is_encoded_can_be_decoded() {
     let mut random = Random(1);
-    for _ in 0..20_000 {
+    for _ in 0..5_000 {
         let packet = random_packet(&mut random);
         assert_eq!(Packet::decode(&packet.encode()).as_ref(), Some(&packet));
     }
@@ -174,7 +174,7 @@ fn no_message_does_harm() {
     let mut random = Random(2);
     let seeds: Vec<Vec<u8>> = (0..64).map(|_| random_packet(&mut random).encode()).chain([offer().encode()]).collect();
     let mut understood = 0;
-    for _ in 0..200_000 {
+    for _ in 0..120_000 {
         let mut bytes = seeds[random.below(seeds.len())].clone();
         for _ in 0..=random.below(4) {
             mutate(&mut bytes, &mut random, &seeds);
@@ -184,7 +184,7 @@ fn no_message_does_harm() {
             assert_eq!(Packet::decode(&packet.encode()), Some(packet));
         }
     }
-    assert!(understood > 20_000, "{understood}: the mutations are too wild to test anything");
+    assert!(understood > 12_000, "{understood}: the mutations are too wild to test anything");
 }
 
 fn mutate(bytes: &mut Vec<u8>, random: &mut Random, seeds: &[Vec<u8>]) {
