@@ -79,20 +79,25 @@ struct Daemon {
 
 /// Runs until SIGTERM or SIGINT. Leases are not given back then: the next daemon goes on with them.
 pub fn run(options: Options) -> Result<()> {
-    if !options.pid_file.is_empty() {
-        write_pid_file(&options.pid_file)?;
-    }
     let passed = listen::passed(&options.passed.0, &options.passed.1).context("Error getting listener")?;
+    let signals = EndSignals::catch()?;
+    let (path, pid_file) = (format!("{}{}", options.host_prefix, options.socket), options.pid_file.clone());
+    let in_pid_file = |error: Error| error.context(&format!("Error writing pidfile {pid_file:?}"));
+    if !pid_file.is_empty() && !pid_file.starts_with('/') {
+        return Err(in_pid_file(Error::internal("path not absolute")));
+    }
     events::raise_descriptor_limit();
-    let path = format!("{}{}", options.host_prefix, options.socket);
     let is_ours = passed.is_none();
     let listener = match passed {
         Some(listener) => listener,
         None => listen::bind(Path::new(&path)).context("Error getting listener")?,
     };
-    listener.set_nonblocking(true)?;
-    let pid_file = options.pid_file.clone();
-    let ended = Daemon::new(options, listener, &path).and_then(Daemon::serve);
+    // Not before: the file may be that of a daemon which listens there.
+    if !pid_file.is_empty() {
+        // Without a newline, as the reference writes it.
+        fs::write(&pid_file, std::process::id().to_string()).map_err(|error| in_pid_file(error.into()))?;
+    }
+    let ended = Daemon::new(options, listener, &path).and_then(|daemon| daemon.serve(&signals));
     if is_ours {
         let _ = fs::remove_file(path);
     }
@@ -100,15 +105,6 @@ pub fn run(options: Options) -> Result<()> {
         let _ = fs::remove_file(pid_file);
     }
     ended
-}
-
-/// The process id, without a newline, as the reference writes it.
-fn write_pid_file(path: &str) -> Result<()> {
-    let written = match Path::new(path).is_absolute() {
-        false => Err(Error::internal("path not absolute")),
-        true => fs::write(path, std::process::id().to_string()).map_err(Error::from),
-    };
-    written.with_context(|| format!("Error writing pidfile {path:?}"))
 }
 
 /// One line on standard error about a lease.
@@ -123,6 +119,7 @@ fn clock() -> Clock {
 
 impl Daemon {
     fn new(options: Options, listener: UnixListener, path: &str) -> Result<Daemon> {
+        listener.set_nonblocking(true)?;
         let socket = listen::path_of(&listener).unwrap_or_else(|| path.to_string());
         let records = Records::open(&options.host_prefix, &socket);
         let poller = Poller::new()?;
@@ -152,9 +149,8 @@ impl Daemon {
         }
     }
 
-    fn serve(mut self) -> Result<()> {
-        let signals = EndSignals::catch()?;
-        self.poller.add(&signals, token(kind::SIGNALS, 0), Interest::Read)?;
+    fn serve(mut self, signals: &EndSignals) -> Result<()> {
+        self.poller.add(signals, token(kind::SIGNALS, 0), Interest::Read)?;
         let mut tokens = Vec::new();
         loop {
             self.poller.wait(self.patience(), &mut tokens)?;
