@@ -24,6 +24,11 @@ use crate::sys::{events, random};
 
 /// How long the first packet waits for the link to come up, in milliseconds. Then it is tried without that.
 const LINK_LIMIT: Moment = 200;
+/// The other end of a link that was just set up may be a bridge's port that does not forward yet, which nobody in the
+/// container can see. So the first packet is sent again after this many milliseconds, and then each time four times as many.
+const FIRST_NUDGE: Moment = 5;
+/// No longer than this after the first.
+const LAST_NUDGE: Moment = 1500;
 /// How many packets are read in one go.
 const BATCH: usize = 32;
 
@@ -110,6 +115,8 @@ pub(super) struct Keeper {
     link_events: Option<LinkEvents>,
     /// The client's deadlines count from then on.
     start: Moment,
+    /// Milliseconds after `start` when to send again what nobody has answered; 0 for never.
+    nudge: Moment,
 }
 
 impl Keeper {
@@ -139,7 +146,8 @@ impl Keeper {
         }
         log(&key, "acquiring lease");
         let client = Client::acquire(settings, timing, start, seed()?);
-        Ok(Keeper { key, place, client, waiting: Vec::new(), socket: None, link_events, start })
+        let nudge = if link_events.is_some() { FIRST_NUDGE } else { 0 };
+        Ok(Keeper { key, place, client, waiting: Vec::new(), socket: None, link_events, start, nudge })
     }
 
     /// Goes on with a lease from disk, from `start` on. Fails when its place is not there any more.
@@ -148,7 +156,8 @@ impl Keeper {
         let place = Place::read(&record)?;
         let client = Client::restore(&record, timing, clock, seed()?)?;
         let key = record.string("key")?.as_bytes().to_vec();
-        let mut keeper = Keeper { key, place, client, waiting: Vec::new(), socket: None, link_events: None, start };
+        let (waiting, socket, link_events, nudge) = (Vec::new(), None, None, 0);
+        let mut keeper = Keeper { key, place, client, waiting, socket, link_events, start, nudge };
         match keeper.verify() {
             Err(error) if is_gone(&error) => Err(error),
             _ => Ok(keeper),
@@ -165,14 +174,20 @@ impl Keeper {
 
     /// When to call [`Keeper::turn`].
     pub(super) fn deadline(&self) -> Moment {
-        self.client.deadline().map_or(Moment::MAX, |deadline| deadline.max(self.start))
+        let nudge = if self.nudge == 0 { Moment::MAX } else { self.start + self.nudge };
+        self.client.deadline().map_or(Moment::MAX, |deadline| deadline.max(self.start)).min(nudge)
     }
 
     /// Lets the client do what is due and hear what has come. What has come of that; an error when the place is gone.
     pub(super) fn turn(&mut self, poller: &Poller, slot: usize) -> Result<Vec<Event>> {
         let mut happened = Vec::new();
-        if self.deadline() <= events::boottime() {
-            let output = self.client.poll(events::boottime());
+        let now = events::boottime();
+        if self.deadline() <= now {
+            if self.nudge > 0 && self.start + self.nudge <= now {
+                self.nudge = if self.nudge * 4 > LAST_NUDGE { 0 } else { self.nudge * 4 };
+                self.client.link_is_up(now);
+            }
+            let output = self.client.poll(now);
             self.perform(output.send, poller, slot)?;
             happened.extend(output.event);
         }
@@ -180,6 +195,9 @@ impl Keeper {
             // An error says that the link went down. When it is up again we are told by nobody, but try again in time.
             let Some(Ok(Some((packet, from)))) = self.socket.as_ref().map(Socket::receive) else { break };
             let output = self.client.receive(events::boottime(), &packet, from);
+            if output.send.is_some() || output.event.is_some() {
+                self.nudge = 0;
+            }
             self.perform(output.send, poller, slot)?;
             happened.extend(output.event);
         }
@@ -206,7 +224,7 @@ impl Keeper {
         if is_ready(&self.place.visit()?.link) {
             let now = events::boottime();
             self.link_events = None;
-            self.start = now;
+            (self.start, self.nudge) = (now, FIRST_NUDGE);
             self.client.link_is_up(now);
         }
         Ok(())

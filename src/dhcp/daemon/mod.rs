@@ -18,7 +18,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use connection::Connection;
-use keeper::Keeper;
+use keeper::{Keeper, is_gone};
 use records::Records;
 use slots::Slots;
 
@@ -268,8 +268,9 @@ impl Daemon {
     fn link_changed(&mut self, slot: usize) {
         let Some(keeper) = self.keepers.get_mut(slot) else { return };
         match keeper.link_changed() {
-            Ok(()) => self.advance(slot),
-            Err(gone) => self.settle(slot, Err(gone)),
+            Err(gone) if is_gone(&gone) => self.settle(slot, Err(gone)),
+            // What cannot be found out now is found out later.
+            _ => self.advance(slot),
         }
     }
 
