@@ -66,6 +66,8 @@ enum Stage {
 
 /// How often a message is sent before the attempt has failed.
 const TRIES: u8 = 3;
+/// After how many refusals there is a pause before the next attempt.
+const EAGER: u8 = 3;
 /// Pauses that are short, before they are doubled each time.
 const SHORT_PAUSES: u8 = 4;
 const SHORT_PAUSE: Moment = 2_000;
@@ -266,10 +268,12 @@ impl Client {
         let message = printable(packet.options.get(code::MESSAGE).unwrap_or_default());
         let said = if message.is_empty() { String::new() } else { format!(" (msg: {message})") };
         self.trouble = format!("server {server} rejected request with Nak{said}");
+        // dnsmasq offers the same address to several who ask at once: all but one are refused, and get another at once.
         let output = match self.stage {
-            Stage::Requesting(..) => self.rest(now),
+            Stage::Requesting(..) if self.failures >= EAGER => self.rest(now),
             _ => self.begin(Stage::Selecting, now),
         };
+        self.failures = self.failures.saturating_add(1);
         Output { event: Some(Event::Refused(message)), ..output }
     }
 
@@ -302,7 +306,9 @@ impl Client {
 
     fn unanswered(&mut self, now: Moment) -> Output {
         self.trouble = self.silence();
-        self.rest(now)
+        let output = self.rest(now);
+        self.failures = self.failures.saturating_add(1);
+        output
     }
 
     /// What was not answered.
@@ -322,7 +328,6 @@ impl Client {
                 pause *= 2;
             }
         }
-        self.failures = self.failures.saturating_add(1);
         self.stage = Stage::Resting;
         self.wake = now.saturating_add(pause + self.within(SECOND)).min(self.end);
         Output::default()

@@ -252,14 +252,24 @@ fn a_server_that_offers_and_then_says_nothing_is_named() {
 
 #[test]
 fn a_refusal_ends_the_attempt_at_once() {
-    let timing = Timing { resend_timeout: 2_500, ..Timing::default() };
+    let timing = Timing { resend_timeout: 3_500, ..Timing::default() };
     let mut client = Client::acquire(settings(), timing, 0, 1);
-    let discover = sent(&client.poll(0));
-    let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, &discover)));
-    let mut nak = answer(kind::NAK, &request);
-    nak.options.set(code::MESSAGE, b"address\nin use\0");
-    let output = hear(&mut client, 10, &nak);
-    assert_eq!(output, Output { send: None, event: Some(Event::Refused("addressin use".to_string())) });
+    let mut discover = sent(&client.poll(0));
+    let mut refuse = |discover: &Packet| {
+        let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, discover)));
+        let mut nak = answer(kind::NAK, &request);
+        nak.options.set(code::MESSAGE, b"address\nin use\0");
+        let output = hear(&mut client, 10, &nak);
+        assert_eq!(output.event, Some(Event::Refused("addressin use".to_string())));
+        output
+    };
+    for _ in 0..3 {
+        let again = sent(&refuse(&discover));
+        assert!(again.kind() == Some(kind::DISCOVER) && again.xid != discover.xid);
+        discover = again;
+    }
+    // A server that says no to everything is not asked all the time.
+    assert_eq!(refuse(&discover).send, None);
     assert!(!client.listening());
     near(client.deadline().unwrap(), 2_010, 1_000);
     let (_, _, event) = silence(&mut client);
@@ -267,8 +277,6 @@ fn a_refusal_ends_the_attempt_at_once() {
     assert_eq!(event, Event::Failed(Error::internal(text)));
 }
 
-/// Whatever comes at whatever time, there is no panic, no flood, no lease beyond its time, and always something to wait
-/// for or an end.
 #[test]
 fn no_order_of_events_does_harm() {
     for seed in 0..300 {
