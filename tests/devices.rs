@@ -283,6 +283,18 @@ pub fn check_names_what_is_wrong(device: &Device, own: &[(&str, &str)]) {
     device.call(&lab).verb("CHECK").run().fails_with(999, &["prevResult missing"]);
 }
 
+/// The kernel puts a device whose master is of its own kind beside it: that is no fault, but another master is.
+pub fn check_knows_a_master_of_the_same_kind(device: &Device, words: &str) {
+    let lab = host();
+    lab.ok(&format!("ip link add link m0 name n0 type {words}"));
+    lab.ok("ip link set n0 up");
+    let attached = device.with(&json!({"master": "n0"})).attached(&lab);
+    assert_eq!(lab.link_in("ns1", "eth0")["link_index"], lab.link("m0")["ifindex"]);
+    attached.call(&lab).verb("CHECK").run().silent();
+    lab.sh("ip link del n0; ip link add n0 type bridge").success();
+    attached.call(&lab).verb("CHECK").run().fails_with(999, &["Interface eth0 does not lie on master \"n0\""]);
+}
+
 /// What either side makes: result, the host, and the container's link, addresses and routes.
 fn made_by(theirs: bool, device: &Device) -> (Value, Snapshot, String) {
     let lab = host();

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::accidents::assert_untouched;
 use crate::bridge::reaches;
 use crate::devices::{self, Device, host, second};
+use crate::read_back;
 
 fn vlan(changes: &Value) -> Device {
     Device::new("vlan", &json!({"vlanId": 5})).with(changes)
@@ -278,6 +279,55 @@ fn newer_the_master_may_be_in_the_container() {
         attached.call(&lab).verb("DEL").run().silent();
         assert_eq!(lab.ip("-n ns1 link show").as_array().unwrap().len(), 2, "lo and m0 stay");
     }
+}
+
+/// Behind the one that it lies on there may be more: the kernel puts it on what that one lies on.
+#[test]
+fn an_ipvlan_on_an_ipvlan_is_as_it_should_be() {
+    devices::check_knows_a_master_of_the_same_kind(&ipvlan(&json!({})), "ipvlan mode l2");
+}
+
+#[test]
+fn a_vlan_on_a_vlan_lies_on_it() {
+    let lab = host();
+    lab.ok("ip link add link m0 name n0 type vlan id 9");
+    lab.ok("ip link set n0 up");
+    let attached = vlan(&json!({"master": "n0"})).attached(&lab);
+    assert_eq!(lab.link_in("ns1", "eth0")["link_index"], lab.link("n0")["ifindex"]);
+    attached.call(&lab).verb("CHECK").run().silent();
+    // Beside it is not on it.
+    lab.sh(
+        "ip -n ns1 link del eth0; ip link add link m0 name eth0 netns ns1 type vlan id 5; ip -n ns1 link set eth0 up",
+    )
+    .success();
+    let changes = json!({"prevResult": {"interfaces": [{"name": "eth0", "sandbox": "/var/run/netns/ns1"}]}});
+    attached.with(&changes).call(&lab).verb("CHECK").run().fails_with(999, &["does not lie on master \"n0\""]);
+}
+
+#[test]
+fn better_routes_have_all_that_they_were_given() {
+    for device in all() {
+        read_back::better_routes_have_all_that_they_were_given(&device, false);
+    }
+}
+
+#[test]
+fn newer_scope_and_queue_are_those_of_the_reference_1_9_1() {
+    for device in all() {
+        read_back::newer_a_route_has_the_scope_it_was_given(&device);
+        read_back::newer_the_queue_has_the_kernels_length(&device);
+    }
+}
+
+#[test]
+fn newer_dummy_is_what_the_reference_1_9_1_makes() {
+    let dns = json!({"ipam": {"dns": {"domain": "x"}}, "dns": {"domain": "not of the configuration"}});
+    let configurations = [
+        ("both families", dummy().with(&read_back::dual())),
+        ("dns", dummy().with(&read_back::dual()).with(&dns)),
+        ("old version", dummy().with(&json!({"cniVersion": "0.4.0"}))),
+    ];
+    read_back::is_what_1_9_1_makes(include_str!("../golden/dummy-1.9.1.json"), &configurations);
 }
 
 #[test]

@@ -8,4 +8,5 @@
 mod again;
 mod devices;
 mod kernel;
+mod modes;
 mod traffic;
