@@ -163,6 +163,22 @@ fn brief(lab: &Lab) -> Vec<String> {
     names.chain(lab.reserved("net")).collect()
 }
 
+/// Bad input, and a script that makes the host bad: code and words of the reference, to which ours may add, and nothing
+/// changed.
+pub fn failures_have_the_references_words(device: &Device, cases: &[(Value, &str)]) {
+    for (changes, script) in cases {
+        let lab = host();
+        lab.sh(script).success();
+        let (device, before) = (device.with(changes), brief(&lab));
+        let ours = device.add(&lab).error();
+        assert_eq!(brief(&lab), before, "{changes} {script}");
+        let theirs = lab.reference(device.plugin).config(&device.config).run().error();
+        assert_eq!(ours.0, theirs.0, "{changes} {script}");
+        let (ours, theirs) = (without_random_names(&ours.1), without_random_names(&theirs.1));
+        assert!(ours.contains(&theirs), "{changes} {script}: {ours:?} instead of {theirs:?}");
+    }
+}
+
 /// Everything that fails, with its words, and leaves nothing.
 pub fn failures_leave_nothing(device: &Device, own: &[(Value, &str)]) {
     let routes = |routes: Value| json!({"ipam": {"routes": routes}});

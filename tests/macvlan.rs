@@ -246,6 +246,24 @@ fn better_failures_leave_nothing_and_say_why() {
     macvlan(&json!({})).call(&lab).args("X=1").run().fails(999, "ARGS: unknown args [\"X=1\"]");
 }
 
+#[test]
+fn failures_have_the_references_words() {
+    let cases = [
+        (json!({"master": "nope"}), ""),
+        (json!({"master": null}), ""),
+        (json!({"master": "lo"}), ""),
+        (json!({"mode": "x"}), ""),
+        (json!({"mtu": 1451}), ""),
+        (json!({"mtu": 10}), ""),
+        (json!({"mac": "zz"}), ""),
+        (json!({"mac": "01:00:00:00:00:01"}), ""),
+        (json!({"mode": "passthru"}), "ip link add link m0 name x type macvlan mode passthru"),
+        (json!({}), "ip -n ns1 link add eth0 type bridge"),
+        (json!({}), "ip link add br0 type bridge; ip link set m0 master br0"),
+    ];
+    devices::failures_have_the_references_words(&macvlan(&json!({})), &cases);
+}
+
 /// The kernel puts it on what that one lies on.
 #[test]
 fn a_macvlan_on_a_macvlan_is_as_it_should_be() {

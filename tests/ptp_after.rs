@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::devices::{self, Device};
 use crate::kills::{assert_nearly_all, changing_calls, fail_at, kill_at};
 use crate::lab::{Lab, Outcome, Snapshot, merged, wait_for};
 use crate::ptp::{config, dual, lab};
@@ -209,6 +210,18 @@ fn failures() -> Vec<(Value, Vec<&'static str>)> {
             vec!["CNI version 0.2.0 does not support more than 1 address per family"],
         ),
     ]
+}
+
+#[test]
+fn failures_have_the_references_words() {
+    let cases = [
+        (json!({"mtu": 10}), ""),
+        (json!({"mtu": 70000}), ""),
+        (json!({"ipam": null}), ""),
+        (json!({}), "ip -n ns1 link add eth0 type bridge"),
+    ];
+    let ptp = Device::new("ptp", &json!({}));
+    devices::failures_have_the_references_words(&ptp, &cases);
 }
 
 #[test]

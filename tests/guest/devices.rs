@@ -31,7 +31,7 @@ fn devices_are_made_as_told() {
 
 #[test]
 fn a_second_add_fails_and_takes_no_address() {
-    devices::second_add_fails(&vlan(&json!({})), "failed to rename vlan to \"eth0\": file exists");
+    devices::second_add_fails(&vlan(&json!({})), "failed to create vlan: file exists");
     devices::second_add_fails(&ipvlan(&json!({})), "failed to rename ipvlan to \"eth0\": file exists");
     devices::second_add_fails(&dummy(), "failed to create dummy: file exists");
 }
@@ -105,6 +105,42 @@ fn better_failures_of_ipvlan_leave_nothing_and_say_why() {
         ),
     ];
     devices::failures_leave_nothing(&ipvlan(&json!({})), &own);
+}
+
+#[test]
+fn failures_have_the_references_words() {
+    let name_taken = "ip -n ns1 link add eth0 type bridge";
+    let id_taken = "ip link add link m0 name x type vlan id 5";
+    let both_taken = "ip link add link m0 name eth0 netns ns1 type vlan id 5";
+    let cases = [
+        (json!({"master": "nope"}), ""),
+        (json!({"master": null}), ""),
+        (json!({"master": "lo"}), ""),
+        (json!({"vlanId": 4095}), ""),
+        (json!({"mtu": 1451}), ""),
+        (json!({}), name_taken),
+        (json!({}), id_taken),
+        (json!({}), both_taken),
+    ];
+    devices::failures_have_the_references_words(&vlan(&json!({})), &cases);
+    let cases = [
+        (json!({"master": "nope"}), ""),
+        (json!({"master": null}), ""),
+        (json!({"master": "lo"}), ""),
+        (json!({"mode": "x"}), ""),
+        (json!({"mtu": 10}), ""),
+        (json!({}), name_taken),
+        (json!({}), "ip link add link m0 name x type macvlan"),
+    ];
+    devices::failures_have_the_references_words(&ipvlan(&json!({})), &cases);
+}
+
+/// The kernel takes it, so it is no bad input.
+#[test]
+fn an_ipvlan_may_have_a_larger_mtu_than_its_master() {
+    let lab = host();
+    ipvlan(&json!({"mtu": 1451})).add(&lab).result();
+    assert_eq!(lab.link_in("ns1", "eth0")["mtu"], 1451);
 }
 
 #[test]
@@ -275,7 +311,7 @@ fn newer_the_master_may_be_in_the_container() {
         let attached = device.attached(&lab);
         assert_eq!(lab.link_in("ns1", "eth0")["link"], "m0");
         attached.call(&lab).verb("CHECK").run().silent();
-        device.add(&lab).fails_with(999, &["failed to rename", "file exists"]);
+        device.add(&lab).fails_with(999, &["failed to ", "file exists"]);
         attached.call(&lab).verb("DEL").run().silent();
         assert_eq!(lab.ip("-n ns1 link show").as_array().unwrap().len(), 2, "lo and m0 stay");
     }
