@@ -224,6 +224,21 @@ fn better_two_addresses_may_share_a_gateway() {
     lab.plugin("ptp").verb("CHECK").config(&config).run().silent();
 }
 
+/// The reference takes any route to the container's address for its own. (Of two to an IPv6 address the older one counts.)
+#[test]
+fn better_a_stale_route_of_the_host_does_not_take_the_containers_packets() {
+    let lab = lab("nft");
+    outside(&lab);
+    lab.ok("ip route add 10.7.2.2/32 dev up0");
+    let before = lab.snapshot();
+    let mut config = config(&json!({}));
+    config["prevResult"] = lab.plugin("ptp").config(&config).run().result();
+    reaches(&lab, "", "10.7.2.2");
+    lab.plugin("ptp").verb("CHECK").config(&config).run().silent();
+    lab.plugin("ptp").verb("DEL").config(&config).run().silent();
+    before.assert_same(&lab.snapshot());
+}
+
 #[test]
 fn better_a_missing_gateway_is_refused_before_anything_is_made() {
     let lab = lab("nft");
