@@ -7,6 +7,7 @@ pub mod addresses;
 pub mod devices;
 pub mod links;
 pub mod mac;
+pub mod moving;
 pub mod routes;
 pub mod steps;
 pub mod sysctls;

@@ -7,6 +7,7 @@
 
 mod again;
 mod devices;
+mod host_device;
 mod kernel;
 mod modes;
 mod traffic;
