@@ -163,6 +163,22 @@ fn brief(lab: &Lab) -> Vec<String> {
     names.chain(lab.reserved("net")).collect()
 }
 
+/// Bad input, and a script that makes the host bad: code and words of the reference, to which ours may add, and nothing
+/// changed.
+pub fn failures_have_the_references_words(device: &Device, cases: &[(Value, &str)]) {
+    for (changes, script) in cases {
+        let lab = host();
+        lab.sh(script).success();
+        let (device, before) = (device.with(changes), brief(&lab));
+        let ours = device.add(&lab).error();
+        assert_eq!(brief(&lab), before, "{changes} {script}");
+        let theirs = lab.reference(device.plugin).config(&device.config).run().error();
+        assert_eq!(ours.0, theirs.0, "{changes} {script}");
+        let (ours, theirs) = (without_random_names(&ours.1), without_random_names(&theirs.1));
+        assert!(ours.contains(&theirs), "{changes} {script}: {ours:?} instead of {theirs:?}");
+    }
+}
+
 /// Everything that fails, with its words, and leaves nothing.
 pub fn failures_leave_nothing(device: &Device, own: &[(Value, &str)]) {
     let routes = |routes: Value| json!({"ipam": {"routes": routes}});
@@ -281,6 +297,18 @@ pub fn check_names_what_is_wrong(device: &Device, own: &[(&str, &str)]) {
     let other = attached.call(&lab).verb("CHECK").netns("/var/run/netns/ns2").run();
     other.fails_with(999, &["Sandbox in prevResult"]);
     device.call(&lab).verb("CHECK").run().fails_with(999, &["prevResult missing"]);
+}
+
+/// The kernel puts a device whose master is of its own kind beside it: that is no fault, but another master is.
+pub fn check_knows_a_master_of_the_same_kind(device: &Device, words: &str) {
+    let lab = host();
+    lab.ok(&format!("ip link add link m0 name n0 type {words}"));
+    lab.ok("ip link set n0 up");
+    let attached = device.with(&json!({"master": "n0"})).attached(&lab);
+    assert_eq!(lab.link_in("ns1", "eth0")["link_index"], lab.link("m0")["ifindex"]);
+    attached.call(&lab).verb("CHECK").run().silent();
+    lab.sh("ip link del n0; ip link add n0 type bridge").success();
+    attached.call(&lab).verb("CHECK").run().fails_with(999, &["Interface eth0 does not lie on master \"n0\""]);
 }
 
 /// What either side makes: result, the host, and the container's link, addresses and routes.

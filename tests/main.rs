@@ -52,6 +52,7 @@ mod portmap_traffic;
 mod protocol;
 mod ptp;
 mod ptp_after;
+mod read_back;
 mod results;
 mod shared_bridge;
 mod spoof_check;

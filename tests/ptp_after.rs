@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::devices::{self, Device};
 use crate::kills::{assert_nearly_all, changing_calls, fail_at, kill_at};
 use crate::lab::{Lab, Outcome, Snapshot, merged, wait_for};
 use crate::ptp::{config, dual, lab};
@@ -212,6 +213,13 @@ fn failures() -> Vec<(Value, Vec<&'static str>)> {
 }
 
 #[test]
+fn failures_have_the_references_words() {
+    let cases = [(json!({"mtu": 10}), ""), (json!({"mtu": 70000}), ""), (json!({"ipam": null}), "")];
+    let ptp = Device::new("ptp", &json!({}));
+    devices::failures_have_the_references_words(&ptp, &cases);
+}
+
+#[test]
 fn better_a_failed_add_leaves_everything_as_it_was() {
     let (lab, good, before) = attached("nft", &masqueraded());
     run(&lab, "DEL", &good).silent();
@@ -221,7 +229,9 @@ fn better_a_failed_add_leaves_everything_as_it_was() {
         assert_untouched(&lab, &before);
     }
     lab.ok("ip -n ns1 link add eth0 type bridge");
-    run(&lab, "ADD", &config(&masqueraded())).fails_with(999, &["eth0", "already exists"]);
+    // The words of 1.9.1; 1.1.1 has others.
+    let parts = ["container veth name (\"eth0\") peer provided (\"veth", "\") already exists"];
+    run(&lab, "ADD", &config(&masqueraded())).fails_with(999, &parts);
     before.assert_same(&lab.snapshot());
     let gone = lab.plugin("ptp").config(&config(&masqueraded())).netns("/var/run/netns/gone").run();
     gone.fails_with(999, &["failed to open netns", "no such file or directory"]);

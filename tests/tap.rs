@@ -1,5 +1,5 @@
 //! tap: every key, seen in the kernel, by traffic, and in what it leaves when things go wrong. Debian's reference has no
-//! tap: its devices were compared by hand with those of 1.9.1 (`tun_flags`, `ip -d link`, routes).
+//! tap: see tests/read_back.rs for what 1.9.1 leaves.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -48,7 +48,7 @@ fn kernel_says(lab: &Lab) -> (String, String, String) {
 }
 
 #[test]
-fn the_device_is_what_the_reference_makes() {
+pub fn the_device_is_what_the_reference_makes() {
     let lab = lab();
     let table = [
         // 0x1: tun, 0x2: tap, 0x100: several queues, 0x800: persistent, 0x1000: no packet information, 0x4000: virtio header.
@@ -144,9 +144,13 @@ fn it_becomes_a_port_of_a_bridge_in_the_container() {
     lab.plugin("tap").verb("CHECK").config(&config).run().fails(999, "tap: Interface eth0 is no port of bridge br0");
 }
 
-/// Holds the device `eth0` of a namespace, as a virtual machine would.
+/// Holds the device `eth0` of a namespace, as a virtual machine would; `netns` empty is the host.
 fn hold(lab: &Lab, netns: &str, flags: i32) -> File {
-    let space = File::open(lab.path(&format!("/run/netns/{netns}"))).unwrap();
+    let space = match netns {
+        "" => format!("/proc/{}/ns/net", lab.pid()).into(),
+        netns => lab.path(&format!("/run/netns/{netns}")),
+    };
+    let space = File::open(space).unwrap();
     let work = move || {
         // SAFETY: the descriptor is open; only this thread, which ends soon, changes its namespace.
         assert_eq!(unsafe { libc::setns(space.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
@@ -180,7 +184,7 @@ fn carry(mut from: &File, mut to: &File, stop: &AtomicBool) {
 }
 
 #[test]
-fn frames_pass_between_two_containers_whose_taps_somebody_holds() {
+pub fn frames_pass_between_two_containers_whose_taps_somebody_holds() {
     let lab = lab();
     let ns2 = lab.netns("ns2");
     let direct = json!({"owner": 0, "group": 0, "multiQueue": true});
@@ -193,21 +197,47 @@ fn frames_pass_between_two_containers_whose_taps_somebody_holds() {
         let theirs = two.run().result()["ips"].clone();
         let address =
             |ips: &Value, at: usize| ips[at]["address"].as_str().unwrap().split('/').next().unwrap().to_string();
-        let (left, right, stop) = (hold(&lab, "ns1", flags), hold(&lab, "ns2", flags), AtomicBool::new(false));
-        std::thread::scope(|scope| {
-            scope.spawn(|| carry(&left, &right, &stop));
-            scope.spawn(|| carry(&right, &left, &stop));
+        // Held until after they are deleted.
+        let (left, right) = (hold(&lab, "ns1", flags), hold(&lab, "ns2", flags));
+        connected(&left, &right, || {
             for family in 0..2 {
                 reaches(&lab, "ns1", &address(&theirs, family));
                 reaches(&lab, "ns2", &address(&mine, family));
             }
-            stop.store(true, Ordering::Relaxed);
         });
         // A device that is held can be deleted all the same.
         one.verb("DEL").run().silent();
         two.verb("DEL").run().silent();
         assert_eq!(lab.link_in("ns1", "eth0"), Value::Null);
     }
+}
+
+/// Frames pass both ways while `work` is done.
+fn connected(left: &File, right: &File, work: impl FnOnce()) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| carry(left, right, &stop));
+        scope.spawn(|| carry(right, left, &stop));
+        // Whatever happens, those two must end, or the test never would.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        stop.store(true, Ordering::Relaxed);
+        done.unwrap();
+    });
+}
+
+#[test]
+pub fn frames_pass_between_a_container_and_the_host() {
+    let lab = lab();
+    call(&lab, &dual()).run().result();
+    lab.ok("ip tuntap add dev eth0 mode tap");
+    lab.ok("ip addr add 10.9.2.1/24 dev eth0");
+    lab.ok("ip addr add fd00:9:2::1/64 dev eth0 nodad");
+    lab.ok("ip link set eth0 up");
+    connected(&hold(&lab, "ns1", libc::IFF_NO_PI), &hold(&lab, "", libc::IFF_NO_PI), || {
+        for (netns, address) in [("ns1", "10.9.2.1"), ("ns1", "fd00:9:2::1"), ("", "10.9.2.2"), ("", "fd00:9:2::2")] {
+            reaches(&lab, netns, address);
+        }
+    });
 }
 
 /// The reference reports success and leaves a second device, which nobody ever deletes.

@@ -14,7 +14,7 @@
 
 use crate::cni::args::Args;
 use crate::cni::result::{Dns, Interface, IpConfig};
-use crate::cni::{CniResult, Object, Plugin, Request, Undo};
+use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::attach::{addresses, call_ipam, find_ipam, open_netns};
@@ -56,8 +56,8 @@ impl Conf {
             multi_queue: top.boolean("multiQueue")?,
             mtu: u32::try_from(mtu).map_err(|_| Error::internal(format!("invalid mtu {mtu}")))?,
             mac,
-            owner: id(&top, "owner")?,
-            group: id(&top, "group")?,
+            owner: top.u32_if_set("owner")?,
+            group: top.u32_if_set("group")?,
             selinux_context: top.string("selinuxContext")?.to_string(),
             bridge: top.string("bridge")?.to_string(),
             dns: request.config.dns()?,
@@ -77,12 +77,6 @@ impl Conf {
             group: self.group,
         }
     }
-}
-
-/// A user or group id.
-fn id(top: &Object<'_>, key: &str) -> Result<Option<u32>> {
-    let Some((value, number)) = top.get(key).zip(top.integer_if_set(key)?) else { return Ok(None) };
-    u32::try_from(number).map(Some).map_err(|_| top.mistyped(key, value, "uint32"))
 }
 
 /// The hardware address asked for: the most specific wish wins.

@@ -60,6 +60,12 @@ impl<'a> Object<'a> {
         Ok(self.integer_if_set(key)?.unwrap_or(0))
     }
 
+    /// A whole number of 32 bits without a sign; `None` when missing.
+    pub fn u32_if_set(&self, key: &str) -> Result<Option<u32>> {
+        let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
+        self.get(key).map(|value| number(value).ok_or_else(|| self.mistyped(key, value, "uint32"))).transpose()
+    }
+
     /// An object; `None` when missing.
     pub fn object(&self, key: &str) -> Result<Option<Object<'a>>> {
         self.get(key).map(|value| self.enter(key, value)).transpose()

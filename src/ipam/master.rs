@@ -51,7 +51,7 @@ impl Master {
         let name = &device.name;
         if !self.name.is_empty() {
             let (_, master) = self.find(container)?;
-            if device.lower != Some(master.index) || device.lower_is_elsewhere == self.in_container {
+            if !self.carries(&master, device) {
                 return Err(Error::internal(format!("Interface {name} does not lie on master {:?}", self.name)));
             }
         }
@@ -60,6 +60,13 @@ impl Master {
             return Err(Error::internal(format!("Interface {name} MTU doesn't match: {wanted}, found {found}")));
         }
         Ok(())
+    }
+
+    fn carries(&self, master: &Link, device: &Link) -> bool {
+        let directly = device.lower == Some(master.index) && device.lower_is_elsewhere != self.in_container;
+        // The kernel puts a macvlan on a macvlan, and an ipvlan on an ipvlan, beside it, on what that one lies on.
+        let stacks = device.kind == "vlan" || device.kind != master.kind;
+        directly || (!stacks && device.lower.is_some() && device.lower == master.lower)
     }
 
     /// STATUS: a master on the host exists and can be used; `limits_mtu` where the device's MTU may not exceed its. Containers

@@ -9,4 +9,5 @@ mod again;
 mod devices;
 mod host_device;
 mod kernel;
+mod modes;
 mod traffic;
