@@ -2,7 +2,7 @@
 //!
 //! Requests are of the family AF_BRIDGE (`linux/if_bridge.h`); the kernel passes them on to the port's bridge.
 
-use crate::error::{Context, Errno, Result};
+use crate::error::{Context, Errno, Error, Result};
 use crate::net::Handle;
 use crate::net::links::{IFINFOMSG, ifinfomsg};
 use crate::netlink::route::*;
@@ -10,9 +10,6 @@ use crate::netlink::{Attribute, Attributes, Message};
 
 /// The highest VLAN id. 0 and 4095 mean no VLAN.
 pub const LAST_VLAN: u16 = 4094;
-
-/// What the kernel lacks when it refuses VLANs.
-const NO_FILTERING: &str = "the kernel cannot filter VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING)";
 
 /// How packets of a VLAN pass a port: both false is tagged, in and out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -95,8 +92,8 @@ impl Handle {
     pub fn set_port(&mut self, index: u32, name: &str, settings: &PortSettings<'_>) -> Result<()> {
         let (messages, words): (Vec<_>, Vec<_>) = settings.messages(index, name).into_iter().unzip();
         self.connection.pipeline(messages).map_err(|(at, mut error)| {
-            if !settings.vlans.is_empty() && error.is(Errno::EOPNOTSUPP) {
-                error.msg = format!("{} ({NO_FILTERING})", error.msg);
+            if !settings.vlans.is_empty() {
+                error = explain_refusal(error);
             }
             error.context(words.get(at).map_or("failed to set up a port", String::as_str))
         })
@@ -123,6 +120,14 @@ impl Handle {
         let found = self.connection.get(&request, |body| Ok(isolated(Attributes::after(body, IFINFOMSG)?)))?;
         Ok(found.flatten() == Some(1))
     }
+}
+
+/// Says what the kernel lacks, if that is why it refused VLANs.
+pub(super) fn explain_refusal(mut error: Error) -> Error {
+    if error.is(Errno::EOPNOTSUPP) {
+        error.msg += ": the kernel has no VLAN filtering for bridges (CONFIG_BRIDGE_VLAN_FILTERING)";
+    }
+    error
 }
 
 fn isolated(link: Attributes<'_>) -> Option<u8> {

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Errno, Error, Result};
+use crate::net::bridge_ports::explain_refusal;
 use crate::net::{Handle, Mac, Netns, sysctls};
 use crate::netlink::message::{CREATE, EXCL};
 use crate::netlink::route::*;
@@ -192,7 +193,8 @@ impl Handle {
 
     /// Creates a bridge that is up. Its hardware address is set, so that it does not follow its ports'.
     pub fn create_bridge(&mut self, bridge: &NewBridge<'_>) -> Result<()> {
-        self.connection.request(bridge.message())
+        let created = self.connection.request(bridge.message());
+        created.map_err(|error| if bridge.filters_vlans { explain_refusal(error) } else { error })
     }
 
     /// Creates a veth pair in one request. The end here is up and in its bridge; the other end is down.
