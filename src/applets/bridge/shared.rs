@@ -24,8 +24,8 @@ pub(super) struct SharedBridge {
     /// Name of the VLAN's gateway, if this network has one.
     gateway_name: Option<String>,
     gateway: Changes,
-    /// The port that the gateway is behind, if it was this call that made it one.
-    gateway_port: Option<u32>,
+    /// It was this call that made a port of the gateway's other end.
+    joined: bool,
 }
 
 /// Shared between the ADD and its journal.
@@ -40,7 +40,7 @@ pub(super) fn enter(conf: &Conf, undo: &mut Undo) -> Shared {
         bridge: Changes::default(),
         gateway_name: conf.vlan_gateway(),
         gateway: Changes::default(),
-        gateway_port: None,
+        joined: false,
     }));
     let (bridge, kept) = (conf.bridge.clone(), Rc::clone(&shared));
     undo.push(move || kept.borrow().take_back(&bridge));
@@ -112,7 +112,7 @@ impl SharedBridge {
             let wanted =
                 veth::Wanted { container, ifname: name, mac: None, master: Some(bridge.index), mtu: bridge.mtu };
             match veth::create(host, &wanted) {
-                Ok(_) => self.gateway.created = true,
+                Ok(_) => (self.gateway.created, self.joined) = (true, true),
                 Err(error) if error.is(Errno::EEXIST) => {}
                 Err(error) => return Err(error.context(&format!("failed to create vlan gateway {name:?}"))),
             }
@@ -121,10 +121,8 @@ impl SharedBridge {
         if let Some(port) = port_of(host, &gateway)?
             && port.master.is_none_or(|master| master == bridge.index)
         {
-            if self.gateway.created || port.master.is_none() {
-                self.gateway_port = Some(port.index);
-            }
             if port.master.is_none() {
+                self.joined = true;
                 let joined = host.set_master(port.index, bridge.index);
                 joined.with_context(|| format!("failed to connect {:?} to bridge {:?}", port.name, bridge.name))?;
             }
@@ -175,15 +173,15 @@ impl SharedBridge {
         }
         let mut host = Handle::current()?;
         let bridge = host.find_link(name)?;
+        let gateway = self.gateway_name.as_ref().map_or(Ok(None), |name| host.find_link(name))?;
+        let own = gateway.as_ref().and_then(|gateway| gateway.lower).filter(|_| self.joined);
         if let Some(bridge) = &bridge
             && (self.bridge.created || !self.alone)
-            && host.ports_of(bridge.index)?.iter().any(|port| Some(port.index) != self.gateway_port)
+            && host.ports_of(bridge.index)?.iter().any(|port| Some(port.index) != own)
         {
             return Ok(());
         }
         let mut failures = Failures::default();
-        let gateway = self.gateway_name.as_ref().filter(|_| self.gateway.is_some());
-        let gateway = gateway.and_then(|name| failures.note(host.find_link(name)).flatten());
         for (changes, link) in [(&self.gateway, gateway), (&self.bridge, bridge)] {
             if let Some(link) = link {
                 failures.note(changes.take_back(&mut host, &link));
