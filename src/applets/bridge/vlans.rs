@@ -20,20 +20,25 @@ pub(super) struct Wanted {
 
 impl Wanted {
     pub(super) fn of(top: &Object<'_>) -> Result<Wanted> {
-        const NETCONF: &str = "failed to load netconf";
-        let id = top.integer("vlan").context(NETCONF)?;
-        let preserves_default = top.boolean("preserveDefaultVlan").context(NETCONF)?;
-        let trunk = top.objects("vlanTrunk").context(NETCONF)?;
-        let id = vlan_id(id)
-            .ok_or_else(|| Error::internal(format!("invalid VLAN ID {id} (must be between 0 and {LAST_VLAN})")))?;
+        let keys = Keys::of(top).context("failed to load netconf")?;
+        let id = vlan_id(keys.vlan).ok_or_else(|| {
+            let msg = format!("invalid VLAN ID {} (must be between 0 and {LAST_VLAN})", keys.vlan);
+            Error::internal(msg)
+        })?;
         let mut members = vec![false; usize::from(LAST_VLAN) + 1];
-        for item in &trunk {
-            join_trunk(&mut members, item)?;
+        for item in keys.trunk.iter().flatten() {
+            item.join(&mut members)?;
         }
-        let trunk = runs(&members);
-        let native = if id == 0 && !trunk.is_empty() { 1 } else { 0 };
-        let joins = single(id).into_iter().chain(trunk).chain(single(native)).collect();
-        Ok(Wanted { id, filters: id != 0 || top.get("vlanTrunk").is_some(), preserves_default, joins })
+        let mut joins = Vec::new();
+        if id != 0 {
+            joins.push(single(id));
+        }
+        push_runs(&members, &mut joins);
+        if id == 0 && !joins.is_empty() {
+            joins.push(single(1));
+        }
+        let filters = id != 0 || keys.trunk.is_some();
+        Ok(Wanted { id, filters, preserves_default: keys.preserves_default, joins })
     }
 
     /// The settings of a container's port.
@@ -67,60 +72,95 @@ impl Wanted {
     }
 }
 
+/// The keys, as they are.
+struct Keys {
+    vlan: i64,
+    preserves_default: bool,
+    trunk: Option<Vec<Item>>,
+}
+
+/// An element of `vlanTrunk`.
+struct Item {
+    min: Option<i64>,
+    max: Option<i64>,
+    id: Option<i64>,
+}
+
+impl Keys {
+    fn of(top: &Object<'_>) -> Result<Keys> {
+        let (vlan, preserves_default) = (top.integer("vlan")?, top.boolean("preserveDefaultVlan")?);
+        let trunk = top.objects("vlanTrunk")?.iter().map(Item::of).collect::<Result<_>>()?;
+        Ok(Keys { vlan, preserves_default, trunk: top.get("vlanTrunk").and(Some(trunk)) })
+    }
+}
+
+impl Item {
+    /// A null says nothing, so it is a mistake; the reference crashes. An empty object is as good as none.
+    fn of(item: &Object<'_>) -> Result<Item> {
+        let number = |key| item.integer_if_set(key);
+        let id = if item.is_null() { Some(0) } else { number("id")? };
+        Ok(Item { min: number("minID")?, max: number("maxID")?, id })
+    }
+
+    /// Adds its VLANs.
+    fn join(&self, members: &mut [bool]) -> Result<()> {
+        match (self.min, self.max) {
+            (Some(min), Some(max)) => {
+                let (min, max) = (trunk_id(min, "minID")?, trunk_id(max, "maxID")?);
+                if max < min {
+                    return Err(Error::internal("minID is greater than maxID in trunk parameter"));
+                }
+                set(members, min, max, true);
+            }
+            (None, None) => {}
+            (min, _) => {
+                let missing = if min.is_none() { "minID" } else { "maxID" };
+                let msg = format!("minID and maxID should be configured simultaneously, {missing} is missing");
+                return Err(Error::internal(msg));
+            }
+        }
+        if let Some(id) = self.id {
+            let id = trunk_id(id, "id")?;
+            set(members, id, id, true);
+        }
+        Ok(())
+    }
+}
+
 /// A number that is a VLAN id, or 0.
 fn vlan_id(number: i64) -> Option<u16> {
     u16::try_from(number).ok().filter(|id| *id <= LAST_VLAN)
 }
 
-/// Adds the VLANs of one element of `vlanTrunk`.
-fn join_trunk(members: &mut [bool], item: &Object<'_>) -> Result<()> {
-    let number = |key| item.integer_if_set(key).context("failed to load netconf");
-    let (first, last, id) = (number("minID")?, number("maxID")?, number("id")?);
-    let checked = |number: i64, what: &str| {
-        let id = vlan_id(number).filter(|id| *id != 0);
-        id.ok_or_else(|| Error::internal(format!("incorrect trunk {what} parameter")))
-    };
-    let mut join = |first: u16, last: u16| {
-        members.iter_mut().take(usize::from(last) + 1).skip(first.into()).for_each(|member| *member = true);
-    };
-    match (first, last) {
-        (Some(first), Some(last)) => {
-            let (first, last) = (checked(first, "minID")?, checked(last, "maxID")?);
-            if last < first {
-                return Err(Error::internal("minID is greater than maxID in trunk parameter"));
-            }
-            join(first, last);
-        }
-        (None, None) => {}
-        (first, _) => {
-            let missing = if first.is_none() { "minID" } else { "maxID" };
-            let msg = format!("minID and maxID should be configured simultaneously, {missing} is missing");
-            return Err(Error::internal(msg));
-        }
-    }
-    // A null says nothing, so it is a mistake; the reference crashes. An empty object is as good as none.
-    if let Some(id) = id.or(item.is_null().then_some(0)) {
-        let id = checked(id, "id")?;
-        join(id, id);
-    }
-    Ok(())
+fn trunk_id(number: i64, what: &str) -> Result<u16> {
+    let id = vlan_id(number).filter(|id| *id != 0);
+    id.ok_or_else(|| Error::internal(format!("incorrect trunk {what} parameter")))
 }
 
 /// The VLANs that are true, tagged, consecutive ones together.
-fn runs(members: &[bool]) -> Vec<Vlans> {
-    let mut runs: Vec<Vlans> = Vec::new();
-    for id in (0..=LAST_VLAN).zip(members).filter(|(_, member)| **member).map(|(id, _)| id) {
-        match runs.last_mut() {
-            Some(run) if run.last + 1 == id => run.last = id,
-            _ => runs.push(Vlans { first: id, last: id, tagging: Tagging::TAGGED }),
+fn push_runs(members: &[bool], runs: &mut Vec<Vlans>) {
+    let mut begun = None;
+    for (id, member) in (0..).zip(members.iter().chain([&false])) {
+        match begun {
+            None if *member => begun = Some(id),
+            Some(first) if !*member => {
+                runs.push(Vlans { first, last: id - 1, tagging: Tagging::TAGGED });
+                begun = None;
+            }
+            _ => {}
         }
     }
-    runs
 }
 
-/// A VLAN without tags; 0 is none.
-fn single(id: u16) -> Option<Vlans> {
-    (id != 0).then_some(Vlans { first: id, last: id, tagging: Tagging::NATIVE })
+/// A VLAN without tags.
+fn single(id: u16) -> Vlans {
+    Vlans { first: id, last: id, tagging: Tagging::NATIVE }
+}
+
+fn set<T: Copy>(table: &mut [T], first: u16, last: u16, value: T) {
+    if let Some(places) = table.get_mut(usize::from(first)..=usize::from(last)) {
+        places.fill(value);
+    }
 }
 
 /// What becomes of each VLAN when these are joined in order.
