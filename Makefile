@@ -10,7 +10,7 @@ export CNI_BOX_BIN := $(BINARY)
 
 # Steps share the package manager and the target directory.
 .NOTPARALLEL:
-.PHONY: static deps vm-deps size test test-vm run bench lint clean help
+.PHONY: static deps vm-deps size test test-vm run bench bench-vm lint clean help
 
 ## (nothing): the static binary, at target/cni-box
 static:
@@ -43,6 +43,10 @@ run: deps static
 ## bench: bare kernel work, cni-box and the reference plugins side by side
 bench: deps static
 	@scripts/bench.sh
+
+## bench-vm: of it the rows about devices that need Debian's kernel, in a virtual machine
+bench-vm: vm-deps static
+	@scripts/bench.sh --vm
 
 ## lint: formatting and clippy, warnings are errors
 lint:

@@ -1,9 +1,11 @@
-/* The yardstick: what a bridge + host-local ADD without masquerade asks of the kernel, and nothing else. No files, no
- * configuration, no checks, no result; an address that is known beforehand; a bridge that is there. A plugin cannot
- * be faster than this, so its time is given as a multiple of it.
+/* The yardstick: what the ADD of an interface plugin with host-local and without masquerade asks of the kernel, and nothing
+ * else. No files, no configuration, no checks, no result; an address that is known beforehand; a bridge or a lower device
+ * that is there. A plugin cannot be faster than this, so its time is given as a multiple of it.
  *
- *     bare add NETNS BRIDGE HOST_VETH IFNAME ADDRESS/PREFIX GATEWAY
+ *     bare add KIND NETNS LOWER IFNAME ADDRESS/PREFIX GATEWAY
  *     bare del NETNS IFNAME
+ *
+ * KIND: bridge, ptp, macvlan, ipvlan, vlan, dummy or tap. LOWER: the bridge, or the device below; not used by the others.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -19,6 +21,8 @@
 #include <unistd.h>
 #include <linux/if.h>
 #include <linux/if_link.h>
+#include <linux/if_tun.h>
+#include <linux/ip.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/sockios.h>
@@ -108,21 +112,31 @@ static int enter(const char *netns)
     return fd;
 }
 
-/* --- the work --------------------------------------------------------------------------------------------------- */
+/* --- links -------------------------------------------------------------------------------------------------------- */
 
-/* One request makes both ends: the host's up and in the bridge, the container's named and in its namespace. */
-static void make_veth(int host, int netns, int bridge, const char *veth, const char *ifname)
+/* What is to be attached, and to what. */
+struct attachment {
+    const char *kind, *lower, *ifname;
+    int netns;
+    struct in_addr address, gateway;
+    uint8_t prefix;
+};
+
+static const char VETH[] = "vethbare";
+
+/* One request makes both ends: the host's up, and in the bridge if there is one, the container's named and in its namespace. */
+static void make_veth(int host, const struct attachment *wanted, int bridge)
 {
     struct ifinfomsg up = {.ifi_flags = IFF_UP, .ifi_change = IFF_UP}, plain = {0};
     struct nlmsghdr *message = begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &up, sizeof up);
-    name(IFLA_IFNAME, veth);
-    attribute(IFLA_MASTER, &bridge, sizeof bridge);
+    name(IFLA_IFNAME, VETH);
+    if (bridge) attribute(IFLA_MASTER, &bridge, sizeof bridge);
     struct rtattr *info = attribute(IFLA_LINKINFO, NULL, 0);
     name(IFLA_INFO_KIND, "veth");
     struct rtattr *data = attribute(IFLA_INFO_DATA, NULL, 0);
     struct rtattr *peer = attribute(VETH_INFO_PEER, &plain, sizeof plain);
-    name(IFLA_IFNAME, ifname);
-    attribute(IFLA_NET_NS_FD, &netns, sizeof netns);
+    name(IFLA_IFNAME, wanted->ifname);
+    attribute(IFLA_NET_NS_FD, &wanted->netns, sizeof wanted->netns);
     close_nest(peer);
     close_nest(data);
     close_nest(info);
@@ -130,42 +144,166 @@ static void make_veth(int host, int netns, int bridge, const char *veth, const c
     ask(host, 1, "veth");
 }
 
-/* In this order: an address may come first, but a route needs a link that is up and a gateway that is reachable. */
-static void set_up_container(int fd, int link, struct in_addr address, uint8_t prefix, struct in_addr gateway)
+/* Modes as the plugins have them by default: bridge for macvlan, l2 for ipvlan; and VLAN 100. */
+static void put_settings(const char *kind)
+{
+    uint32_t bridge = MACVLAN_MODE_BRIDGE;
+    uint16_t l2 = IPVLAN_MODE_L2, flags = 0, vlan = 100;
+    if (!strcmp(kind, "macvlan")) attribute(IFLA_MACVLAN_MODE, &bridge, sizeof bridge);
+    if (!strcmp(kind, "vlan")) attribute(IFLA_VLAN_ID, &vlan, sizeof vlan);
+    if (!strcmp(kind, "ipvlan")) {
+        attribute(IFLA_IPVLAN_MODE, &l2, sizeof l2);
+        attribute(IFLA_IPVLAN_FLAGS, &flags, sizeof flags);
+    }
+}
+
+/* Created where it belongs, under its name. */
+static void make_device(int host, const struct attachment *wanted)
+{
+    struct ifinfomsg plain = {0};
+    int lower = strcmp(wanted->kind, "dummy") ? index_of(host, wanted->lower) : 0;
+    struct nlmsghdr *message = begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &plain, sizeof plain);
+    name(IFLA_IFNAME, wanted->ifname);
+    if (lower) attribute(IFLA_LINK, &lower, sizeof lower);
+    attribute(IFLA_NET_NS_FD, &wanted->netns, sizeof wanted->netns);
+    struct rtattr *info = attribute(IFLA_LINKINFO, NULL, 0);
+    name(IFLA_INFO_KIND, wanted->kind);
+    struct rtattr *data = attribute(IFLA_INFO_DATA, NULL, 0);
+    put_settings(wanted->kind);
+    close_nest(data);
+    close_nest(info);
+    end(message);
+    ask(host, 1, wanted->kind);
+}
+
+/* Within the container's namespace: a tap belongs where it was opened. */
+static void make_tap(const char *ifname)
+{
+    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_ONE_QUEUE};
+    strncpy(request.ifr_name, ifname, IFNAMSIZ - 1);
+    int tun = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    if (tun < 0 || ioctl(tun, TUNSETIFF, &request) < 0 || ioctl(tun, TUNSETPERSIST, 1) < 0) die("tap");
+    close(tun);
+}
+
+/* --- addresses and routes ----------------------------------------------------------------------------------------- */
+
+static void put_address(int link, struct in_addr address, uint8_t prefix, uint32_t flags)
 {
     struct ifaddrmsg ifa = {.ifa_family = AF_INET, .ifa_prefixlen = prefix, .ifa_index = link};
     struct nlmsghdr *message = begin(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &ifa, sizeof ifa);
     attribute(IFA_LOCAL, &address, sizeof address);
     attribute(IFA_ADDRESS, &address, sizeof address);
+    if (flags) attribute(IFA_FLAGS, &flags, sizeof flags);
     end(message);
+}
 
+static void put_up(int link)
+{
     struct ifinfomsg up = {.ifi_index = link, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
     end(begin(RTM_NEWLINK, 0, &up, sizeof up));
+}
 
+/* That the address is announced as soon as the link is up. */
+static void put_announcement(int link)
+{
+    struct ifinfomsg plain = {.ifi_index = link};
+    uint32_t on = 1;
+    struct nlmsghdr *message = begin(RTM_NEWLINK, 0, &plain, sizeof plain);
+    struct rtattr *families = attribute(IFLA_AF_SPEC, NULL, 0);
+    struct rtattr *family = attribute(AF_INET, NULL, 0);
+    struct rtattr *settings = attribute(IFLA_INET_CONF, NULL, 0);
+    attribute(IPV4_DEVCONF_ARP_NOTIFY, &on, sizeof on);
+    close_nest(settings);
+    close_nest(family);
+    close_nest(families);
+    end(message);
+}
+
+/* To a network, or everywhere with prefix 0; through a gateway unless that is NULL. */
+static void put_route(int link, struct in_addr to, uint8_t prefix, const struct in_addr *gateway)
+{
     struct rtmsg route = {.rtm_family = AF_INET, .rtm_table = RT_TABLE_MAIN, .rtm_protocol = RTPROT_BOOT,
-                          .rtm_scope = RT_SCOPE_UNIVERSE, .rtm_type = RTN_UNICAST};
-    message = begin(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &route, sizeof route);
-    attribute(RTA_GATEWAY, &gateway, sizeof gateway);
+                          .rtm_scope = gateway ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK, .rtm_type = RTN_UNICAST,
+                          .rtm_dst_len = prefix};
+    struct nlmsghdr *message = begin(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &route, sizeof route);
+    if (prefix) attribute(RTA_DST, &to, sizeof to);
+    if (gateway) attribute(RTA_GATEWAY, gateway, sizeof *gateway);
     attribute(RTA_OIF, &link, sizeof link);
     end(message);
-    ask(fd, 3, "address, link up, default route");
+}
+
+static struct in_addr network(struct in_addr address, uint8_t prefix)
+{
+    return (struct in_addr){address.s_addr & htonl(~0u << (32 - prefix))};
+}
+
+/* In this order: an address may come first, but a route needs a link that is up and a gateway that is reachable. */
+static void set_up_container(int fd, const struct attachment *wanted)
+{
+    int link = index_of(fd, wanted->ifname);
+    put_address(link, wanted->address, wanted->prefix, 0);
+    put_announcement(link);
+    put_up(link);
+    put_route(link, wanted->gateway, 0, &wanted->gateway);
+    ask(fd, 4, "address, announcement, link up, default route");
+}
+
+/* ptp: everything goes through the host's end, the network's own addresses too. */
+static void set_up_point(int fd, const struct attachment *wanted)
+{
+    int link = index_of(fd, wanted->ifname);
+    put_address(link, wanted->address, wanted->prefix, IFA_F_NOPREFIXROUTE);
+    put_up(link);
+    put_route(link, wanted->gateway, 32, NULL);
+    put_route(link, network(wanted->address, wanted->prefix), wanted->prefix, &wanted->gateway);
+    put_route(link, wanted->gateway, 0, &wanted->gateway);
+    ask(fd, 5, "address, link up, routes");
+}
+
+static void set_up_host(int fd, const struct attachment *wanted)
+{
+    int link = index_of(fd, VETH);
+    put_address(link, wanted->gateway, 32, 0);
+    put_route(link, wanted->address, 32, NULL);
+    ask(fd, 2, "the host's address and route");
+}
+
+/* --- the work --------------------------------------------------------------------------------------------------- */
+
+/* KIND NETNS LOWER IFNAME ADDRESS/PREFIX GATEWAY */
+static struct attachment parse(char **argv)
+{
+    struct attachment wanted = {.kind = argv[0], .netns = enter(argv[1]), .lower = argv[2], .ifname = argv[3]};
+    char *slash = strchr(argv[4], '/');
+    if (!slash) die("ADDRESS/PREFIX");
+    *slash = 0;
+    wanted.prefix = atoi(slash + 1);
+    inet_pton(AF_INET, argv[4], &wanted.address);
+    inet_pton(AF_INET, argv[5], &wanted.gateway);
+    return wanted;
 }
 
 static void add(char **argv)
 {
-    int netns = enter(argv[0]), host = open_route_socket();
-    make_veth(host, netns, index_of(host, argv[1]), argv[2], argv[3]);
+    struct attachment wanted = parse(argv);
+    int host = open_route_socket();
+    int ptp = !strcmp(wanted.kind, "ptp"), tap = !strcmp(wanted.kind, "tap");
+    if (ptp || !strcmp(wanted.kind, "bridge"))
+        make_veth(host, &wanted, ptp ? 0 : index_of(host, wanted.lower));
+    else if (!tap)
+        make_device(host, &wanted);
 
     /* A socket stays in the namespace it was made in. */
-    if (setns(netns, CLONE_NEWNET) < 0) die("setns");
+    if (setns(wanted.netns, CLONE_NEWNET) < 0) die("setns");
+    if (tap) make_tap(wanted.ifname);
     int inside = open_route_socket();
-    struct in_addr address, gateway;
-    char *slash = strchr(argv[4], '/');
-    if (!slash) die("ADDRESS/PREFIX");
-    *slash = 0;
-    inet_pton(AF_INET, argv[4], &address);
-    inet_pton(AF_INET, argv[5], &gateway);
-    set_up_container(inside, index_of(inside, argv[3]), address, atoi(slash + 1), gateway);
+    if (!ptp) {
+        set_up_container(inside, &wanted);
+        return;
+    }
+    set_up_point(inside, &wanted);
+    set_up_host(host, &wanted);
 }
 
 /* With the container's end its peer goes, and with both ends the address, the routes and the place in the bridge. */
@@ -186,6 +324,6 @@ int main(int argc, char **argv)
     else if (argc == 4 && !strcmp(argv[1], "del"))
         del(argv + 2);
     else
-        return fputs("usage: bare add NETNS BRIDGE HOST_VETH IFNAME ADDRESS/PREFIX GATEWAY | bare del NETNS IFNAME\n", stderr), 2;
+        return fputs("usage: bare add KIND NETNS LOWER IFNAME ADDRESS/PREFIX GATEWAY | bare del NETNS IFNAME\n", stderr), 2;
     return 0;
 }

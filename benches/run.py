@@ -3,7 +3,7 @@
 Called by scripts/bench.sh inside namespaces of its own. Nothing is asserted about time: a call that fails is the only failure.
 The three take turns, in an order that rotates, so that whatever else the machine does hits them alike.
 
-    run.py DIRECTORY [--rounds N]       DIRECTORY holds the compiled `bare` and `spawn`
+    run.py DIRECTORY [--rounds N] [--only ROWS]      DIRECTORY holds the compiled `bare` and `spawn`
 """
 
 import argparse
@@ -11,10 +11,12 @@ import ipaddress
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import devices
 import firewall
 from measure import (PLUGINS, WORK, Failed, Spawner, Table, answers, cpu, ip, new_netns, protocol, rounds, trace, wall,
                      within)
@@ -38,8 +40,8 @@ class Bare:
     def call(self, verb):
         if verb == "DEL":
             return [self.program, "del", self.netns, "eth0"], {}, ""
-        words = [self.bridge, "vethbare", "eth0", f"{self.net}.0.2/16", f"{self.net}.0.1"]
-        return [self.program, "add", self.netns, *words], {}, ""
+        words = [self.bridge, "eth0", f"{self.net}.0.2/16", f"{self.net}.0.1"]
+        return [self.program, "add", "bridge", self.netns, *words], {}, ""
 
 
 class Bridge:
@@ -143,6 +145,7 @@ def arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=Path)
     parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--only", choices=("bridge", "devices", "firewall"), help="these rows alone")
     return parser.parse_args()
 
 
@@ -156,11 +159,19 @@ def whom(applet, binary, reference):
     return {"reference": reference}
 
 
+def whom_of(applets, binary, reference):
+    """{applet: {name: plugin directory}}; Debian's package lacks the newest plugins."""
+    found = {applet: whom(applet, binary, reference) for applet in applets}
+    return {applet: {name: path for name, path in who.items() if (path / applet).exists()} for applet, who in found.items()}
+
+
 def version_of(reference):
     """Debian builds its plugins without telling them their version; the package knows."""
     query = ["dpkg-query", "-W", "-f", " (${Package} ${Version})", "containernetworking-plugins"]
-    asked = str(reference) == "/usr/lib/cni" and subprocess.run(query, capture_output=True, text=True)
-    return asked.stdout if asked and asked.returncode == 0 else ""
+    if str(reference) != "/usr/lib/cni" or not shutil.which("dpkg-query"):
+        return ""
+    asked = subprocess.run(query, capture_output=True, text=True)
+    return asked.stdout if asked.returncode == 0 else ""
 
 
 def main():
@@ -172,12 +183,16 @@ def main():
     PLUGINS.mkdir(parents=True)
 
     spawner, table = Spawner(args.directory / "spawn"), Table()
-    bridge, store = whom("bridge", binary, reference), whom("host-local", binary, reference)
-    # Our bridge needs our host-local beside it.
-    kernel_rows(table, spawner, args, bridge if len(store) == 2 else {"reference": reference})
-    store_rows(table, spawner, args, store)
-    firewall.rows(table, spawner, args, {applet: whom(applet, binary, reference) for applet in ("portmap", "firewall")})
-    size_row(table, binary, reference)
+    plugins = whom_of(("bridge", "host-local", "portmap", "firewall", *devices.SETTINGS), binary, reference)
+    if args.only in (None, "bridge"):
+        kernel_rows(table, spawner, args, plugins["bridge"])
+        store_rows(table, spawner, args, plugins["host-local"])
+    if args.only in (None, "devices"):
+        devices.rows(table, spawner, args, {kind: plugins[kind] for kind in devices.SETTINGS})
+    if args.only in (None, "firewall"):
+        firewall.rows(table, spawner, args, plugins)
+    if not args.only:
+        size_row(table, binary, reference)
     if os.getloadavg()[0] > 1.5:
         print("NOTE: other work is going on here: take the times of this run with care.\n")
     print(f"Linux {platform.release()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.2f}; medians of {args.rounds} "

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the two small C programs that `make bench` needs and runs benches/run.py in a network of its own.
+# bench.sh [--vm | ARGUMENT...]: builds the two small C programs that the bench needs and runs benches/run.py with the
+# arguments in a network of its own, or in a virtual machine by bench-vm.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -24,4 +25,5 @@ compile() {
 mkdir -p "$OUT/bench"
 compile bare
 compile spawn
+if [ "${1:-}" = --vm ]; then exec scripts/bench-vm.sh; fi
 exec scripts/private.sh python3 benches/run.py "$OUT/bench" "$@"

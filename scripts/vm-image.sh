@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# vm-image.sh TESTS NAMES: makes $OUT/vm/initramfs, the whole file system of the guest: what vm-fetch.sh has brought, the
-# programs that tests call as this machine has them, the binary under test, and the test program TESTS, of which the
-# guest is to run the tests in the file NAMES.
+# vm-image.sh TREE [PATH]...: makes $OUT/vm/initramfs, the whole file system of the guest: what vm-fetch.sh has
+# brought, the programs that tests call as this machine has them, the binary under test, and on top the files in TREE, of
+# which the guest runs /usr/local/bin/payload. Further files and folders are taken from this machine, too.
 #
 #   CNI_BOX_BIN        the binary under test
 #   CNI_REFERENCE_DIR  the reference plugins to compare with
@@ -17,7 +17,7 @@ ROOT=$VM/root
 # Loaded before the first test. The guest can load others by itself, but only those are there which these need.
 modules() {
     cat <<'LIST'
-8021q bridge br_netfilter dummy ifb ipvlan macvlan overlay sctp tun veth vrf
+8021q virtio_net virtio_pci bridge br_netfilter dummy ifb ipvlan macvlan overlay sctp tun veth vrf
 act_mirred act_police cls_u32 sch_htb sch_ingress sch_tbf
 nf_conntrack nf_conntrack_bridge nf_conntrack_netlink nf_nat
 nf_tables nft_chain_nat nft_compat nft_ct nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_limit nft_log nft_masq
@@ -41,7 +41,7 @@ LIST
 }
 
 # Those with which tests in the guest compare, and no more: each has 3 MB.
-reference_plugins() { echo bridge host-local static firewall portmap ipvlan vlan; }
+reference_plugins() { echo bridge host-device host-local static firewall portmap ipvlan vlan; }
 
 # Data of the programs: folders whole, what is not here is not needed.
 data() {
@@ -82,7 +82,7 @@ add_programs() {
         path=$(command -v "$name") || die "no program $name here: run scripts/install-deps.sh vm"
         add "$path"
     done
-    for path in $(data); do if [ -e "$path" ]; then add "$path"; fi; done
+    for path in $(data) "${further[@]}"; do if [ -e "$path" ]; then add "$path"; fi; done
     for name in $(reference_plugins); do
         path=$REFERENCE/$name
         if [ ! -x "$path" ]; then die "no reference plugin $path"; fi
@@ -92,8 +92,7 @@ add_programs() {
 
 add_ours() {
     install "$CNI_BOX_BIN" "$ROOT/usr/local/bin/cni-box"
-    strip -o "$ROOT/usr/local/bin/tests" "$1"
-    cp "$2" "$ROOT/etc/tests"
+    cp -R --preserve=mode "$tree/." "$ROOT/"
     install scripts/vm-init.sh "$ROOT/init"
 }
 
@@ -132,9 +131,12 @@ add_modules() {
     modules >"$ROOT/etc/modules"
 }
 
+tree=$1
+further=("${@:2}")
+
 make_tree
 add_programs
-add_ours "$@"
+add_ours
 add_libraries
 add_busybox
 add_modules

@@ -1,8 +1,8 @@
 #!/bin/busybox sh
 # shellcheck shell=dash disable=SC2046 # lists of words
 #
-# The first process of the guest. Runs the tests named in /etc/tests and ends the machine. Tests and their outcome go to
-# the first serial line, the last words being GUEST-RC=<exit code>; what the kernel says goes to the second.
+# The first process of the guest. Runs the payload and ends the machine. What the payload says goes to the first serial
+# line, the last words being GUEST-RC=<exit code>; what the kernel says goes to the second.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export CNI_BOX_BIN=/usr/local/bin/cni-box CNI_REFERENCE_DIR=/usr/lib/cni
 # Seconds for which a test waits for a condition: an emulated processor that others share may be slow.
@@ -19,9 +19,9 @@ prepare() {
         ip link set lo up
 }
 
-run_tests() {
+run_payload() {
     echo "Linux $(uname -r), ready after $(cut -d' ' -f1 /proc/uptime) s"
-    tests --exact --color never $(cat /etc/tests)
+    payload
 }
 
 prepare
@@ -29,7 +29,7 @@ code=$?
 # The last one to close the line waits until all is sent.
 {
     if [ "$code" -eq 0 ]; then
-        run_tests
+        run_payload
         code=$?
     fi
     echo "GUEST-RC=$code"

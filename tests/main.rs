@@ -33,6 +33,8 @@ mod firewall_after;
 mod firewall_policy;
 mod firewalld;
 mod guest;
+mod host_device;
+mod host_device_after;
 mod host_local;
 mod host_local_store;
 mod iptables_flavours;

@@ -73,6 +73,14 @@ pub fn configure(request: &Request<'_>, netns: &Netns, device: &Device, mut resu
     Ok(result)
 }
 
+/// CHECK begins: lets IPAM check, and gives the container's namespace and what ADD has reported.
+pub fn previous(request: &Request<'_>) -> Result<(Netns, CniResult)> {
+    let container = open_netns(request)?;
+    call_ipam(request)?;
+    let previous = request.config.prev_result()?.ok_or_else(|| Error::internal("Required prevResult missing"))?;
+    Ok((container, previous))
+}
+
 /// An attachment that CHECK looks at.
 #[derive(Debug)]
 pub struct Attached {
@@ -85,17 +93,16 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Lets IPAM check, and finds the interface that prevResult names: of this kind, with the hardware address it had.
+    /// Lets IPAM check, and finds the interface that prevResult names: of this kind (any if empty), with the hardware
+    /// address it had.
     pub fn find(request: &Request<'_>, kind: &str) -> Result<Attached> {
-        let container = open_netns(request)?;
-        call_ipam(request)?;
-        let previous = request.config.prev_result()?.ok_or_else(|| Error::internal("Required prevResult missing"))?;
+        let (container, previous) = previous(request)?;
         let mut inside = Handle::inside(&container)?;
         let listed = verify::container_interface(&previous, &request.ifname, &request.netns)?;
         let name = &listed.name;
         let missing = || Error::internal(format!("Container Interface name in prevResult: {name} not found"));
         let link = inside.find_link(name)?.ok_or_else(missing)?;
-        if link.kind != kind {
+        if !kind.is_empty() && link.kind != kind {
             return Err(Error::internal(format!("Error: Container interface {name} not of type {kind}")));
         }
         if !listed.mac.is_empty() && listed.mac != link.mac.to_string() {

@@ -12,7 +12,7 @@ use crate::netlink::{Attribute, Attributes, Connection, Message};
 use crate::sys::random;
 
 /// Longest interface name in bytes (`IFNAMSIZ` without the NUL); longer ones are alternative names.
-const LONGEST_NAME: usize = 15;
+pub(super) const LONGEST_NAME: usize = 15;
 
 /// Length of `struct ifinfomsg` in bytes.
 pub(super) const IFINFOMSG: usize = 16;
@@ -24,6 +24,8 @@ pub struct Link {
     pub index: u32,
     /// Interface name.
     pub name: String,
+    /// What somebody wants to be known about it (`ip link set … alias`); empty when nobody said anything.
+    pub alias: String,
     /// Kind of a virtual device (`bridge`, `veth`); empty for others.
     pub kind: String,
     /// What a device of its kind is set to: the mode of a macvlan or ipvlan, the id of a vlan. Of other kinds, anything.
@@ -129,6 +131,7 @@ impl Link {
         for attribute in Attributes::after(body, IFINFOMSG)? {
             match attribute.kind {
                 IFLA_IFNAME => link.name = attribute.text(),
+                IFLA_IFALIAS => link.alias = attribute.text(),
                 IFLA_LINKINFO => (link.kind, link.setting) = kind(attribute).unwrap_or_default(),
                 IFLA_ADDRESS => link.mac = Mac::from_bytes(attribute.payload),
                 IFLA_MTU => link.mtu = attribute.u32().unwrap_or(0),
@@ -182,13 +185,15 @@ impl Handle {
     /// Links that belong to this bridge.
     pub fn ports_of(&mut self, master: u32) -> Result<Vec<Link>> {
         let mut request = message(RTM_GETLINK, 0, 0, 0, 0);
-        request.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS).u32(IFLA_MASTER, master);
-        let mut ports = self.connection.dump(&request, Vec::new, |links, reply| {
-            links.push(Link::parse(reply.body)?);
-            Ok(())
-        })?;
+        request.u32(IFLA_MASTER, master);
+        let mut ports = self.dump_links(request)?;
         ports.retain(|link| link.master == Some(master));
         Ok(ports)
+    }
+
+    /// All links, for the questions that the kernel answers no other way.
+    pub fn all_links(&mut self) -> Result<Vec<Link>> {
+        self.dump_links(message(RTM_GETLINK, 0, 0, 0, 0)).context("failed to list node links")
     }
 
     /// Creates a bridge that is up. Its hardware address is set, so that it does not follow its ports'.
@@ -284,6 +289,14 @@ impl Handle {
             }
             events.await_events(left)?;
         }
+    }
+
+    fn dump_links(&mut self, mut request: Message) -> Result<Vec<Link>> {
+        request.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+        self.connection.dump(&request, Vec::new, |links, reply| {
+            links.push(Link::parse(reply.body)?);
+            Ok(())
+        })
     }
 
     fn get_link(&mut self, mut request: Message) -> Result<Option<Link>> {

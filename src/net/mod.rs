@@ -8,6 +8,7 @@ pub mod bridge_ports;
 pub mod devices;
 pub mod links;
 pub mod mac;
+pub mod moving;
 pub mod routes;
 pub mod steps;
 pub mod sysctls;

@@ -8,5 +8,6 @@
 mod again;
 mod bridge_vlans;
 mod devices;
+mod host_device;
 mod kernel;
 mod traffic;
