@@ -22,6 +22,7 @@ mod architecture;
 mod bridge;
 mod bridge_addresses;
 mod bridge_after;
+mod bridge_vlans;
 mod cnitool;
 mod cnitool_lists;
 mod cross;

@@ -27,6 +27,11 @@ impl<'a> Object<'a> {
         Object { map: Some(map), path: String::new() }
     }
 
+    /// True for null in place of an object.
+    pub fn is_null(&self) -> bool {
+        self.map.is_none()
+    }
+
     /// The value of a key, unless it is missing or null.
     pub fn get(&self, key: &str) -> Option<&'a Value> {
         let map = self.map?;
