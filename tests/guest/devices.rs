@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::accidents::assert_untouched;
+use crate::announce;
 use crate::bridge::reaches;
 use crate::devices::{self, Device, host, second};
 
@@ -287,4 +288,10 @@ fn a_dummy_holds_addresses() {
     lab.ok("ip -n ns1 link set lo up");
     reaches(&lab, "ns1", "10.1.2.2");
     reaches(&lab, "ns1", "fd00:1:2::2");
+}
+
+#[test]
+fn a_reused_address_is_reached_at_once() {
+    announce::on_another_master(&vlan(&json!({})), "link add link sw0 name peer type vlan id 5");
+    announce::on_another_master(&ipvlan(&json!({})), "link set sw0 name peer");
 }
