@@ -117,5 +117,5 @@ pub fn on_another_master(device: &Device, link: &str) {
 
 #[test]
 fn a_reused_address_of_a_macvlan_is_reached_at_once() {
-    on_another_master(&Device::new("macvlan", &json!({})), "link set sw0 name peer");
+    on_another_master(&Device::new("macvlan", &json!({})), "link set sw0 down\nlink set sw0 name peer");
 }

@@ -326,5 +326,5 @@ fn a_dummy_holds_addresses() {
 #[test]
 fn a_reused_address_is_reached_at_once() {
     announce::on_another_master(&vlan(&json!({})), "link add link sw0 name peer type vlan id 5");
-    announce::on_another_master(&ipvlan(&json!({})), "link set sw0 name peer");
+    announce::on_another_master(&ipvlan(&json!({})), "link set sw0 down\nlink set sw0 name peer");
 }
