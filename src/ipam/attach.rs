@@ -111,11 +111,11 @@ impl Attached {
     }
 }
 
-/// DEL: `remove` takes the interface of this name out of what is left of the namespace, then IPAM gets the addresses back.
+/// DEL: `delete` takes the interface of this name out of what is left of the namespace, then IPAM gets the addresses back.
 /// An interface that is still there keeps them: somebody else would get them meanwhile.
-pub fn detach(request: &Request<'_>, remove: fn(&Netns, &str) -> Result<()>) -> Result<()> {
+pub fn remove(request: &Request<'_>, delete: fn(&Netns, &str) -> Result<()>) -> Result<()> {
     let container = Netns::open_if_left(&request.netns)?;
-    let removed = container.map_or(Ok(()), |container| remove(&container, &request.ifname));
+    let removed = container.map_or(Ok(()), |container| delete(&container, &request.ifname));
     removed.with_context(|| format!("failed to remove {:?} from {:?}", request.ifname, request.netns))?;
     call_ipam(request)
 }
