@@ -18,6 +18,7 @@
 #![allow(unsafe_code, reason = "entering the lab's namespaces between fork and exec: see lab::enter_before_exec")]
 
 mod accidents;
+mod announce;
 mod architecture;
 mod bridge;
 mod bridge_addresses;

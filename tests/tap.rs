@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::accidents::{MANY, Storm};
 use crate::bridge::{reaches, sysctl};
-use crate::kills::{assert_nearly_all, changing_calls, fail_at, kill_at};
+use crate::kills::{Accident, Trial};
 use crate::lab::{Call, Lab, Outcome, Snapshot, merged};
 
 /// A tap without addresses: `net`, version 1.0.0.
@@ -419,70 +420,38 @@ fn newer_gc_and_status_are_passed_on_and_status_wants_the_driver() {
     call("ADD").fails(999, "failed to create tap \"eth0\": failed to open /dev/net/tun: no such file or directory");
 }
 
+fn accidents(accident: Accident) {
+    let lab = lab();
+    let add = call(&lab, &merged(dual(), &json!({"mtu": 1400, "owner": 5})));
+    let delete = add.clone().verb("DEL");
+    add.run().result();
+    delete.run().silent();
+    let before = lab.snapshot();
+    let untouched = || assert_untouched(&lab, &before);
+    Trial { lab: &lab, add, delete, ioctls: 4, untouched: &untouched }.suffers(accident);
+}
+
 #[test]
 fn better_an_add_that_is_refused_any_of_its_changes_leaves_everything_as_it_was() {
-    let lab = lab();
-    let changes = merged(dual(), &json!({"mtu": 1400, "owner": 5}));
-    let add = call(&lab, &changes);
-    add.run().result();
-    add.clone().verb("DEL").run().silent();
-    let before = lab.snapshot();
-    let mut points = changing_calls(&lab, &add);
-    add.clone().verb("DEL").run().silent();
-    points.extend((1..=4).map(|ordinal| ("ioctl".to_string(), ordinal)));
-    let mut failed = 0;
-    for point in &points {
-        eprintln!("refused {point:?}");
-        if fail_at(&add, point) {
-            failed += 1;
-        } else {
-            add.clone().verb("DEL").run().silent();
-        }
-        assert_untouched(&lab, &before);
-    }
-    assert!(failed > 5, "only {failed} of {points:?} failed");
+    accidents(Accident::Refused);
 }
 
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
-    let lab = lab();
-    let add = call(&lab, &merged(dual(), &json!({"mtu": 1400, "owner": 5})));
-    add.run().result();
-    add.clone().verb("DEL").run().silent();
-    let before = lab.snapshot();
-    let mut points = changing_calls(&lab, &add);
-    add.clone().verb("DEL").run().silent();
-    points.extend((1..=3).map(|ordinal| ("ioctl".to_string(), ordinal)));
-    let mut killed = 0;
-    for point in &points {
-        killed += usize::from(kill_at(&add, point));
-        add.clone().verb("DEL").run().silent();
-        eprintln!("killed before {point:?}");
-        assert_untouched(&lab, &before);
-    }
-    assert_nearly_all(killed, points.len());
+    accidents(Accident::Killed);
 }
 
 #[test]
-fn a_hundred_containers_at_once() {
+fn two_hundred_containers_at_once() {
     let lab = Lab::new();
-    lab.sh("for i in $(seq 100); do ip netns add c$i; done").success();
     let config = config(&dual());
-    let storm = |verb: &str| {
-        std::thread::scope(|scope| {
-            for index in 1..=100 {
-                let call = lab.plugin("tap").verb(verb).container(&format!("c{index}"));
-                let call = call.netns(&format!("/var/run/netns/c{index}")).config(&config);
-                scope.spawn(move || drop(call.run().success()));
-            }
-        });
-    };
+    let storm = Storm::new(&lab, MANY, |_| lab.plugin("tap").config(&config));
     let devices = || {
-        let script = "for i in $(seq 100); do ip -n c$i -o link show type tun; done | wc -l";
-        lab.sh(script).success().stdout.trim().to_string()
+        let script = format!("for i in $(seq 0 {}); do ip -n many$i -o link show type tun; done | wc -l", MANY - 1);
+        lab.sh(&script).success().stdout.trim().parse().unwrap_or(0)
     };
-    storm("ADD");
-    assert_eq!((lab.reserved("net").len(), devices().as_str()), (200, "100"));
-    storm("DEL");
-    assert_eq!((lab.reserved("net").len(), devices().as_str()), (0, "0"));
+    storm.all("ADD");
+    assert_eq!((lab.reserved("net").len(), devices()), (2 * MANY, MANY));
+    storm.all("DEL");
+    assert_eq!((lab.reserved("net").len(), devices()), (0, 0));
 }

@@ -78,7 +78,7 @@ impl Plugin for Macvlan {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<()> {
-        attach::detach(request, devices::delete)
+        attach::remove(request, devices::delete)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cross::Side::{self, Ours, Theirs};
-use crate::kills::{assert_nearly_all, changing_calls, fail_at, kill_at};
+use crate::kills::{assert_nearly_all, changing_calls, kill_at, refuse_at};
 use crate::lab::{Call, Lab, Outcome, bridge_config, merged, wait_for, without_random_names};
 
 /// A dual-stack network in a VLAN, with a gateway.
@@ -273,7 +273,7 @@ fn better_an_add_that_is_refused_any_of_its_changes_leaves_nothing() {
     clean();
     let mut failed = 0;
     for point in points.iter().filter(|(name, _)| name.starts_with("send")) {
-        if fail_at(&add, point) {
+        if refuse_at(&add, point) {
             failed += 1;
             assert_eq!(brief(&lab), before, "refused at {point:?}");
         } else {

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::accidents::assert_untouched;
+use crate::announce;
 use crate::bridge::reaches;
 use crate::devices::{self, Device, host, second};
 use crate::read_back;
@@ -155,6 +156,31 @@ fn better_del_cleans_up_after_an_add_killed_before_the_device_has_its_name() {
 }
 
 #[test]
+fn better_del_cleans_up_after_an_add_of_ipvlan_killed_before_any_of_its_changes() {
+    devices::killed_adds_are_cleaned_up(&ipvlan(&json!({})), "true");
+}
+
+#[test]
+fn better_del_cleans_up_after_an_add_of_dummy_killed_before_any_of_its_changes() {
+    devices::killed_adds_are_cleaned_up(&dummy(), "true");
+}
+
+#[test]
+fn better_an_add_of_vlan_whose_steps_fail_is_undone() {
+    devices::failed_steps_are_undone(&vlan(&json!({})));
+}
+
+#[test]
+fn better_an_add_of_ipvlan_whose_steps_fail_is_undone() {
+    devices::failed_steps_are_undone(&ipvlan(&json!({})));
+}
+
+#[test]
+fn better_an_add_of_dummy_whose_steps_fail_is_undone() {
+    devices::failed_steps_are_undone(&dummy());
+}
+
+#[test]
 fn better_an_ipam_error_keeps_its_code() {
     let lab = host();
     let script = r#"#!/bin/sh
@@ -175,10 +201,18 @@ fn better_vlan_and_dummy_announce_their_addresses_too() {
 }
 
 #[test]
-fn thirty_at_once() {
-    devices::many_at_once(30, |one| vlan(&json!({"vlanId": one + 1})));
-    devices::many_at_once(30, |_| ipvlan(&json!({})));
-    devices::many_at_once(30, |_| dummy());
+fn two_hundred_vlans_at_once() {
+    devices::many_at_once(|one| vlan(&json!({"vlanId": one + 1})));
+}
+
+#[test]
+fn two_hundred_ipvlans_at_once() {
+    devices::many_at_once(|_| ipvlan(&json!({})));
+}
+
+#[test]
+fn two_hundred_dummies_at_once() {
+    devices::many_at_once(|_| dummy());
 }
 
 #[test]
@@ -365,4 +399,10 @@ fn a_dummy_holds_addresses() {
     lab.ok("ip -n ns1 link set lo up");
     reaches(&lab, "ns1", "10.1.2.2");
     reaches(&lab, "ns1", "fd00:1:2::2");
+}
+
+#[test]
+fn a_reused_address_is_reached_at_once() {
+    announce::on_another_master(&vlan(&json!({})), "link add link sw0 name peer type vlan id 5");
+    announce::on_another_master(&ipvlan(&json!({})), "link set sw0 down\nlink set sw0 name peer");
 }

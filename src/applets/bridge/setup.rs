@@ -70,6 +70,9 @@ impl Attaching<'_, '_> {
         if !disable_container_interface {
             wait_for_port(&mut host, &pair.host_name)?;
         }
+        if self.ipam.is_some() {
+            apply::announce(&mut inside, pair.container_index, &pair.container_mac);
+        }
         if may_follow(&bridge, &pair.host_mac)
             && let (Some(now), Some(first)) = (host.find_link_at(bridge.index)?, result.interfaces.first_mut())
         {

@@ -148,7 +148,7 @@ impl Plugin for Ptp {
     }
 }
 
-/// Creates the pair and configures both ends. The host's comes first: both then look for duplicate addresses at once.
+/// Creates the pair and configures both ends. The host's comes first: the container's first packet finds its gateway there.
 fn connect(
     conf: &Conf,
     request: &Request<'_>,
