@@ -45,6 +45,7 @@ mod loopback;
 mod macvlan;
 mod masquerade;
 mod masquerade_nft;
+mod mtu;
 mod portmap;
 mod portmap_foreign;
 mod portmap_input;

@@ -2,6 +2,7 @@
 
 use crate::cni::NetworkConfig;
 use crate::error::{Context, Error, Result, code};
+use crate::ipam::mtu;
 use crate::net::{Handle, Link, Netns};
 
 /// What a configuration says of it.
@@ -20,7 +21,9 @@ impl Master {
     pub fn decode(config: &NetworkConfig) -> Result<Master> {
         let top = config.top();
         let name = top.string("master")?.to_string();
-        Ok(Master { name, in_container: top.boolean("linkInContainer")?, mtu: top.integer("mtu")? })
+        // The master's is the default already.
+        let mtu = mtu::wish(&top)?.unwrap_or(0);
+        Ok(Master { name, in_container: top.boolean("linkInContainer")?, mtu })
     }
 
     /// A handle on the namespace it is in, and the device itself.

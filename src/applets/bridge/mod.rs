@@ -9,7 +9,7 @@
 //! | `ipMasq` | false | traffic leaving the network is masqueraded |
 //! | `ipMasqBackend` | what the kernel has, `iptables` first | `iptables` or `nftables`: what keeps the rules for that |
 //! | `macspoofchk` | false | what the container sends with another hardware address than its own is dropped |
-//! | `mtu` | kernel's | of both veth ends, and of a bridge created here |
+//! | `mtu` | kernel's | of both veth ends, and of a bridge created here; `"auto"`: that of the host's default route |
 //! | `hairpinMode` | false | the port sends packets back to where they came from |
 //! | `portIsolation` | false | nothing passes between this port and other isolated ones |
 //! | `vlan` | 0 | the container's VLAN, whose packets have no tag in the container; 0 for none |
@@ -47,6 +47,7 @@ use crate::error::{Context, Error, Failures, Result};
 use crate::firewall::Session;
 use crate::ipam::attach::{call_ipam, find_ipam, open_netns};
 use crate::ipam::detach::Attachment;
+use crate::ipam::mtu::Mtu;
 use crate::net::Mac;
 use crate::net::bridge_ports::PortSettings;
 
@@ -68,7 +69,7 @@ struct Conf {
     is_default_gateway: bool,
     force_address: bool,
     firewall: Wishes,
-    mtu: u32,
+    mtu: Mtu,
     hairpin: bool,
     isolated: bool,
     promiscuous: bool,
@@ -143,7 +144,7 @@ impl Plugin for Bridge {
 impl Conf {
     /// Decodes and refuses what ADD cannot do, before anything is touched.
     fn for_add(request: &Request<'_>) -> Result<Conf> {
-        let conf = Conf::of(request)?;
+        let mut conf = Conf::of(request)?;
         if conf.disable_container_interface && !conf.ipam.is_empty() {
             return Err(Error::internal("cannot use IPAM when DisableContainerInterface flag is set"));
         }
@@ -157,6 +158,7 @@ impl Conf {
         if let Some(name) = conf.vlan_gateway().filter(|name| name.len() > LONGEST_NAME) {
             return Err(Error::internal(format!("failed to create vlan interface: invalid interface name {name:?}")));
         }
+        conf.mtu.resolve()?;
         Ok(conf)
     }
 
@@ -170,14 +172,13 @@ impl Conf {
         let top = config.top();
         let is_default_gateway = top.boolean("isDefaultGateway")?;
         let bridge = if top.get("bridge").is_some() { top.string("bridge")? } else { "cni0" };
-        let mtu = top.integer("mtu")?.max(0);
         Ok(Conf {
             bridge: bridge.to_string(),
             is_gateway: top.boolean("isGateway")? || is_default_gateway,
             is_default_gateway,
             force_address: top.boolean("forceAddress")?,
             firewall: Wishes::of(config)?,
-            mtu: u32::try_from(mtu).map_err(|_| Error::internal(format!("invalid mtu {mtu}")))?,
+            mtu: Mtu::decode(&top, 0)?,
             hairpin: top.boolean("hairpinMode")?,
             isolated: top.boolean("portIsolation")?,
             promiscuous: top.boolean("promiscMode")?,

@@ -90,7 +90,7 @@ impl Attaching<'_, '_> {
             ifname: &self.request.ifname,
             mac: self.conf.mac.as_ref(),
             master: Some(bridge.index),
-            mtu: self.conf.mtu,
+            mtu: self.conf.mtu.bytes(),
         };
         let pair = veth::create(host, &wanted)?;
         let name = pair.host_name.clone();

@@ -71,7 +71,12 @@ impl SharedBridge {
         self.hold_alone();
         if host.find_link(name)?.is_none() {
             let mac = Mac::random()?;
-            match host.create_bridge(&NewBridge { name, mac: &mac, mtu: conf.mtu, filters_vlans: conf.vlans.filters }) {
+            match host.create_bridge(&NewBridge {
+                name,
+                mac: &mac,
+                mtu: conf.mtu.bytes(),
+                filters_vlans: conf.vlans.filters,
+            }) {
                 Ok(()) => self.bridge.created = true,
                 Err(error) if error.is(Errno::EEXIST) => {}
                 Err(error) => return Err(error.context(&format!("could not add {name:?}"))),
