@@ -266,8 +266,12 @@ fn newer_gc_and_status_reach_ipam_and_look_at_the_master() {
 }
 
 #[test]
-fn the_reference_makes_the_same_and_both_clean_up_after_each_other() {
+fn the_reference_makes_the_same_vlan_and_both_clean_up_after_each_other() {
     devices::agrees_with_the_reference(&vlan(&json!({"mtu": 1400})));
+}
+
+#[test]
+fn the_reference_makes_the_same_ipvlan_and_both_clean_up_after_each_other() {
     devices::agrees_with_the_reference(&ipvlan(&json!({"mode": "l3", "cniVersion": "0.4.0"})));
 }
 
