@@ -18,10 +18,12 @@
 #![allow(unsafe_code, reason = "entering the lab's namespaces between fork and exec: see lab::enter_before_exec")]
 
 mod accidents;
+mod announce;
 mod architecture;
 mod bridge;
 mod bridge_addresses;
 mod bridge_after;
+mod bridge_vlans;
 mod cnitool;
 mod cnitool_lists;
 mod cross;
@@ -48,6 +50,7 @@ mod loopback;
 mod macvlan;
 mod masquerade;
 mod masquerade_nft;
+mod mtu;
 mod portmap;
 mod portmap_foreign;
 mod portmap_input;
@@ -57,6 +60,7 @@ mod portmap_traffic;
 mod protocol;
 mod ptp;
 mod ptp_after;
+mod read_back;
 mod results;
 mod shared_bridge;
 mod spoof_check;

@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Failures, Result};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::verify;
 use crate::net::devices::{self, Device, Wanted};
-use crate::net::{Handle, Link, Netns, sysctls};
+use crate::net::{Handle, Link, Netns};
 
 /// Opens the container's namespace.
 pub fn open_netns(request: &Request<'_>) -> Result<Netns> {
@@ -67,9 +67,8 @@ pub fn configure(request: &Request<'_>, netns: &Netns, device: &Device, mut resu
     }
     result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
     let mut target = Target { netns, handle: &mut handle, index: *index, name };
-    // A wish, as in the reference: a kernel without IPv6, or a read-only /proc/sys, does not fail the call.
-    let announce = || drop(sysctls::write(&format!("net/ipv6/conf/{name}/ndisc_notify"), "1"));
-    apply::configure(&mut target, &result, announce)?;
+    // As in the reference, also for addresses that are not the result's.
+    apply::configure(&mut target, &result, || apply::announce_v6(name))?;
     Ok(result)
 }
 
@@ -128,13 +127,13 @@ pub fn release_lease(request: &Request<'_>, failures: &mut Failures) -> Option<b
     }
 }
 
-/// DEL: `remove` takes the interface of this name out of what is left of the namespace, then IPAM gets the addresses back.
+/// DEL: `delete` takes the interface of this name out of what is left of the namespace, then IPAM gets the addresses back.
 /// An interface that is still there keeps them.
-pub fn detach(request: &Request<'_>, remove: fn(&Netns, &str) -> Result<()>) -> Result<()> {
+pub fn remove(request: &Request<'_>, delete: fn(&Netns, &str) -> Result<()>) -> Result<()> {
     let mut failures = Failures::default();
     let released = release_lease(request, &mut failures);
     let removed = Netns::open_if_left(&request.netns).and_then(|container| {
-        let removed = container.map_or(Ok(()), |container| remove(&container, &request.ifname));
+        let removed = container.map_or(Ok(()), |container| delete(&container, &request.ifname));
         removed.with_context(|| format!("failed to remove {:?} from {:?}", request.ifname, request.netns))
     });
     if failures.note(removed).is_some() && released == Some(false) {

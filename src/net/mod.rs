@@ -4,6 +4,7 @@
 //! /proc/sys needs a thread inside a namespace, and [`Netns::run`] brings that thread back or ends the process.
 
 pub mod addresses;
+pub mod bridge_ports;
 pub mod devices;
 pub mod link_events;
 pub mod links;
