@@ -102,20 +102,24 @@ impl Conversation {
 
     /// Reads until `take` has what it wants.
     fn read<T>(&mut self, take: impl Fn(&mut Incoming) -> std::result::Result<Option<T>, Malformed>) -> Result<T> {
-        let mut buffer = [0; 4096];
         loop {
             match take(&mut self.incoming) {
                 Ok(Some(value)) => return Ok(value),
-                Ok(None) => {}
+                Ok(None) => self.read_more()?,
                 Err(Malformed) => return Err(Error::internal("the answer is malformed")),
             }
-            self.stream.set_read_timeout(self.left()?)?;
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(Error::internal("unexpected EOF")),
-                Ok(length) => self.incoming.push(buffer.get(..length).unwrap_or_default()),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.failed(error)),
-            }
         }
+    }
+
+    fn read_more(&mut self) -> Result<()> {
+        let mut buffer = [0; 4096];
+        self.stream.set_read_timeout(self.left()?)?;
+        match self.stream.read(&mut buffer) {
+            Ok(0) => return Err(Error::internal("unexpected EOF")),
+            Ok(length) => self.incoming.push(buffer.get(..length).unwrap_or_default()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(self.failed(error)),
+        }
+        Ok(())
     }
 }

@@ -79,8 +79,6 @@ const ROUTES_ID: i64 = 69;
 const ROUTE_ID: i64 = 70;
 const DNS_ID: i64 = 71;
 const TEXTS_ID: i64 = 72;
-const INTERFACES_ID: i64 = 73;
-const INTERFACE_ID: i64 = 74;
 
 const REQUEST: Definition =
     Definition { id: HEADER_ID, name: "Request", shape: Shape::Struct(&[("ServiceMethod", STRING), ("Seq", UINT)]) };
@@ -102,24 +100,14 @@ const CMD_ARGS: Definition = Definition {
     ]),
 };
 const EMPTY: Definition = Definition { id: BODY_ID, name: "", shape: Shape::Struct(&[]) };
-const RESULT: [Definition; 10] = [
+const RESULT: [Definition; 8] = [
     Definition {
         id: BODY_ID,
         name: "Result",
-        shape: Shape::Struct(&[("Interfaces", INTERFACES_ID), ("IPs", IPS_ID), ("Routes", ROUTES_ID), ("DNS", DNS_ID)]),
-    },
-    Definition { id: INTERFACES_ID, name: "[]*types100.Interface", shape: Shape::Slice(INTERFACE_ID) },
-    Definition {
-        id: INTERFACE_ID,
-        name: "Interface",
-        shape: Shape::Struct(&[("Name", STRING), ("Mac", STRING), ("Mtu", INT), ("Sandbox", STRING)]),
+        shape: Shape::Struct(&[("IPs", IPS_ID), ("Routes", ROUTES_ID), ("DNS", DNS_ID)]),
     },
     Definition { id: IPS_ID, name: "[]*types100.IPConfig", shape: Shape::Slice(IP_ID) },
-    Definition {
-        id: IP_ID,
-        name: "IPConfig",
-        shape: Shape::Struct(&[("Interface", INT), ("Address", NET_ID), ("Gateway", BYTES)]),
-    },
+    Definition { id: IP_ID, name: "IPConfig", shape: Shape::Struct(&[("Address", NET_ID), ("Gateway", BYTES)]) },
     Definition { id: NET_ID, name: "IPNet", shape: Shape::Struct(&[("IP", BYTES), ("Mask", BYTES)]) },
     Definition { id: ROUTES_ID, name: "[]*types.Route", shape: Shape::Slice(ROUTE_ID) },
     Definition {
@@ -198,12 +186,12 @@ fn push_struct(out: &mut Vec<u8>, id: i64, write: &dyn Fn(&mut Fields<'_>)) {
 
 /// What a lease has: addresses, routes, name resolution.
 fn push_result(fields: &mut Fields<'_>, result: &CniResult) {
-    fields.list(2, result.ips.len(), |index, fields| {
+    fields.list(1, result.ips.len(), |index, fields| {
         let Some(ip) = result.ips.get(index) else { return };
-        fields.nested(2, |fields| push_net(fields, ip.address));
-        push_ip(fields, 3, ip.gateway);
+        fields.nested(1, |fields| push_net(fields, ip.address));
+        push_ip(fields, 2, ip.gateway);
     });
-    fields.list(3, result.routes.len(), |index, fields| {
+    fields.list(2, result.routes.len(), |index, fields| {
         let Some(route) = result.routes.get(index) else { return };
         if let Some(dst) = route.dst {
             fields.nested(1, |fields| push_net(fields, dst));
@@ -215,7 +203,7 @@ fn push_result(fields: &mut Fields<'_>, result: &CniResult) {
         }
     });
     if !result.dns.is_empty() {
-        fields.nested(4, |fields| {
+        fields.nested(3, |fields| {
             fields.texts(1, &result.dns.nameservers);
             fields.bytes(2, result.dns.domain.as_bytes());
             fields.texts(3, &result.dns.search);

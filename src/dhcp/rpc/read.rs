@@ -1,12 +1,13 @@
 //! Reading one direction of a conversation.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 
 use ipnet::IpNet;
 
 use super::{CmdArgs, LONGEST_HEAD, LONGEST_MESSAGE, Malformed};
 use crate::cni::CniResult;
-use crate::cni::result::{Dns, Interface, IpConfig, Route};
+use crate::cni::result::{Dns, IpConfig, Route};
 use crate::dhcp::gob::{self, BYTES, INT, Reader, STRING, Types, UINT};
 
 /// One direction of a conversation, from its HTTP head on. Bytes are pushed as they come; what is complete is taken.
@@ -18,7 +19,10 @@ pub struct Incoming {
     types: Types,
 }
 
-/// A value that has arrived: the type's id and where it is.
+/// What is done with a field: given the types, its name, its type and the reader, it takes the value, or says false.
+type Visit<'v> = &'v mut dyn FnMut(&Types, &str, i64, &mut Reader<'_>) -> Option<bool>;
+
+/// Something that comes in pieces; `None` until it is whole.
 type Arrived<T> = Result<Option<T>, Malformed>;
 
 impl Incoming {
@@ -38,23 +42,15 @@ impl Incoming {
         Ok(Some(String::from_utf8_lossy(line).trim_end().to_string()))
     }
 
-    /// The next value, read by `read` from the types, the value's type and its bytes.
-    fn value<T>(&mut self, read: impl FnOnce(&Types, i64, &mut Reader<'_>) -> Option<T>) -> Arrived<T> {
+    /// The next value: the id of its type, and where its bytes are.
+    fn value(&mut self) -> Arrived<(i64, Range<usize>)> {
         loop {
             let rest = self.bytes.get(self.used..).unwrap_or_default();
-            let (start, length) = match gob::message_length(rest, LONGEST_MESSAGE) {
-                Ok(Some(found)) => found,
-                Ok(None) => return Ok(None),
-                Err(Malformed) => return Err(Malformed),
-            };
+            let Some((start, length)) = gob::message_length(rest, LONGEST_MESSAGE)? else { return Ok(None) };
             let Some(content) = rest.get(start..start + length) else { return Ok(None) };
             self.used += start + length;
-            match self.types.message(content) {
-                None => return Err(Malformed),
-                Some(None) => {}
-                Some(Some((id, mut reader))) => {
-                    return read(&self.types, id, &mut reader).ok_or(Malformed).map(Some);
-                }
+            if let Some((id, reader)) = self.types.message(content).ok_or(Malformed)? {
+                return Ok(Some((id, self.used - reader.0.len()..self.used)));
             }
             if self.used > LONGEST_MESSAGE {
                 return Err(Malformed);
@@ -62,82 +58,78 @@ impl Incoming {
         }
     }
 
+    /// Gives the fields of the next value to `visit`; `None` when it has not come yet.
+    fn fields(&mut self, visit: Visit<'_>) -> Arrived<()> {
+        let Some((id, range)) = self.value()? else { return Ok(None) };
+        let mut reader = Reader(self.bytes.get(range).unwrap_or_default());
+        let read = self.types.fields(id, &mut reader, &mut |name, kind, reader| visit(&self.types, name, kind, reader));
+        read.ok_or(Malformed).map(Some)
+    }
+
     /// The header of a call: method and sequence number.
     pub fn call_header(&mut self) -> Arrived<(String, u64)> {
-        self.value(|types, id, reader| {
-            let mut header = (String::new(), 0);
-            types.fields(id, reader, &mut |name, kind, reader| match (name, kind) {
-                ("ServiceMethod", STRING) => reader.text().map(|text| header.0 = text).map(yes),
-                ("Seq", UINT) => reader.uint().map(|number| header.1 = number).map(yes),
-                _ => Some(false),
-            })?;
-            Some(header)
-        })
+        let mut header = (String::new(), 0);
+        let read = self.fields(&mut |_, name, kind, reader| match (name, kind) {
+            ("ServiceMethod", _) => read_text(kind, reader, &mut header.0),
+            ("Seq", UINT) => {
+                header.1 = reader.uint()?;
+                Some(true)
+            }
+            _ => Some(false),
+        })?;
+        Ok(read.map(|()| header))
     }
 
     /// The arguments of a call.
     pub fn call_args(&mut self) -> Arrived<CmdArgs> {
-        self.value(|types, id, reader| {
-            let mut args = CmdArgs::default();
-            types.fields(id, reader, &mut |name, kind, reader| {
-                let text = match name {
-                    "ContainerID" => &mut args.container_id,
-                    "Netns" => &mut args.netns,
-                    "IfName" => &mut args.ifname,
-                    "Args" => &mut args.args,
-                    "Path" => &mut args.path,
-                    "StdinData" if kind == BYTES => {
-                        args.stdin = reader.bytes()?.to_vec();
-                        return Some(true);
-                    }
-                    _ => return Some(false),
-                };
-                read_text(kind, reader, text)
-            })?;
-            Some(args)
-        })
+        let mut args = CmdArgs::default();
+        let read = self.fields(&mut |_, name, kind, reader| {
+            let text = match name {
+                "ContainerID" => &mut args.container_id,
+                "Netns" => &mut args.netns,
+                "IfName" => &mut args.ifname,
+                "Args" => &mut args.args,
+                "Path" => &mut args.path,
+                "StdinData" if kind == BYTES => {
+                    args.stdin = reader.bytes()?.to_vec();
+                    return Some(true);
+                }
+                _ => return Some(false),
+            };
+            read_text(kind, reader, text)
+        })?;
+        Ok(read.map(|()| args))
     }
 
     /// The header of a reply: the daemon's error text, empty for none.
     pub fn reply_header(&mut self) -> Arrived<String> {
-        self.value(|types, id, reader| {
-            let mut error = String::new();
-            types.fields(id, reader, &mut |name, kind, reader| match name {
-                "Error" => read_text(kind, reader, &mut error),
-                _ => Some(false),
-            })?;
-            Some(error)
-        })
+        let mut error = String::new();
+        let read = self.fields(&mut |_, name, kind, reader| match name {
+            "Error" => read_text(kind, reader, &mut error),
+            _ => Some(false),
+        })?;
+        Ok(read.map(|()| error))
     }
 
-    /// The body of a reply. That of a call without a result is an empty one.
+    /// The body of a reply: addresses, routes and name resolution, which are all that daemons fill. That of a call
+    /// without a result is an empty one.
     pub fn reply_body(&mut self) -> Arrived<CniResult> {
-        self.value(|types, id, reader| {
-            let mut result = CniResult::default();
-            types.fields(id, reader, &mut |name, kind, reader| {
-                match name {
-                    "Interfaces" => {
-                        read_list(types, kind, reader, &mut result.interfaces, &read_interface)?;
-                    }
-                    "IPs" => {
-                        read_list(types, kind, reader, &mut result.ips, &read_ip_config)?;
-                    }
-                    "Routes" => {
-                        read_list(types, kind, reader, &mut result.routes, &read_route)?;
-                    }
-                    "DNS" => result.dns = read_dns(types, kind, reader)?,
-                    _ => return Some(false),
-                }
-                Some(true)
-            })?;
-            Some(result)
-        })
+        let mut result = CniResult::default();
+        let read = self.fields(&mut |types, name, kind, reader| {
+            match name {
+                "IPs" => read_list(types, kind, reader, &mut |kind, reader| {
+                    read_ip_config(types, kind, reader).map(|ip| result.ips.push(ip))
+                })?,
+                "Routes" => read_list(types, kind, reader, &mut |kind, reader| {
+                    read_route(types, kind, reader).map(|route| result.routes.push(route))
+                })?,
+                "DNS" => result.dns = read_dns(types, kind, reader)?,
+                _ => return Some(false),
+            }
+            Some(true)
+        })?;
+        Ok(read.map(|()| result))
     }
-}
-
-/// In place of `true`, for chains.
-fn yes(_taken: ()) -> bool {
-    true
 }
 
 fn read_text(kind: i64, reader: &mut Reader<'_>, text: &mut String) -> Option<bool> {
@@ -156,15 +148,14 @@ fn read_number(kind: i64, reader: &mut Reader<'_>, number: &mut i64) -> Option<b
     Some(true)
 }
 
-fn read_list<T>(
+fn read_list(
     types: &Types,
     kind: i64,
     reader: &mut Reader<'_>,
-    list: &mut Vec<T>,
-    read: &dyn Fn(&Types, i64, &mut Reader<'_>) -> Option<T>,
+    read: &mut dyn FnMut(i64, &mut Reader<'_>) -> Option<()>,
 ) -> Option<()> {
     let element = types.element(kind)?;
-    reader.elements(&mut |reader| read(types, element, reader).map(|one| list.push(one)))
+    reader.elements(&mut |reader| read(element, reader))
 }
 
 fn read_texts(types: &Types, kind: i64, reader: &mut Reader<'_>, texts: &mut Vec<String>) -> Option<bool> {
@@ -173,18 +164,6 @@ fn read_texts(types: &Types, kind: i64, reader: &mut Reader<'_>, texts: &mut Vec
     }
     reader.elements(&mut |reader| reader.text().map(|text| texts.push(text)))?;
     Some(true)
-}
-
-fn read_interface(types: &Types, kind: i64, reader: &mut Reader<'_>) -> Option<Interface> {
-    let mut interface = Interface::default();
-    types.fields(kind, reader, &mut |name, kind, reader| match name {
-        "Name" => read_text(kind, reader, &mut interface.name),
-        "Mac" => read_text(kind, reader, &mut interface.mac),
-        "Sandbox" => read_text(kind, reader, &mut interface.sandbox),
-        "Mtu" => read_number(kind, reader, &mut interface.mtu),
-        _ => Some(false),
-    })?;
-    Some(interface)
 }
 
 fn read_ip_config(types: &Types, kind: i64, reader: &mut Reader<'_>) -> Option<IpConfig> {
