@@ -11,6 +11,7 @@ pub mod index;
 pub mod master;
 pub mod point_to_point;
 pub mod ranges;
+mod record;
 pub mod resolv_conf;
 pub mod store;
 mod table;

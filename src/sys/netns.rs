@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 
 use nix::sched::{CloneFlags, setns};
@@ -28,6 +29,13 @@ pub struct Netns {
 pub struct Identity {
     device: u64,
     inode: u64,
+}
+
+impl Identity {
+    /// The inode number. The kernel gives that of a namespace which has gone to a new one.
+    pub fn inode(self) -> u64 {
+        self.inode
+    }
 }
 
 impl std::fmt::Display for Identity {
@@ -86,6 +94,11 @@ impl Netns {
         Ok(identity_of(&self.file.metadata()?))
     }
 
+    /// A number that the kernel gives no second namespace before the next boot (Linux 5.14).
+    pub fn cookie(&self) -> Result<u64> {
+        self.run(cookie_of_current)?
+    }
+
     /// Runs `work` inside the namespace and comes back. If the way back is barred the process aborts: going on would
     /// change the wrong namespace.
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
@@ -122,6 +135,18 @@ pub fn identity_at(path: &str) -> Option<Identity> {
 
 fn identity_of(metadata: &std::fs::Metadata) -> Identity {
     Identity { device: metadata.dev(), inode: metadata.ino() }
+}
+
+fn cookie_of_current() -> Result<u64> {
+    let socket = UnixDatagram::unbound()?;
+    let mut cookie = 0_u64;
+    let mut length = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: `cookie` has `length` bytes, and both outlive the call.
+    let got = unsafe {
+        let place = std::ptr::from_mut(&mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, place, &raw mut length)
+    };
+    Ok(Errno::result(got).map(|_| cookie)?)
 }
 
 /// The `CLONE_NEW…` flag of a namespace descriptor; `None` for any other file.
