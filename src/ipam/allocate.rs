@@ -148,4 +148,6 @@ fn first_free<'s>(
 }
 
 #[cfg(test)]
+mod life_tests;
+#[cfg(test)]
 mod tests;

@@ -54,7 +54,11 @@ impl Attachment {
     /// The same attachment, whose namespace is at this path.
     #[must_use]
     pub fn living_at(self, netns: &str) -> Attachment {
-        Attachment { sandbox: Sandbox::at(netns), ..self }
+        self.living_in(Sandbox::at(netns))
+    }
+
+    pub(super) fn living_in(self, sandbox: Sandbox) -> Attachment {
+        Attachment { sandbox, ..self }
     }
 
     /// The container id.
