@@ -33,6 +33,8 @@ mod firewall_policy;
 mod firewalld;
 mod guest;
 mod host_local;
+mod host_local_life;
+mod host_local_power;
 mod host_local_store;
 mod iptables_flavours;
 mod kills;

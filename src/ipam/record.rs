@@ -22,10 +22,12 @@
 //! - Its record is of another boot, and the directory is on a file system that only this host uses. (Another boot of
 //!   hosts that share a directory over NFS may be the present one of another host.) A reservation of the Go plugin is so
 //!   recognised one boot later than ours: it must have been seen in a boot that has ended.
-//! - Its record is of this boot, and nothing on this host uses the namespace any more: it is not mounted in any mount
-//!   namespace, no thread is in it, no process holds it open. Only who has the same processes in sight as the one who
-//!   made the record (same PID namespace), and may look at all of them, can say so. It is looked for twice, for a
-//!   process that forks and ends might be missed once. Not seen is a namespace that nothing but a socket holds.
+//! - Its record is of this boot, and nothing on this host uses the namespace any more, be its mount point there or not.
+//!   From Linux 6.18 on the kernel says so. Before, or for who has not all rights, it must be mounted in no mount
+//!   namespace, no thread may be in it, and no process may hold it open; only who has the same processes in sight as the
+//!   one who made the record (same PID namespace), and may look at all of them, can find that out. It is looked for
+//!   twice, for a process that forks and ends might be missed once. Not found is then a namespace that nothing but a
+//!   socket holds.
 //!
 //! Neither holds for a file that is not `<id> CR LF <ifname>`: an administrator may have blocked the address.
 //!
@@ -169,13 +171,10 @@ impl Judge {
             return false;
         }
         let lenient = asking != Asking::Other;
-        let in_sight = record.view != 0 && record.view == self.view;
-        if !lenient && !in_sight {
-            return false;
-        }
         match (self.census)(netns, cookie) {
             Presence::Here => false,
-            Presence::Nowhere => true,
+            Presence::Gone => true,
+            Presence::NotFound => lenient || record.view != 0 && record.view == self.view,
             Presence::Unknown => lenient,
         }
     }

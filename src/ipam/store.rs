@@ -15,7 +15,6 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::IpAddr;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Errno, Failures, Result};
@@ -203,12 +202,7 @@ impl Store {
 
     /// Remembers the address handed out last. That it fails is no reason to fail: the next search begins elsewhere.
     pub fn set_last_reserved(&self, set: usize, address: IpAddr) {
-        let text = address.to_string();
-        let _ = file::open_or_create(&self.pointer(set), 0o600).and_then(|file| {
-            // Cut only afterwards: ext4 flushes files that were emptied first.
-            file.write_all_at(text.as_bytes(), 0)?;
-            Ok(file.set_len(text.len() as u64)?)
-        });
+        let _ = file::write_over(&self.pointer(set), 0o600, address.to_string().as_bytes());
     }
 
     /// Asks the index, and verifies its answer. `None` when it does not know, or was wrong.

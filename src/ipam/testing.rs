@@ -105,9 +105,9 @@ impl World {
     fn presence(&self, inode: u32, cookie: u64) -> Presence {
         match self.namespaces.get(&inode) {
             Some(theirs) if *theirs == cookie && !self.blind => Presence::Here,
-            Some(theirs) if *theirs != cookie => Presence::Nowhere,
+            Some(theirs) if *theirs != cookie => Presence::Gone,
             _ if self.blind => Presence::Unknown,
-            _ => Presence::Nowhere,
+            _ => Presence::NotFound,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,6 +28,15 @@ pub fn create_directories(path: &Path, mode: u32) -> Result<()> {
 pub fn open_or_create(path: &Path, mode: u32) -> Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(mode).open(path);
     file.map_err(|error| Error::from(error).context(&format!("failed to open {path:?}")))
+}
+
+/// Writes these bytes over a file, which is created with `mode` when it is missing. Follows no link.
+pub fn write_over(path: &Path, mode: u32, bytes: &[u8]) -> Result<()> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(mode).custom_flags(flags).open(path)?;
+    // Cut only afterwards: ext4 flushes files that were emptied first.
+    file.write_all_at(bytes, 0)?;
+    Ok(file.set_len(bytes.len() as u64)?)
 }
 
 /// Opens `directory/name` like [`open_or_create`]. The directory is only created, with its parents, when it turns out to

@@ -1,22 +1,29 @@
-//! Which network namespaces are in use on this host: mounted somewhere, entered by a thread, or held open by a process.
-//! There is no system call that tells, so this is what proc(5) shows, in the order of effort.
+//! Whether a network namespace is still in use on this host.
+//!
+//! Since Linux 6.18 a namespace can be opened by its number (`open_by_handle_at` on nsfs), which settles it for whoever may
+//! open all of them. Otherwise it is looked for where proc(5) shows it: mounted somewhere, entered by a thread, or held open
+//! by a process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use crate::error::Errno;
-use crate::sys::netns::Netns;
+use crate::error::{Errno, Result};
+use crate::sys::netns::{Netns, OWN, cookie_of_current};
 
 /// What is known of a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     /// It is in use, or may be.
     Here,
-    /// Nothing uses it.
-    Nowhere,
+    /// The kernel does not have it any more.
+    Gone,
+    /// No process in sight uses it, and all of them could be looked at.
+    NotFound,
     /// It was not found, but not everything could be looked at.
     Unknown,
 }
@@ -33,11 +40,32 @@ pub struct Census {
     looked_at_processes: bool,
     /// Something may not be looked at.
     incomplete: bool,
+    /// What namespaces can be opened by, if they can; `None`: not tried.
+    door: Option<Option<File>>,
+}
+
+/// `struct file_handle` with what nsfs wants in it (`linux/nsfs.h`, `struct nsfs_file_handle`).
+#[repr(C)]
+struct Handle {
+    bytes: u32,
+    kind: i32,
+    id: u64,
+    namespace: u32,
+    inode: u32,
 }
 
 impl Census {
     /// Looks for the namespace with this inode and cookie (see [`Netns::cookie`]; 0 matches every cookie).
     pub fn presence(&mut self, inode: u32, cookie: u64) -> Presence {
+        let door = self.door.get_or_insert_with(door);
+        match door.as_ref().filter(|_| cookie != 0).and_then(|door| opens(door, inode, cookie).ok()) {
+            Some(true) => Presence::Here,
+            Some(false) => Presence::Gone,
+            None => self.look_for(inode, cookie),
+        }
+    }
+
+    fn look_for(&mut self, inode: u32, cookie: u64) -> Presence {
         if !self.looked_at_mounts {
             self.looked_at_mounts = true;
             self.read_mounts("/proc/self");
@@ -48,10 +76,10 @@ impl Census {
         }
         match self.cookie_of(inode) {
             // Two that are there at the same time have different inodes.
-            Some(theirs) if theirs != 0 && cookie != 0 && theirs != cookie => Presence::Nowhere,
+            Some(theirs) if theirs != 0 && cookie != 0 && theirs != cookie => Presence::Gone,
             Some(_) => Presence::Here,
             None if self.incomplete => Presence::Unknown,
-            None => Presence::Nowhere,
+            None => Presence::NotFound,
         }
     }
 
@@ -68,7 +96,7 @@ impl Census {
                 self.read_mounts_once(&task);
             }
             for descriptor in self.numbered(&format!("{process}/fd")) {
-                self.look_at(descriptor);
+                self.look_at_descriptor(descriptor);
             }
         }
     }
@@ -105,6 +133,22 @@ impl Census {
         }
     }
 
+    /// The link of a descriptor that was opened where a namespace is mounted names that path. Most others can be told by
+    /// their links; the rest is not asked of file systems, which may never answer, where the kernel knows (Linux 5.14).
+    fn look_at_descriptor(&mut self, path: String) {
+        const FIRST: u64 = 0xf000_0000;
+        let Some(link) = self.link(&path) else { return };
+        if ["socket:[", "pipe:[", "anon_inode:", "/dev/"].iter().any(|kind| link.to_string_lossy().starts_with(kind)) {
+            return;
+        }
+        let Some(text) = self.note(fs::read_to_string(path.replacen("/fd/", "/fdinfo/", 1))) else { return };
+        let known = text.lines().find_map(|line| line.strip_prefix("ino:")?.trim().parse().ok());
+        let inode: Option<u64> = known.or_else(|| Some(self.note(fs::metadata(&path))?.ino()));
+        if let Some(inode) = inode.filter(|inode| *inode >= FIRST).and_then(|inode| u32::try_from(inode).ok()) {
+            self.places.entry(inode).or_insert(path);
+        }
+    }
+
     fn link(&mut self, path: &str) -> Option<PathBuf> {
         self.note(fs::read_link(path))
     }
@@ -124,6 +168,47 @@ impl Census {
             self.incomplete |= !error.raw_os_error().is_some_and(|errno| GONE.contains(&Errno::from_raw(errno)));
         }
         result.ok()
+    }
+}
+
+/// Something on nsfs, for who may open all namespaces by number, on a kernel that can do it.
+fn door() -> Option<File> {
+    if !may_open_all() {
+        // To others the kernel denies what they may not open.
+        return None;
+    }
+    let own = File::open(OWN).ok()?;
+    let inode = u32::try_from(own.metadata().ok()?.ino()).ok()?;
+    opens(&own, inode, cookie_of_current().ok()?).ok()?.then_some(own)
+}
+
+/// True with CAP_SYS_ADMIN in the first user namespace.
+fn may_open_all() -> bool {
+    const FIRST: &str = "user:[4026531837]";
+    const CAP_SYS_ADMIN: u32 = 21;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
+    let first = fs::read_link("/proc/self/ns/user").is_ok_and(|link| link.as_os_str() == FIRST);
+    first && effective >> CAP_SYS_ADMIN & 1 == 1
+}
+
+/// Whether the kernel opens the network namespace with this cookie, which is its number.
+fn opens(door: &File, inode: u32, cookie: u64) -> Result<bool> {
+    const FILEID_NSFS: i32 = 0xf1;
+    let namespace = libc::CLONE_NEWNET.cast_unsigned();
+    let handle = Handle { bytes: 16, kind: FILEID_NSFS, id: cookie, namespace, inode };
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: the handle has as many bytes as it says, and lives through the call.
+    let opened = unsafe { libc::syscall(libc::SYS_open_by_handle_at, door.as_raw_fd(), &raw const handle, flags) };
+    match Errno::result(opened) {
+        Ok(descriptor) => {
+            // SAFETY: nobody else has this new descriptor.
+            drop(unsafe { OwnedFd::from_raw_fd(descriptor as _) });
+            Ok(true)
+        }
+        Err(Errno::ESTALE) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -159,11 +244,26 @@ mod tests {
     fn the_namespace_of_this_process_is_here_and_another_one_with_its_number_is_not() {
         let own = Netns::open("/proc/self/ns/net").unwrap();
         let (inode, cookie) = (own.identity().unwrap().inode() as u32, own.cookie().unwrap());
+        for ask in [Census::presence, Census::look_for] {
+            let mut census = Census::default();
+            assert_eq!(ask(&mut census, inode, cookie), Presence::Here);
+            assert_eq!(ask(&mut census, inode, 0), Presence::Here);
+            assert_eq!(ask(&mut census, inode, cookie + (1 << 40)), Presence::Gone);
+            assert!(matches!(ask(&mut census, 7, 0), Presence::NotFound | Presence::Unknown));
+        }
+    }
+
+    #[test]
+    fn a_descriptor_is_seen() {
+        let own = Netns::open("/proc/self/ns/net").unwrap();
+        let inode = own.identity().unwrap().inode() as u32;
         let mut census = Census::default();
-        assert_eq!(census.presence(inode, cookie), Presence::Here);
-        assert_eq!(census.presence(inode, 0), Presence::Here);
-        assert_eq!(census.presence(inode, cookie + 1), Presence::Nowhere);
-        assert_ne!(census.presence(7, 0), Presence::Here);
+        census.look_at_descriptor("/proc/self/fd/0".to_string());
+        assert!(census.places.is_empty());
+        for descriptor in census.numbered("/proc/self/fd") {
+            census.look_at_descriptor(descriptor);
+        }
+        assert!(census.places.contains_key(&inode));
     }
 
     #[test]

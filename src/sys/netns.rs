@@ -12,7 +12,7 @@ use nix::sys::statfs::fstatfs;
 use crate::error::{Errno, Error, Result};
 
 /// Namespace of the process.
-const OWN: &str = "/proc/self/ns/net";
+pub(super) const OWN: &str = "/proc/self/ns/net";
 
 /// `NS_GET_NSTYPE` of `linux/nsfs.h`: which kind of namespace a descriptor is.
 const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
@@ -137,7 +137,8 @@ fn identity_of(metadata: &std::fs::Metadata) -> Identity {
     Identity { device: metadata.dev(), inode: metadata.ino() }
 }
 
-fn cookie_of_current() -> Result<u64> {
+/// See [`Netns::cookie`].
+pub(super) fn cookie_of_current() -> Result<u64> {
     let socket = UnixDatagram::unbound()?;
     let mut cookie = 0_u64;
     let mut length = size_of_val(&cookie) as libc::socklen_t;

@@ -95,7 +95,7 @@ impl Life {
             return !found && self.homes.get(&reservation.id) != Some(&(inode, cookie));
         }
         let recycled = self.world.namespaces.get(&inode).is_some_and(|theirs| *theirs != cookie);
-        view == self.world.view && (recycled || !self.world.blind && !self.is_living((inode, cookie)))
+        recycled || view == self.world.view && !self.world.blind && !self.is_living((inode, cookie))
     }
 
     fn drop_all_that_is_over(&mut self) {

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 
 use super::{Attachment, Found, Store, is_empty};
+use crate::cni::environment::{validate_container_id, validate_ifname};
 use crate::error::{Failures, Result};
 use crate::ipam::record::{Asking, Judge, Record};
 use crate::ipam::table::hash;
@@ -118,6 +119,6 @@ const LOOKS: usize = 2;
 
 /// True for `<id> CR LF <ifname>`, which nobody but a plugin writes.
 fn names_attachment(content: &[u8]) -> bool {
-    let separator = content.windows(2).position(|two| two == b"\r\n");
-    separator.is_some_and(|at| at > 0 && at + 2 < content.len())
+    let names = std::str::from_utf8(content).ok().and_then(|text| text.split_once("\r\n"));
+    names.is_some_and(|(id, ifname)| validate_container_id(id).is_ok() && validate_ifname(ifname).is_ok())
 }
