@@ -79,20 +79,33 @@ fn better_addresses_of_namespaces_that_are_gone_are_given_out_when_there_are_no_
     at(&lab, "d", &two()).run().fails(999, FULL);
 }
 
-#[test]
-fn better_a_namespace_lives_as_long_as_anything_uses_it() {
-    let pins = [
-        ("a process in it", "exec ip netns exec a sleep 1000"),
-        ("an open file", "exec 3</run/netns/a; exec sleep 1000"),
-        ("a mount that others do not see", "exec unshare -m sh -c 'mount -t tmpfs x /mnt; touch /mnt/x; mount --bind /run/netns/a /mnt/x; exec sleep 1000'"),
-        ("a thread", "exec python3 -c '
+/// What keeps a namespace, and a script that does it.
+pub const PINS: [(&str, &str); 4] = [
+    ("a process in it", "exec ip netns exec a sleep 1000"),
+    ("an open file", "exec 3</run/netns/a; exec sleep 1000"),
+    (
+        "a mount that others do not see",
+        "exec unshare -m sh -c 'mount -t tmpfs x /mnt; touch /mnt/x; mount --bind /run/netns/a /mnt/x; exec sleep 1000'",
+    ),
+    (
+        "a thread",
+        "exec python3 -c '
 import ctypes, threading, time
 def enter():
-    ctypes.CDLL(None).setns(open(\"/run/netns/a\").fileno(), 0x40000000)
+    with open(\"/run/netns/a\") as file:
+        ctypes.CDLL(None).setns(file.fileno(), 0x40000000)
     time.sleep(1000)
 threading.Thread(target=enter, daemon=True).start()
-time.sleep(1000)'"),
-    ];
+time.sleep(1000)'",
+    ),
+];
+
+#[test]
+fn better_a_namespace_lives_as_long_as_anything_uses_it() {
+    pinned_namespaces(&PINS);
+}
+
+pub fn pinned_namespaces(pins: &[(&str, &str)]) {
     for (what, script) in pins {
         let lab = Lab::new();
         up(&lab, "a", &two());
@@ -117,7 +130,7 @@ time.sleep(1000)'"),
 }
 
 #[test]
-fn better_a_restarted_container_gets_its_address_again() {
+pub fn better_a_restarted_container_gets_its_address_again() {
     let lab = Lab::new();
     let ipam = json!({"ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "2001:db8::/64"}]]});
     let both = |container: &str| {
@@ -131,7 +144,8 @@ fn better_a_restarted_container_gets_its_address_again() {
     both("b");
     lab.sh("ip netns del a; ip netns add a").success();
     assert_eq!(both("a"), first, "another namespace, even if it has the inode of the first");
-    let duplicate = "failed to allocate for range 0: 10.1.2.2 has been allocated to a, duplicate allocation is not allowed";
+    let duplicate =
+        "failed to allocate for range 0: 10.1.2.2 has been allocated to a, duplicate allocation is not allowed";
     at(&lab, "a", &ipam).run().fails(999, duplicate);
     reboot(&lab, 2);
     assert_eq!(both("a"), first, "the same namespace, but another boot");
@@ -146,7 +160,8 @@ fn better_a_container_is_refused_while_it_lives_elsewhere() {
     up(&lab, "a", &ipam);
     lab.netns("other");
     let again = call(&lab, &ipam).container("a").netns("/run/netns/other");
-    let duplicate = "failed to allocate for range 0: 10.1.2.2 has been allocated to a, duplicate allocation is not allowed";
+    let duplicate =
+        "failed to allocate for range 0: 10.1.2.2 has been allocated to a, duplicate allocation is not allowed";
     again.run().fails(999, duplicate);
     let pin = Call::new(&lab, "ip").args_list(&["netns", "exec", "a", "sleep", "1000"]).spawn();
     wait_for("sleep", || lab.read(&format!("/proc/{}/comm", pin.pid())).trim() == "sleep");
@@ -234,6 +249,17 @@ fn better_without_a_boot_id_nothing_is_taken_back() {
     lab.sh("ip netns del a; ip netns add c; mount --bind /run/lab /proc/sys/kernel/random").success();
     at(&lab, "c", &two()).run().fails(999, FULL);
     lab.sh("umount /proc/sys/kernel/random").success();
+    assert_eq!(up(&lab, "c", &two()), "10.1.2.2/29");
+}
+
+/// For kernels that do not say themselves whether a namespace is there.
+pub fn other_processes_in_sight() {
+    let lab = Lab::new();
+    up(&lab, "a", &two());
+    up(&lab, "b", &two());
+    lab.sh("ip netns del a; ip netns add c").success();
+    let blind = at(&lab, "c", &two()).under(&["unshare", "--pid", "--fork", "--mount-proc"]);
+    blind.run().fails(999, FULL);
     assert_eq!(up(&lab, "c", &two()), "10.1.2.2/29");
 }
 

@@ -215,7 +215,10 @@ fn better_the_work_is_the_same_with_65000_reservations() {
     measure();
     let many = measure();
     // A few places more or less in the table.
-    assert!(many.iter().zip(few).all(|(many, few)| *many <= few + 8), "{few:?} system calls before, {many:?} with 65,000");
+    assert!(
+        many.iter().zip(few).all(|(many, few)| *many <= few + 8),
+        "{few:?} system calls before, {many:?} with 65,000"
+    );
     // And it is as right.
     lab.netns("d");
     let d = call(&lab, &ipam).container("c40000").netns("/run/netns/d");

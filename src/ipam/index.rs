@@ -62,8 +62,7 @@ impl Index {
     /// Opens the index of a network, whose `directory` is locked, in this boot. Whether it can be used shows later.
     pub fn open(data_dir: &Path, network: &str, directory: &File, boot: u64) -> Index {
         let path = data_dir.join(FOLDER).join(format!("{network}.index"));
-        let mut index =
-            Index { table: None, before: None, state: State::Distrusted, boot, path, scanned_from: None };
+        let mut index = Index { table: None, before: None, state: State::Distrusted, boot, path, scanned_from: None };
         // Without all of this there is no index; everything still works.
         let _ = index.try_open(data_dir, network, directory);
         index
@@ -92,7 +91,7 @@ impl Index {
     pub(super) fn all(&self) -> Vec<Slot> {
         let mut all = Vec::new();
         // What cannot be read has no record.
-        let _ = self.trusted().map(|table| table.each(|slot| all.push(slot)));
+        let _ = self.trusted().map(|table| table.each(&mut |slot| all.push(slot)));
         all
     }
 
@@ -184,7 +183,7 @@ impl Index {
         let old = self.trusted().ok_or(Errno::EBADF)?;
         let mut larger = self.empty_table(old.entries())?;
         let mut copied = Ok(());
-        old.each(|slot| {
+        old.each(&mut |slot| {
             if copied.is_ok() {
                 copied = larger.insert(slot);
             }

@@ -117,6 +117,9 @@ impl Record {
     }
 }
 
+/// Answers for the inode and the cookie of a namespace.
+pub(super) type Ask = Box<dyn FnMut(u32, u64) -> Presence>;
+
 /// What the host is asked, which the tests answer themselves.
 #[derive(Clone, Copy)]
 pub(super) struct Host {
@@ -124,14 +127,14 @@ pub(super) struct Host {
     pub(super) boot: u64,
     /// The PID namespace whose processes are in sight; 0: unknown.
     pub(super) view: fn() -> u32,
-    /// Begins a search for namespaces: inode and cookie are asked.
-    pub(super) census: fn() -> Box<dyn FnMut(u32, u64) -> Presence>,
+    /// Begins a search for namespaces.
+    pub(super) census: fn() -> Ask,
 }
 
 impl Host {
     pub(super) fn this() -> Host {
         let boot = fs::read("/proc/sys/kernel/random/boot_id").map_or(0, |id| hash(&id));
-        let census = || -> Box<dyn FnMut(u32, u64) -> Presence> {
+        let census = || -> Ask {
             let mut census = Census::default();
             Box::new(move |inode, cookie| census.presence(inode, cookie))
         };
@@ -154,7 +157,7 @@ pub(super) struct Judge {
     view: u32,
     /// The directory is on a file system that only this host uses.
     local: bool,
-    census: Box<dyn FnMut(u32, u64) -> Presence>,
+    census: Ask,
 }
 
 impl Judge {

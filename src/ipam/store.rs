@@ -223,7 +223,7 @@ impl Store {
     /// Reads every reservation, and fills the index on the way.
     fn scan(&mut self, attachment: &Attachment) -> Result<Held> {
         let mut held = Held::default();
-        self.scan_each(|address, content| {
+        self.scan_each(&mut |address, content| {
             if content == attachment.content() {
                 held.exact.push(address);
             } else if content == attachment.id().as_bytes() {
@@ -234,15 +234,14 @@ impl Store {
     }
 
     /// A file keeps its record; one that has none is seen now.
-    fn scan_each(&mut self, mut visit: impl FnMut(IpAddr, &[u8])) -> Result<()> {
+    fn scan_each(&mut self, visit: &mut dyn FnMut(IpAddr, &[u8])) -> Result<()> {
         let addresses: Vec<IpAddr> = self.addresses()?;
         self.index.begin_scan(addresses.len(), &self.directory);
         for address in addresses {
             let Some(Found { content, file }) = self.read(address) else { continue };
             let words = self.index.words(&content, address);
             let kept = words.and_then(|words| Record::read(words, &content, address, file));
-            let record =
-                kept.unwrap_or_else(|| Record::new(&self.host, Sandbox::default(), &content, address, file));
+            let record = kept.unwrap_or_else(|| Record::new(&self.host, Sandbox::default(), &content, address, file));
             self.index.insert(&content, address, record.words());
             visit(address, &content);
         }

@@ -107,7 +107,7 @@ impl Table {
     }
 
     /// Visits all entries.
-    pub(super) fn each(&self, mut visit: impl FnMut(Slot)) -> Result<()> {
+    pub(super) fn each(&self, visit: &mut dyn FnMut(Slot)) -> Result<()> {
         const AT_ONCE: usize = 64;
         let mut bytes = vec![0; AT_ONCE * SLOT_BYTES as usize];
         let mut at = SLOTS_AT;
@@ -115,7 +115,7 @@ impl Table {
         while at < end {
             // The number of slots is a multiple of what is read at once.
             self.file.file().read_exact_at(&mut bytes, at)?;
-            bytes.as_chunks().0.iter().filter_map(Slot::decode).for_each(&mut visit);
+            bytes.as_chunks().0.iter().filter_map(Slot::decode).for_each(&mut *visit);
             at += bytes.len() as u64;
         }
         Ok(())
@@ -124,7 +124,7 @@ impl Table {
     /// The words kept with an address that is stored for a hash.
     pub(super) fn words(&self, hash: u64, address: IpAddr) -> Result<Option<Words>> {
         let mut found = None;
-        self.probe(hash, |_, slot| {
+        self.probe(hash, &mut |_, slot| {
             if (slot.hash, slot.address) == (hash, address) {
                 found = Some(slot.words);
             }
@@ -135,7 +135,7 @@ impl Table {
     /// The addresses stored for a hash.
     pub(super) fn find(&self, hash: u64) -> Result<Vec<IpAddr>> {
         let mut found = Vec::new();
-        self.probe(hash, |_, slot| found.extend(Some(slot.address).filter(|_| slot.hash == hash)))?;
+        self.probe(hash, &mut |_, slot| found.extend(Some(slot.address).filter(|_| slot.hash == hash)))?;
         if found.len() < MOST_ALIKE { Ok(found) } else { Err(Errno::EOVERFLOW.into()) }
     }
 
@@ -145,7 +145,7 @@ impl Table {
             return Err(Errno::ENOSPC.into());
         }
         let mut alike = 0;
-        let free = self.probe(entry.hash, |_, slot| alike += usize::from(slot.hash == entry.hash))?;
+        let free = self.probe(entry.hash, &mut |_, slot| alike += usize::from(slot.hash == entry.hash))?;
         if alike < MOST_ALIKE {
             self.write(free, Some(entry))?;
             self.used += 1;
@@ -158,7 +158,7 @@ impl Table {
     /// Removes an entry, if it is there.
     pub(super) fn remove(&mut self, hash: u64, address: IpAddr) -> Result<()> {
         let (mut place, mut alike) = (None, 0);
-        self.probe(hash, |position, slot| {
+        self.probe(hash, &mut |position, slot| {
             alike += usize::from(slot.hash == hash);
             if (slot.hash, slot.address) == (hash, address) {
                 place = Some(position);
@@ -174,7 +174,7 @@ impl Table {
     }
 
     /// Visits the slots from the home of a hash up to the first empty one, and gives the position of that.
-    fn probe(&self, hash: u64, mut visit: impl FnMut(u64, Slot)) -> Result<u64> {
+    fn probe(&self, hash: u64, visit: &mut dyn FnMut(u64, Slot)) -> Result<u64> {
         for step in 0..self.slots {
             let position = self.wrap(hash.wrapping_add(step));
             match self.read(position)? {

@@ -96,9 +96,8 @@ impl World {
     /// Makes this the world, as reservations see it.
     pub(super) fn host(&self) -> record::Host {
         WORLD.set(self.clone());
-        let census = || -> Box<dyn FnMut(u32, u64) -> Presence> {
-            Box::new(|inode, cookie| WORLD.with_borrow(|world| world.presence(inode, cookie)))
-        };
+        let census =
+            || -> record::Ask { Box::new(|inode, cookie| WORLD.with_borrow(|world| world.presence(inode, cookie))) };
         record::Host { boot: self.boot, view: || WORLD.with_borrow(|world| world.view), census }
     }
 

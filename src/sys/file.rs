@@ -122,8 +122,21 @@ pub fn is_local(file: &File) -> bool {
     // Of linux/magic.h: ext2 to ext4, xfs, btrfs, tmpfs, ramfs, overlayfs, f2fs, zfs, bcachefs, ubifs, jffs2, nilfs2, jfs,
     // reiserfs, exfat.
     const LOCAL: [u32; 15] = [
-        0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x8584_58f6, 0x794c_7630, 0xf2f5_2010, 0x2fc1_2fc1, 0xca45_1a4e,
-        0x2405_1905, 0x72b6, 0x3434, 0x3153_464a, 0x5265_4973, 0x2011_bab0,
+        0xef53,
+        0x5846_5342,
+        0x9123_683e,
+        0x0102_1994,
+        0x8584_58f6,
+        0x794c_7630,
+        0xf2f5_2010,
+        0x2fc1_2fc1,
+        0xca45_1a4e,
+        0x2405_1905,
+        0x72b6,
+        0x3434,
+        0x3153_464a,
+        0x5265_4973,
+        0x2011_bab0,
     ];
     fstatfs(file).is_ok_and(|found| LOCAL.contains(&(found.filesystem_type().0 as u32)))
 }

@@ -4,8 +4,6 @@
 //! open all of them. Otherwise it is looked for where proc(5) shows it: mounted somewhere, entered by a thread, or held open
 //! by a process.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -31,17 +29,24 @@ pub enum Presence {
 /// A search that goes as far as is needed, and remembers what it has seen.
 #[derive(Debug, Default)]
 pub struct Census {
-    /// Inode numbers of namespaces, each with a place where it can be opened.
-    places: BTreeMap<u32, String>,
-    cookies: BTreeMap<u32, u64>,
-    /// Mount namespaces, by inode and root directory, whose mounts have been read.
-    mounts_of: BTreeSet<(u32, OsString)>,
+    places: Vec<Place>,
+    /// Mount namespaces and root directories whose mounts have been read.
+    mounts_of: Vec<(PathBuf, PathBuf)>,
     looked_at_mounts: bool,
     looked_at_processes: bool,
     /// Something may not be looked at.
     incomplete: bool,
     /// What namespaces can be opened by, if they can; `None`: not tried.
     door: Option<Option<File>>,
+}
+
+/// Where a namespace can be opened.
+#[derive(Debug)]
+struct Place {
+    inode: u32,
+    path: String,
+    /// `None`: not asked yet; 0: it cannot be had.
+    cookie: Option<u64>,
 }
 
 /// `struct file_handle` with what nsfs wants in it (`linux/nsfs.h`, `struct nsfs_file_handle`).
@@ -70,7 +75,7 @@ impl Census {
             self.looked_at_mounts = true;
             self.read_mounts("/proc/self");
         }
-        if !self.places.contains_key(&inode) && !self.looked_at_processes {
+        if !self.places.iter().any(|place| place.inode == inode) && !self.looked_at_processes {
             self.looked_at_processes = true;
             self.read_processes();
         }
@@ -85,8 +90,8 @@ impl Census {
 
     /// The cookie of a namespace that was found; 0 when it cannot be had.
     fn cookie_of(&mut self, inode: u32) -> Option<u64> {
-        let place = self.places.get(&inode)?;
-        Some(*self.cookies.entry(inode).or_insert_with(|| cookie_at(place, inode).unwrap_or(0)))
+        let place = self.places.iter_mut().find(|place| place.inode == inode)?;
+        Some(*place.cookie.get_or_insert_with(|| cookie_at(&place.path, inode).unwrap_or(0)))
     }
 
     fn read_processes(&mut self) {
@@ -103,14 +108,18 @@ impl Census {
 
     /// Threads of one mount namespace see the same, unless their root directories differ.
     fn read_mounts_once(&mut self, task: &str) {
-        let (Some(link), Some(root)) =
-            (self.link(&format!("{task}/ns/mnt")), self.link(&format!("{task}/root")))
-        else {
-            return;
-        };
-        let inode = inode_in(&link.to_string_lossy(), "mnt");
-        if inode.is_some_and(|inode| self.mounts_of.insert((inode, root.into_os_string()))) {
+        let links = [self.link(&format!("{task}/ns/mnt")), self.link(&format!("{task}/root"))];
+        let [Some(namespace), Some(root)] = links else { return };
+        let seen = (namespace, root);
+        if !self.mounts_of.contains(&seen) {
+            self.mounts_of.push(seen);
             self.read_mounts(task);
+        }
+    }
+
+    fn add(&mut self, inode: u32, path: String) {
+        if !self.places.iter().any(|place| place.inode == inode) {
+            self.places.push(Place { inode, path, cookie: None });
         }
     }
 
@@ -121,7 +130,7 @@ impl Census {
             // Number, parent, device, root, mount point.
             let mut fields = line.split(' ').skip(3);
             if let (Some(inode), Some(point)) = (fields.next().and_then(network), fields.next()) {
-                self.places.entry(inode).or_insert_with(|| format!("{process}/root{point}"));
+                self.add(inode, format!("{process}/root{point}"));
             }
         }
     }
@@ -129,14 +138,16 @@ impl Census {
     /// Notes the network namespace that a link of proc(5) leads to, if it does.
     fn look_at(&mut self, path: String) {
         if let Some(inode) = self.link(&path).and_then(|link| network(&link.to_string_lossy())) {
-            self.places.entry(inode).or_insert(path);
+            self.add(inode, path);
         }
     }
 
+    /// Inode numbers of namespaces begin in the highest sixteenth of 32 bits, with a few below for the first of each kind.
+    ///
     /// The link of a descriptor that was opened where a namespace is mounted names that path. Most others can be told by
     /// their links; the rest is not asked of file systems, which may never answer, where the kernel knows (Linux 5.14).
     fn look_at_descriptor(&mut self, path: String) {
-        const FIRST: u64 = 0xf000_0000;
+        const FIRST: u64 = 0xefff_ff00;
         let Some(link) = self.link(&path) else { return };
         if ["socket:[", "pipe:[", "anon_inode:", "/dev/"].iter().any(|kind| link.to_string_lossy().starts_with(kind)) {
             return;
@@ -145,7 +156,7 @@ impl Census {
         let known = text.lines().find_map(|line| line.strip_prefix("ino:")?.trim().parse().ok());
         let inode: Option<u64> = known.or_else(|| Some(self.note(fs::metadata(&path))?.ino()));
         if let Some(inode) = inode.filter(|inode| *inode >= FIRST).and_then(|inode| u32::try_from(inode).ok()) {
-            self.places.entry(inode).or_insert(path);
+            self.add(inode, path);
         }
     }
 
@@ -263,12 +274,13 @@ mod tests {
         for descriptor in census.numbered("/proc/self/fd") {
             census.look_at_descriptor(descriptor);
         }
-        assert!(census.places.contains_key(&inode));
+        assert!(census.places.iter().any(|place| place.inode == inode));
     }
 
     #[test]
     fn links_of_other_kinds_are_no_network_namespaces() {
-        for (link, inode) in [("net:[4026531840]", Some(4_026_531_840)), ("mnt:[1]", None), ("net:[x]", None), ("", None)]
+        for (link, inode) in
+            [("net:[4026531840]", Some(4_026_531_840)), ("mnt:[1]", None), ("net:[x]", None), ("", None)]
         {
             assert_eq!(network(link), inode);
         }

@@ -2,7 +2,7 @@
 
 use crate::cross::Side::{Ours, Theirs};
 use crate::lab::chosen;
-use crate::{cross, firewall, masquerade, portmap, portmap_life, portmap_nft};
+use crate::{cross, firewall, host_local_life, masquerade, portmap, portmap_life, portmap_nft};
 
 #[test]
 fn masquerade_both_flavours_hold_the_rules_that_the_reference_writes() {
@@ -52,4 +52,21 @@ fn portmap_either_cleans_up_after_the_other() {
 #[test]
 fn portmap_the_tables_are_those_of_the_reference() {
     portmap_nft::newer_the_tables_are_those_of_the_reference_and_two_rules_more();
+}
+
+// This kernel does not say whether a namespace is there: it must be looked for.
+
+#[test]
+fn host_local_a_namespace_lives_as_long_as_anything_uses_it() {
+    host_local_life::pinned_namespaces(&host_local_life::PINS[..3]);
+}
+
+#[test]
+fn host_local_who_sees_other_processes_takes_nothing_back() {
+    host_local_life::other_processes_in_sight();
+}
+
+#[test]
+fn host_local_a_restarted_container_gets_its_address_again() {
+    host_local_life::better_a_restarted_container_gets_its_address_again();
 }

@@ -65,11 +65,10 @@ impl Store {
     }
 
     fn all_but(&mut self, valid: &[Attachment]) -> Result<Vec<Doomed>> {
-        let mut valid: Vec<&[u8]> = valid.iter().map(Attachment::content).collect();
-        valid.sort_unstable();
+        let valid: Vec<u64> = valid.iter().map(|one| hash(one.content())).collect();
         let mut doomed = Vec::new();
-        self.scan_each(|address, content| {
-            if names_attachment(content) && valid.binary_search(&content).is_err() {
+        self.scan_each(&mut |address, content| {
+            if names_attachment(content) && !valid.contains(&hash(content)) {
                 doomed.push(Doomed { address, content: content.to_vec() });
             }
         })?;
@@ -79,7 +78,7 @@ impl Store {
     /// The index knows the records; only what these say is over is opened, to see whether it is still that file.
     fn doomed(&mut self) -> Result<Vec<Doomed>> {
         if !self.index.is_trusted() {
-            self.scan_each(|_, _| {})?;
+            self.scan_each(&mut |_, _| {})?;
         }
         let mut over = self.index.all();
         for _ in 0..LOOKS {

@@ -95,7 +95,7 @@ fn every_entry_is_visited_with_its_words_until_the_table_is_full() {
     assert!(table.is_full() && table.insert(slot(1, address(1))).is_err());
     assert_eq!(table.words(entries[0].hash, address(300)).unwrap(), None);
     let mut found = Vec::new();
-    table.each(|entry| found.push(entry)).unwrap();
+    table.each(&mut |entry| found.push(entry)).unwrap();
     assert_eq!(found.len(), entries.len());
     assert!(entries.iter().all(|entry| found.contains(entry)));
 }
@@ -121,7 +121,9 @@ fn a_damaged_file_is_an_error_and_never_an_endless_search() {
     table.write_header(&STAMP).unwrap();
     let bytes = vec![1; (SLOTS_AT + table.slots * SLOT_BYTES) as usize];
     table.file.file().write_all_at(&bytes[SLOTS_AT as usize..], SLOTS_AT).unwrap();
-    assert!(table.find(7).is_err() && table.insert(slot(7, address(1))).is_err() && table.remove(7, address(1)).is_err());
+    assert!(
+        table.find(7).is_err() && table.insert(slot(7, address(1))).is_err() && table.remove(7, address(1)).is_err()
+    );
     table.file.file().set_len(SLOTS_AT).unwrap();
     assert!(table.find(7).is_err());
     table.file.file().write_all_at(&bytes[..HEADER_BYTES], 0).unwrap();
