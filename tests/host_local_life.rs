@@ -85,7 +85,7 @@ pub const PINS: [(&str, &str); 4] = [
     ("an open file", "exec 3</run/netns/a; exec sleep 1000"),
     (
         "a mount that others do not see",
-        "exec unshare -m sh -c 'mount -t tmpfs x /mnt; touch /mnt/x; mount --bind /run/netns/a /mnt/x; exec sleep 1000'",
+        "exec unshare -m sh -ec 'touch /run/lab/x; mount --bind /run/netns/a /run/lab/x; exec sleep 1000'",
     ),
     (
         "a thread",
@@ -257,7 +257,8 @@ pub fn other_processes_in_sight() {
     let lab = Lab::new();
     up(&lab, "a", &two());
     up(&lab, "b", &two());
-    lab.sh("ip netns del a; ip netns add c").success();
+    // Not the other way round: c's namespace with a's inode would be proof enough.
+    lab.sh("ip netns add c; ip netns del a").success();
     let blind = at(&lab, "c", &two()).under(&["unshare", "--pid", "--fork", "--mount-proc"]);
     blind.run().fails(999, FULL);
     assert_eq!(up(&lab, "c", &two()), "10.1.2.2/29");

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::error::{Errno, Result};
-use crate::sys::netns::{Netns, OWN, cookie_of_current};
+use crate::sys::netns::{Handle, Netns, OWN, cookie_of_current};
 
 /// What is known of a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,16 +47,6 @@ struct Place {
     path: String,
     /// `None`: not asked yet; 0: it cannot be had.
     cookie: Option<u64>,
-}
-
-/// `struct file_handle` with what nsfs wants in it (`linux/nsfs.h`, `struct nsfs_file_handle`).
-#[repr(C)]
-struct Handle {
-    bytes: u32,
-    kind: i32,
-    id: u64,
-    namespace: u32,
-    inode: u32,
 }
 
 impl Census {
@@ -206,9 +196,7 @@ fn may_open_all() -> bool {
 
 /// Whether the kernel opens the network namespace with this cookie, which is its number.
 fn opens(door: &File, inode: u32, cookie: u64) -> Result<bool> {
-    const FILEID_NSFS: i32 = 0xf1;
-    let namespace = libc::CLONE_NEWNET.cast_unsigned();
-    let handle = Handle { bytes: 16, kind: FILEID_NSFS, id: cookie, namespace, inode };
+    let handle = Handle::new(inode, cookie);
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
     // SAFETY: the handle has as many bytes as it says, and lives through the call.
     let opened = unsafe { libc::syscall(libc::SYS_open_by_handle_at, door.as_raw_fd(), &raw const handle, flags) };
