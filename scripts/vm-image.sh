@@ -17,7 +17,7 @@ ROOT=$VM/root
 # Loaded before the first test. The guest can load others by itself, but only those are there which these need.
 modules() {
     cat <<'LIST'
-8021q bridge br_netfilter dummy ifb ipvlan macvlan overlay sctp tun veth vrf
+8021q virtio_net virtio_pci bridge br_netfilter dummy ifb ipvlan macvlan overlay sctp tun veth vrf
 act_mirred act_police cls_u32 sch_htb sch_ingress sch_tbf
 nf_conntrack nf_conntrack_bridge nf_conntrack_netlink nf_nat
 nf_tables nft_chain_nat nft_compat nft_ct nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_limit nft_log nft_masq
@@ -41,7 +41,7 @@ LIST
 }
 
 # Those with which tests in the guest compare, and no more: each has 3 MB.
-reference_plugins() { echo bridge host-local static firewall portmap ipvlan vlan; }
+reference_plugins() { echo bridge host-device host-local static firewall portmap ptp ipvlan vlan; }
 
 # Data of the programs: folders whole, what is not here is not needed.
 data() {

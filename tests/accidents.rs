@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, Outcome, Snapshot, bridge_config, merged};
+use crate::lab::{Call, Lab, Outcome, Snapshot, bridge_config, merged};
 
 /// A host where the bridge is there because an attachment came and went, and what it looks like.
 fn settled(changes: &Value) -> (Lab, Snapshot) {
@@ -209,27 +209,45 @@ fn a_failed_add_asks_the_users_ipam_plugin_to_delete() {
     assert_eq!(lab.read("/run/lab/calls"), "ADD\nDEL\n");
 }
 
+/// How many attachments no plugin may have trouble with at once.
+pub const MANY: usize = 200;
+
+/// The same verb for many containers at once.
+pub struct Storm<F>(usize, F);
+
+impl<'a, F: Fn(usize) -> Call<'a> + Sync> Storm<F> {
+    /// Makes so many namespaces, `many0` and so on; `call_of` gives the call for one of them, but for verb and container.
+    pub fn new(lab: &'a Lab, count: usize, call_of: F) -> Self {
+        let names: String = (0..count).map(|one| format!("netns add many{one}\n")).collect();
+        Call::new(lab, "ip").args_list(&["-batch", "-"]).stdin(names).run().success();
+        Storm(count, call_of)
+    }
+
+    /// Calls all of them; none may fail.
+    pub fn all(&self, verb: &str) {
+        let Storm(count, call_of) = self;
+        std::thread::scope(|scope| {
+            for one in 0..*count {
+                let call = call_of(one).verb(verb).container(&format!("c{one}"));
+                let call = call.netns(&format!("/var/run/netns/many{one}"));
+                scope.spawn(move || drop(call.run().success()));
+            }
+        });
+    }
+}
+
 #[test]
-fn fifty_containers_at_once_on_one_bridge() {
+fn two_hundred_containers_at_once_on_one_bridge() {
     for flavour in ["nft", "legacy"] {
         let lab = Lab::new();
         lab.install_iptables(flavour);
-        lab.sh("for i in $(seq 50); do ip netns add ns$i; done").success();
         let config = bridge_config(&full());
-        let storm = |verb: &str| {
-            std::thread::scope(|scope| {
-                for index in 1..=50 {
-                    let call = lab.plugin("bridge").verb(verb).container(&format!("c{index}"));
-                    let call = call.netns(&format!("/var/run/netns/ns{index}")).config(&config);
-                    scope.spawn(move || drop(call.run().success()));
-                }
-            });
-        };
-        storm("ADD");
-        assert_eq!(lab.reserved("net").len(), 100, "{flavour}");
-        assert_eq!(lab.veths().len(), 50);
-        assert_eq!(lab.rules().iter().filter(|line| line.contains("POSTROUTING")).count(), 100);
-        storm("DEL");
+        let storm = Storm::new(&lab, MANY, |_| lab.plugin("bridge").config(&config));
+        storm.all("ADD");
+        assert_eq!(lab.reserved("net").len(), 2 * MANY, "{flavour}");
+        assert_eq!(lab.veths().len(), MANY);
+        assert_eq!(lab.rules().iter().filter(|line| line.contains("POSTROUTING")).count(), 2 * MANY);
+        storm.all("DEL");
         assert_eq!((lab.reserved("net").len(), lab.veths().len()), (0, 0));
         assert_eq!(lab.rules(), [""; 0], "{flavour}");
     }

@@ -241,28 +241,6 @@ fn a_link_that_is_no_bridge_is_refused() {
 }
 
 #[test]
-fn better_keys_that_are_not_built_yet_are_errors_and_not_ignored() {
-    let lab = lab();
-    for (key, value) in [
-        ("vlan", json!(100)),
-        ("vlanTrunk", json!([{"id": 5}])),
-        ("preserveDefaultVlan", json!(true)),
-        ("portIsolation", json!(true)),
-    ] {
-        add(&lab, &json!({"ipMasq": true, key: value})).fails_with(2, &[key]);
-        assert_eq!(lab.link("cni0"), Value::Null, "{key}");
-    }
-}
-
-#[test]
-fn keys_that_are_not_built_yet_may_have_their_default_values() {
-    let lab = lab();
-    let defaults = json!({"vlan": 0, "preserveDefaultVlan": false, "portIsolation": false,
-        "ipMasqBackend": "iptables", "ipMasq": true});
-    add(&lab, &defaults).result();
-}
-
-#[test]
 fn ipam_without_an_address_is_an_error() {
     let lab = lab();
     let ipam = json!({"type": "static", "subnet": null});

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use crate::accidents::assert_untouched;
-use crate::kills::{assert_nearly_all, changing_calls, fail_at, kill_at};
+use crate::accidents::{MANY, Storm, assert_untouched};
+use crate::kills::{Accident, Trial};
 use crate::lab::{Call, Lab, Outcome, Snapshot, merged, without_random_names};
 
 /// A plugin and a configuration that it can carry out on [`host`].
@@ -163,6 +163,22 @@ fn brief(lab: &Lab) -> Vec<String> {
     names.chain(lab.reserved("net")).collect()
 }
 
+/// Bad input, and a script that makes the host bad: code and words of the reference, to which ours may add, and nothing
+/// changed.
+pub fn failures_have_the_references_words(device: &Device, cases: &[(Value, &str)]) {
+    for (changes, script) in cases {
+        let lab = host();
+        lab.sh(script).success();
+        let (device, before) = (device.with(changes), brief(&lab));
+        let ours = device.add(&lab).error();
+        assert_eq!(brief(&lab), before, "{changes} {script}");
+        let theirs = lab.reference(device.plugin).config(&device.config).run().error();
+        assert_eq!(ours.0, theirs.0, "{changes} {script}");
+        let (ours, theirs) = (without_random_names(&ours.1), without_random_names(&theirs.1));
+        assert!(ours.contains(&theirs), "{changes} {script}: {ours:?} instead of {theirs:?}");
+    }
+}
+
 /// Everything that fails, with its words, and leaves nothing.
 pub fn failures_leave_nothing(device: &Device, own: &[(Value, &str)]) {
     let routes = |routes: Value| json!({"ipam": {"routes": routes}});
@@ -194,70 +210,38 @@ pub fn failures_leave_nothing(device: &Device, own: &[(Value, &str)]) {
     assert_untouched(&lab, &all);
 }
 
-/// Dies before each of its changes; DEL leaves nothing, and ADD works again.
-pub fn killed_adds_are_cleaned_up(device: &Device, prepare: &str) {
+/// Accidents to an ADD on a host on which `prepare` was run first; ADD works again after them.
+fn accidents(device: &Device, prepare: &str, accident: Accident) {
     let lab = host();
     lab.sh(prepare).success();
     let (add, delete) = (device.call(&lab), device.call(&lab).verb("DEL"));
     add.run().result();
     delete.run().silent();
     let (all, before) = (lab.snapshot(), brief(&lab));
-    let points = changing_calls(&lab, &add);
-    delete.run().silent();
-    let mut killed = 0;
-    for point in &points {
-        killed += usize::from(kill_at(&add, point));
-        delete.run().silent();
-        eprintln!("killed before {point:?}");
-        assert_eq!(brief(&lab), before);
-    }
+    let untouched = || assert_eq!(brief(&lab), before);
+    // The ioctls find the device's index, after it has been made.
+    Trial { lab: &lab, add: add.clone(), delete, ioctls: 3, untouched: &untouched }.suffers(accident);
     assert_untouched(&lab, &all);
-    assert_nearly_all(killed, points.len());
     add.run().result();
+}
+
+/// Dies before each of its changes; DEL leaves nothing.
+pub fn killed_adds_are_cleaned_up(device: &Device, prepare: &str) {
+    accidents(device, prepare, Accident::Killed);
 }
 
 /// Each of its system calls that matter fails once; a failed ADD leaves nothing that a DEL would have to remove.
 pub fn failed_steps_are_undone(device: &Device) {
-    let lab = host();
-    let (add, delete) = (device.call(&lab), device.call(&lab).verb("DEL"));
-    add.run().result();
-    delete.run().silent();
-    let (all, before) = (lab.snapshot(), brief(&lab));
-    let mut points = changing_calls(&lab, &add);
-    // What finds the device's index, after it has been made.
-    points.extend((1..=3).map(|ordinal| ("ioctl".to_string(), ordinal)));
-    delete.run().silent();
-    let mut failed = 0;
-    for point in points.iter().filter(|(name, _)| name != "exit_group") {
-        eprintln!("failing {point:?}");
-        match fail_at(&add, point) {
-            true => failed += 1,
-            // Not everything is needed.
-            false => drop(delete.run().silent()),
-        }
-        assert_eq!(brief(&lab), before);
-    }
-    assert!(failed > 5, "only {failed} of {points:?}");
-    assert_untouched(&lab, &all);
+    accidents(device, "true", Accident::Refused);
 }
 
 /// ADD and DEL of many containers at once.
-pub fn many_at_once(count: usize, device_of: impl Fn(usize) -> Device + Sync) {
+pub fn many_at_once(device_of: impl Fn(usize) -> Device + Sync) {
     let lab = host();
-    let names: String = (0..count).map(|one| format!("netns add many{one}\n")).collect();
-    Call::new(&lab, "ip").args_list(&["-batch", "-"]).stdin(names).run().success();
-    let storm = |verb: &str| {
-        std::thread::scope(|scope| {
-            for one in 0..count {
-                let call = device_of(one).call(&lab).verb(verb).container(&format!("c{one}"));
-                let call = call.netns(&format!("/var/run/netns/many{one}"));
-                scope.spawn(move || drop(call.run().success()));
-            }
-        });
-    };
-    storm("ADD");
-    assert_eq!(lab.reserved("net").len(), count);
-    storm("DEL");
+    let storm = Storm::new(&lab, MANY, |one| device_of(one).call(&lab));
+    storm.all("ADD");
+    assert_eq!(lab.reserved("net").len(), MANY);
+    storm.all("DEL");
     assert_eq!(lab.reserved("net"), [""; 0]);
 }
 
@@ -281,6 +265,18 @@ pub fn check_names_what_is_wrong(device: &Device, own: &[(&str, &str)]) {
     let other = attached.call(&lab).verb("CHECK").netns("/var/run/netns/ns2").run();
     other.fails_with(999, &["Sandbox in prevResult"]);
     device.call(&lab).verb("CHECK").run().fails_with(999, &["prevResult missing"]);
+}
+
+/// The kernel puts a device whose master is of its own kind beside it: that is no fault, but another master is.
+pub fn check_knows_a_master_of_the_same_kind(device: &Device, words: &str) {
+    let lab = host();
+    lab.ok(&format!("ip link add link m0 name n0 type {words}"));
+    lab.ok("ip link set n0 up");
+    let attached = device.with(&json!({"master": "n0"})).attached(&lab);
+    assert_eq!(lab.link_in("ns1", "eth0")["link_index"], lab.link("m0")["ifindex"]);
+    attached.call(&lab).verb("CHECK").run().silent();
+    lab.sh("ip link del n0; ip link add n0 type bridge").success();
+    attached.call(&lab).verb("CHECK").run().fails_with(999, &["Interface eth0 does not lie on master \"n0\""]);
 }
 
 /// What either side makes: result, the host, and the container's link, addresses and routes.

@@ -1,4 +1,5 @@
-//! An ADD or DEL that is killed before any of its changes, and what the next call makes of it.
+//! An ADD that is killed before, or refused, any of its changes, and what is left of it. Other plugins' tests are beside
+//! their other tests; they use [`Trial`].
 
 use std::collections::HashMap;
 
@@ -60,8 +61,8 @@ pub fn kill_at(call: &Call<'_>, (name, ordinal): &(String, usize)) -> bool {
     call.clone().under(&strace).run().code != Some(0)
 }
 
-/// Makes one of the call's system calls fail. False when the call succeeded nevertheless.
-pub fn fail_at(call: &Call<'_>, (name, ordinal): &(String, usize)) -> bool {
+/// Makes one of the call's system calls fail (`EPERM`). False when the call succeeded nevertheless.
+pub fn refuse_at(call: &Call<'_>, (name, ordinal): &(String, usize)) -> bool {
     let inject = format!("inject={name}:error=EPERM:when={ordinal}");
     let trace = format!("trace={name}");
     let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
@@ -72,41 +73,104 @@ pub fn assert_nearly_all(killed: usize, points: usize) {
     assert!(killed + WAITING >= points && killed * 2 > points, "only {killed} of {points} were killed");
 }
 
-/// A host of this flavour with `ns1`, whose bridge is there, and the call that is to be killed.
-fn kill_and_delete_at_every_change(flavour: &str, changes: &Value) {
+/// What happens to an ADD.
+#[derive(Clone, Copy)]
+pub enum Accident {
+    /// It is killed before each of its changes: DEL leaves nothing.
+    Killed,
+    /// It is refused each of its changes, one at a time: what fails has left nothing already. Not everything is needed.
+    Refused,
+}
+
+/// An ADD that accidents happen to, on a host where one has come and gone already.
+pub struct Trial<'a> {
+    pub lab: &'a Lab,
+    pub add: Call<'a>,
+    /// The DEL of a runtime that has no result.
+    pub delete: Call<'a>,
+    /// So many of the ADD's ioctls count among its changes.
+    pub ioctls: usize,
+    /// Panics if anything of the ADD is left.
+    pub untouched: &'a dyn Fn(),
+}
+
+impl Trial<'_> {
+    fn points(&self) -> Vec<(String, usize)> {
+        let mut points = changing_calls(self.lab, &self.add);
+        points.extend((1..=self.ioctls).map(|ordinal| ("ioctl".to_string(), ordinal)));
+        self.delete.run().silent();
+        points
+    }
+
+    /// Goes through all accidents of a kind.
+    pub fn suffers(&self, accident: Accident) {
+        match accident {
+            Accident::Killed => self.is_killed(),
+            Accident::Refused => self.is_refused(),
+        }
+    }
+
+    fn is_killed(&self) {
+        let points = self.points();
+        let mut killed = 0;
+        for point in &points {
+            eprintln!("killed before {point:?}");
+            killed += usize::from(kill_at(&self.add, point));
+            self.delete.run().silent();
+            (self.untouched)();
+        }
+        assert_nearly_all(killed, points.len());
+    }
+
+    fn is_refused(&self) {
+        let points = self.points();
+        let mut failed = 0;
+        for point in points.iter().filter(|(name, _)| name != "exit_group") {
+            eprintln!("refused {point:?}");
+            match refuse_at(&self.add, point) {
+                true => failed += 1,
+                false => drop(self.delete.run().silent()),
+            }
+            (self.untouched)();
+        }
+        assert!(failed > 5, "only {failed} of {points:?} failed");
+    }
+}
+
+/// Accidents on a host of this flavour with `ns1`, whose bridge is there.
+fn on_a_bridge(flavour: &str, changes: &Value, accident: Accident) {
     let lab = Lab::new();
     lab.install_iptables(flavour);
     lab.netns("ns1");
-    let config = merged(bridge_config(&full()), changes);
-    let bridge = lab.plugin("bridge").config(&config);
-    bridge.run().result();
-    bridge.clone().verb("DEL").run().silent();
+    let add = lab.plugin("bridge").config(&merged(bridge_config(&full()), changes));
+    let delete = add.clone().verb("DEL");
+    add.run().result();
+    delete.run().silent();
     let before = lab.snapshot();
-    let points = changing_calls(&lab, &bridge);
-    bridge.clone().verb("DEL").run().silent();
-    let mut killed = 0;
-    for point in &points {
-        killed += usize::from(kill_at(&bridge, point));
-        bridge.clone().verb("DEL").run().silent();
-        eprintln!("killed before {point:?} (iptables-{flavour})");
-        assert_untouched(&lab, &before);
-    }
-    assert_nearly_all(killed, points.len());
+    let untouched = || assert_untouched(&lab, &before);
+    Trial { lab: &lab, add, delete, ioctls: 0, untouched: &untouched }.suffers(accident);
 }
 
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
-    kill_and_delete_at_every_change("nft", &json!({}));
+    on_a_bridge("nft", &json!({}), Accident::Killed);
 }
 
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes_with_legacy_tables() {
-    kill_and_delete_at_every_change("legacy", &json!({}));
+    on_a_bridge("legacy", &json!({}), Accident::Killed);
 }
 
 #[test]
 fn better_del_cleans_up_after_a_killed_add_with_rules_in_tables_of_our_own() {
-    kill_and_delete_at_every_change("nft", &json!({"ipMasqBackend": "nftables", "macspoofchk": true}));
+    on_a_bridge("nft", &json!({"ipMasqBackend": "nftables", "macspoofchk": true}), Accident::Killed);
+}
+
+#[test]
+fn better_an_add_that_is_refused_any_of_its_changes_leaves_everything_as_it_was() {
+    on_a_bridge("nft", &json!({}), Accident::Refused);
+    on_a_bridge("legacy", &json!({}), Accident::Refused);
+    on_a_bridge("nft", &json!({"ipMasqBackend": "nftables", "macspoofchk": true}), Accident::Refused);
 }
 
 #[test]
@@ -164,16 +228,10 @@ fn better_del_cleans_up_after_an_add_of_firewall_killed_before_any_of_its_change
         add.run().result();
         delete.run().silent();
         let before = lab.snapshot();
-        let points = changing_calls(&lab, &add);
-        delete.run().silent();
-        let mut killed = 0;
-        for point in &points {
-            killed += usize::from(kill_at(&add, point));
-            delete.run().silent();
-            eprintln!("killed before {point:?} ({flavour} {backend})");
+        let untouched = || {
             before.assert_same(&lab.snapshot());
-            assert_eq!(lab.list("/run/cni-box/firewall"), [""; 0]);
-        }
-        assert_nearly_all(killed, points.len());
+            assert_eq!(lab.list("/run/cni-box/firewall"), [""; 0], "{flavour} {backend}");
+        };
+        Trial { lab: &lab, add, delete, ioctls: 0, untouched: &untouched }.suffers(Accident::Killed);
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::bridge::reaches;
 use crate::devices::{self, Device, host, second};
-use crate::lab::Lab;
+use crate::lab::{Call, Lab};
 
 fn macvlan(changes: &Value) -> Device {
     Device::new("macvlan", changes)
@@ -33,44 +33,67 @@ fn the_device_is_made_as_told() {
     devices::announces(&macvlan(&json!({})));
 }
 
+/// The network's addresses on what is at the master's other end.
+fn give_outside_addresses(lab: &Lab) {
+    let addresses = "addr add 10.1.2.1/24 dev m1\naddr add fd00:1:2::1/64 dev m1 nodad\n";
+    Call::new(lab, "ip").args_list(&["-n", "outside", "-batch", "-"]).stdin(addresses).run().success();
+}
+
 #[test]
 fn containers_on_one_master_reach_each_other_and_what_is_outside_in_bridge_mode() {
     let lab = two(&json!({"mode": "bridge"}));
-    lab.ok("ip -n outside addr add 10.1.2.1/24 dev m1");
-    lab.ok("ip -n outside addr add fd00:1:2::1/64 dev m1 nodad");
+    give_outside_addresses(&lab);
     for address in ["10.1.2.3", "fd00:1:2::3", "10.1.2.1", "fd00:1:2::1"] {
         reaches(&lab, "ns1", address);
+    }
+}
+
+/// The kernel does not let a master talk to what lies on it: people give the host a macvlan too.
+#[test]
+fn the_host_is_reached_by_a_device_of_its_own_on_the_master() {
+    let lab = host();
+    macvlan(&json!({})).dual().add(&lab).result();
+    lab.ok("ip link add link m0 name h0 type macvlan mode bridge");
+    lab.ok("ip addr add 10.1.2.254/24 dev h0");
+    lab.ok("ip addr add fd00:1:2::fe/64 dev h0 nodad");
+    lab.ok("ip link set h0 up");
+    for (netns, address) in [("ns1", "10.1.2.254"), ("ns1", "fd00:1:2::fe"), ("", "10.1.2.2"), ("", "fd00:1:2::2")] {
+        reaches(&lab, netns, address);
     }
 }
 
 #[test]
 fn private_mode_isolates_containers_from_each_other_only() {
     let lab = two(&json!({"mode": "private"}));
-    lab.ok("ip -n outside addr add 10.1.2.1/24 dev m1");
-    reaches(&lab, "ns1", "10.1.2.1");
-    reaches(&lab, "ns2", "10.1.2.1");
-    assert!(!pings(&lab, "ns1", "10.1.2.3"));
+    give_outside_addresses(&lab);
+    for netns in ["ns1", "ns2"] {
+        reaches(&lab, netns, "10.1.2.1");
+        reaches(&lab, netns, "fd00:1:2::1");
+    }
+    assert!(!pings(&lab, "ns1", "10.1.2.3") && !pings(&lab, "ns1", "fd00:1:2::3"));
 }
 
 #[test]
 fn vepa_mode_goes_by_way_of_a_switch_that_sends_back() {
     let lab = two(&json!({"mode": "vepa"}));
-    assert!(!pings(&lab, "ns1", "10.1.2.3"));
+    assert!(!pings(&lab, "ns1", "10.1.2.3") && !pings(&lab, "ns1", "fd00:1:2::3"));
     lab.ok("ip -n outside link add sw0 up type bridge");
     lab.ok("ip -n outside link set m1 master sw0");
     lab.ok("ip -n outside link set m1 type bridge_slave hairpin on");
     reaches(&lab, "ns1", "10.1.2.3");
+    reaches(&lab, "ns1", "fd00:1:2::3");
 }
 
 #[test]
 fn passthru_takes_the_master_over_and_there_is_only_one() {
     let lab = host();
-    let passthru = macvlan(&json!({"mode": "passthru"}));
+    let passthru = macvlan(&json!({"mode": "passthru"})).dual();
     let result = passthru.add(&lab).result();
     assert_eq!(result["interfaces"][0]["mac"], lab.link("m0")["address"]);
     assert_eq!(lab.link_in("ns1", "eth0")["address"], lab.link("m0")["address"]);
-    lab.ok("ip -n outside addr add 10.1.2.1/24 dev m1");
+    give_outside_addresses(&lab);
     reaches(&lab, "ns1", "10.1.2.1");
+    reaches(&lab, "ns1", "fd00:1:2::1");
     let before = lab.snapshot();
     second(passthru.call(&lab)).run().fails_with(999, &["failed to create macvlan: invalid argument"]);
     before.assert_same(&lab.snapshot());
@@ -211,13 +234,40 @@ fn better_failures_leave_nothing_and_say_why() {
         (json!({"mode": "x"}), "unknown macvlan mode: \"x\""),
         (json!({"mac": "zz"}), "invalid args zz for MAC addr: address zz: invalid MAC address"),
         (json!({"mac": "01:00:00:00:00:00"}), "failed to create macvlan: "),
-        (json!({"bcqueuelen": -1}), "invalid bcqueuelen -1"),
+        (
+            json!({"bcqueuelen": -1}),
+            "failed to load netconf: json: cannot unmarshal number -1 into key \"bcqueuelen\" of type uint32",
+        ),
         (json!({"linkInContainer": true}), "Link not found"),
         (json!({"cniVersion": "0.2.0", "ipam": null}), "cannot convert: no valid IP addresses"),
     ];
     devices::failures_leave_nothing(&macvlan(&json!({})), &own);
     let lab = host();
     macvlan(&json!({})).call(&lab).args("X=1").run().fails(999, "ARGS: unknown args [\"X=1\"]");
+}
+
+#[test]
+fn failures_have_the_references_words() {
+    let cases = [
+        (json!({"master": "nope"}), ""),
+        (json!({"master": null}), ""),
+        (json!({"master": "lo"}), ""),
+        (json!({"mode": "x"}), ""),
+        (json!({"mtu": 1451}), ""),
+        (json!({"mtu": 10}), ""),
+        (json!({"mac": "zz"}), ""),
+        (json!({"mac": "01:00:00:00:00:01"}), ""),
+        (json!({"mode": "passthru"}), "ip link add link m0 name x type macvlan mode passthru"),
+        (json!({}), "ip -n ns1 link add eth0 type bridge"),
+        (json!({}), "ip link add br0 type bridge; ip link set m0 master br0"),
+    ];
+    devices::failures_have_the_references_words(&macvlan(&json!({})), &cases);
+}
+
+/// The kernel puts it on what that one lies on.
+#[test]
+fn a_macvlan_on_a_macvlan_is_as_it_should_be() {
+    devices::check_knows_a_master_of_the_same_kind(&macvlan(&json!({})), "macvlan mode bridge");
 }
 
 #[test]
@@ -241,8 +291,8 @@ fn better_an_add_whose_steps_fail_is_undone() {
 }
 
 #[test]
-fn a_hundred_at_once() {
-    devices::many_at_once(100, |_| macvlan(&json!({})));
+fn two_hundred_at_once() {
+    devices::many_at_once(|_| macvlan(&json!({})));
 }
 
 #[test]

@@ -18,10 +18,12 @@
 #![allow(unsafe_code, reason = "entering the lab's namespaces between fork and exec: see lab::enter_before_exec")]
 
 mod accidents;
+mod announce;
 mod architecture;
 mod bridge;
 mod bridge_addresses;
 mod bridge_after;
+mod bridge_vlans;
 mod cnitool;
 mod cnitool_lists;
 mod cross;
@@ -32,6 +34,8 @@ mod firewall_after;
 mod firewall_policy;
 mod firewalld;
 mod guest;
+mod host_device;
+mod host_device_after;
 mod host_local;
 mod host_local_life;
 mod host_local_power;
@@ -43,6 +47,7 @@ mod loopback;
 mod macvlan;
 mod masquerade;
 mod masquerade_nft;
+mod mtu;
 mod portmap;
 mod portmap_foreign;
 mod portmap_input;
@@ -52,6 +57,7 @@ mod portmap_traffic;
 mod protocol;
 mod ptp;
 mod ptp_after;
+mod read_back;
 mod results;
 mod shared_bridge;
 mod spoof_check;

@@ -1,5 +1,5 @@
 //! tap: every key, seen in the kernel, by traffic, and in what it leaves when things go wrong. Debian's reference has no
-//! tap: its devices were compared by hand with those of 1.9.1 (`tun_flags`, `ip -d link`, routes).
+//! tap: see tests/read_back.rs for what 1.9.1 leaves.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::accidents::{MANY, Storm};
 use crate::bridge::{reaches, sysctl};
-use crate::kills::{assert_nearly_all, changing_calls, fail_at, kill_at};
+use crate::kills::{Accident, Trial};
 use crate::lab::{Call, Lab, Outcome, Snapshot, merged};
 
 /// A tap without addresses: `net`, version 1.0.0.
@@ -48,7 +49,7 @@ fn kernel_says(lab: &Lab) -> (String, String, String) {
 }
 
 #[test]
-fn the_device_is_what_the_reference_makes() {
+pub fn the_device_is_what_the_reference_makes() {
     let lab = lab();
     let table = [
         // 0x1: tun, 0x2: tap, 0x100: several queues, 0x800: persistent, 0x1000: no packet information, 0x4000: virtio header.
@@ -144,9 +145,13 @@ fn it_becomes_a_port_of_a_bridge_in_the_container() {
     lab.plugin("tap").verb("CHECK").config(&config).run().fails(999, "tap: Interface eth0 is no port of bridge br0");
 }
 
-/// Holds the device `eth0` of a namespace, as a virtual machine would.
+/// Holds the device `eth0` of a namespace, as a virtual machine would; `netns` empty is the host.
 fn hold(lab: &Lab, netns: &str, flags: i32) -> File {
-    let space = File::open(lab.path(&format!("/run/netns/{netns}"))).unwrap();
+    let space = match netns {
+        "" => format!("/proc/{}/ns/net", lab.pid()).into(),
+        netns => lab.path(&format!("/run/netns/{netns}")),
+    };
+    let space = File::open(space).unwrap();
     let work = move || {
         // SAFETY: the descriptor is open; only this thread, which ends soon, changes its namespace.
         assert_eq!(unsafe { libc::setns(space.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
@@ -180,7 +185,7 @@ fn carry(mut from: &File, mut to: &File, stop: &AtomicBool) {
 }
 
 #[test]
-fn frames_pass_between_two_containers_whose_taps_somebody_holds() {
+pub fn frames_pass_between_two_containers_whose_taps_somebody_holds() {
     let lab = lab();
     let ns2 = lab.netns("ns2");
     let direct = json!({"owner": 0, "group": 0, "multiQueue": true});
@@ -193,21 +198,47 @@ fn frames_pass_between_two_containers_whose_taps_somebody_holds() {
         let theirs = two.run().result()["ips"].clone();
         let address =
             |ips: &Value, at: usize| ips[at]["address"].as_str().unwrap().split('/').next().unwrap().to_string();
-        let (left, right, stop) = (hold(&lab, "ns1", flags), hold(&lab, "ns2", flags), AtomicBool::new(false));
-        std::thread::scope(|scope| {
-            scope.spawn(|| carry(&left, &right, &stop));
-            scope.spawn(|| carry(&right, &left, &stop));
+        // Held until after they are deleted.
+        let (left, right) = (hold(&lab, "ns1", flags), hold(&lab, "ns2", flags));
+        connected(&left, &right, || {
             for family in 0..2 {
                 reaches(&lab, "ns1", &address(&theirs, family));
                 reaches(&lab, "ns2", &address(&mine, family));
             }
-            stop.store(true, Ordering::Relaxed);
         });
         // A device that is held can be deleted all the same.
         one.verb("DEL").run().silent();
         two.verb("DEL").run().silent();
         assert_eq!(lab.link_in("ns1", "eth0"), Value::Null);
     }
+}
+
+/// Frames pass both ways while `work` is done.
+fn connected(left: &File, right: &File, work: impl FnOnce()) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| carry(left, right, &stop));
+        scope.spawn(|| carry(right, left, &stop));
+        // Whatever happens, those two must end, or the test never would.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        stop.store(true, Ordering::Relaxed);
+        done.unwrap();
+    });
+}
+
+#[test]
+pub fn frames_pass_between_a_container_and_the_host() {
+    let lab = lab();
+    call(&lab, &dual()).run().result();
+    lab.ok("ip tuntap add dev eth0 mode tap");
+    lab.ok("ip addr add 10.9.2.1/24 dev eth0");
+    lab.ok("ip addr add fd00:9:2::1/64 dev eth0 nodad");
+    lab.ok("ip link set eth0 up");
+    connected(&hold(&lab, "ns1", libc::IFF_NO_PI), &hold(&lab, "", libc::IFF_NO_PI), || {
+        for (netns, address) in [("ns1", "10.9.2.1"), ("ns1", "fd00:9:2::1"), ("", "10.9.2.2"), ("", "fd00:9:2::2")] {
+            reaches(&lab, netns, address);
+        }
+    });
 }
 
 /// The reference reports success and leaves a second device, which nobody ever deletes.
@@ -389,70 +420,38 @@ fn newer_gc_and_status_are_passed_on_and_status_wants_the_driver() {
     call("ADD").fails(999, "failed to create tap \"eth0\": failed to open /dev/net/tun: no such file or directory");
 }
 
+fn accidents(accident: Accident) {
+    let lab = lab();
+    let add = call(&lab, &merged(dual(), &json!({"mtu": 1400, "owner": 5})));
+    let delete = add.clone().verb("DEL");
+    add.run().result();
+    delete.run().silent();
+    let before = lab.snapshot();
+    let untouched = || assert_untouched(&lab, &before);
+    Trial { lab: &lab, add, delete, ioctls: 4, untouched: &untouched }.suffers(accident);
+}
+
 #[test]
 fn better_an_add_that_is_refused_any_of_its_changes_leaves_everything_as_it_was() {
-    let lab = lab();
-    let changes = merged(dual(), &json!({"mtu": 1400, "owner": 5}));
-    let add = call(&lab, &changes);
-    add.run().result();
-    add.clone().verb("DEL").run().silent();
-    let before = lab.snapshot();
-    let mut points = changing_calls(&lab, &add);
-    add.clone().verb("DEL").run().silent();
-    points.extend((1..=4).map(|ordinal| ("ioctl".to_string(), ordinal)));
-    let mut failed = 0;
-    for point in &points {
-        eprintln!("refused {point:?}");
-        if fail_at(&add, point) {
-            failed += 1;
-        } else {
-            add.clone().verb("DEL").run().silent();
-        }
-        assert_untouched(&lab, &before);
-    }
-    assert!(failed > 5, "only {failed} of {points:?} failed");
+    accidents(Accident::Refused);
 }
 
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
-    let lab = lab();
-    let add = call(&lab, &merged(dual(), &json!({"mtu": 1400, "owner": 5})));
-    add.run().result();
-    add.clone().verb("DEL").run().silent();
-    let before = lab.snapshot();
-    let mut points = changing_calls(&lab, &add);
-    add.clone().verb("DEL").run().silent();
-    points.extend((1..=3).map(|ordinal| ("ioctl".to_string(), ordinal)));
-    let mut killed = 0;
-    for point in &points {
-        killed += usize::from(kill_at(&add, point));
-        add.clone().verb("DEL").run().silent();
-        eprintln!("killed before {point:?}");
-        assert_untouched(&lab, &before);
-    }
-    assert_nearly_all(killed, points.len());
+    accidents(Accident::Killed);
 }
 
 #[test]
-fn a_hundred_containers_at_once() {
+fn two_hundred_containers_at_once() {
     let lab = Lab::new();
-    lab.sh("for i in $(seq 100); do ip netns add c$i; done").success();
     let config = config(&dual());
-    let storm = |verb: &str| {
-        std::thread::scope(|scope| {
-            for index in 1..=100 {
-                let call = lab.plugin("tap").verb(verb).container(&format!("c{index}"));
-                let call = call.netns(&format!("/var/run/netns/c{index}")).config(&config);
-                scope.spawn(move || drop(call.run().success()));
-            }
-        });
-    };
+    let storm = Storm::new(&lab, MANY, |_| lab.plugin("tap").config(&config));
     let devices = || {
-        let script = "for i in $(seq 100); do ip -n c$i -o link show type tun; done | wc -l";
-        lab.sh(script).success().stdout.trim().to_string()
+        let script = format!("for i in $(seq 0 {}); do ip -n many$i -o link show type tun; done | wc -l", MANY - 1);
+        lab.sh(&script).success().stdout.trim().parse().unwrap_or(0)
     };
-    storm("ADD");
-    assert_eq!((lab.reserved("net").len(), devices().as_str()), (200, "100"));
-    storm("DEL");
-    assert_eq!((lab.reserved("net").len(), devices().as_str()), (0, "0"));
+    storm.all("ADD");
+    assert_eq!((lab.reserved("net").len(), devices()), (2 * MANY, MANY));
+    storm.all("DEL");
+    assert_eq!((lab.reserved("net").len(), devices()), (0, 0));
 }

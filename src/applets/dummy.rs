@@ -40,7 +40,7 @@ impl Plugin for Dummy {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<()> {
-        attach::detach(request, devices::delete)
+        attach::remove(request, devices::delete)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {

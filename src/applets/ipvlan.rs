@@ -86,7 +86,7 @@ impl Plugin for Ipvlan {
 
     /// Never looks for the master: the default route may be gone.
     fn del(&self, request: &Request<'_>) -> Result<()> {
-        attach::detach(request, devices::delete)
+        attach::remove(request, devices::delete)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {

@@ -78,7 +78,7 @@ impl Plugin for Macvlan {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<()> {
-        attach::detach(request, devices::delete)
+        attach::remove(request, devices::delete)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {
@@ -95,11 +95,10 @@ impl Conf {
     fn of(request: &Request<'_>) -> Result<Conf> {
         let top = request.config.top();
         let master = Master::decode(&request.config).context("failed to load netconf")?;
-        let queue = top.integer("bcqueuelen").context("failed to load netconf")?;
         Ok(Conf {
             master,
             mode: mode_number(top.string("mode").context("failed to load netconf")?)?,
-            queue: u32::try_from(queue).map_err(|_| Error::internal(format!("invalid bcqueuelen {queue}")))?,
+            queue: top.u32_if_set("bcqueuelen").context("failed to load netconf")?.unwrap_or(0),
             mac: wanted_mac(request)?,
         })
     }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `multiQueue` | false | the device has several queues |
 //! | `owner`, `group` | anybody | user and group id of who may hold it without a capability |
-//! | `mtu` | kernel's | |
+//! | `mtu` | kernel's | `"auto"`: that of the host's default route |
 //! | `mac` | random | hardware address |
 //! | `bridge` | | a bridge in the container that it becomes a port of |
 //! | `selinuxContext` | ours | context that the device gets |
@@ -14,10 +14,11 @@
 
 use crate::cni::args::Args;
 use crate::cni::result::{Dns, Interface, IpConfig};
-use crate::cni::{CniResult, Object, Plugin, Request, Undo};
+use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::attach::{addresses, call_ipam, find_ipam, open_netns};
+use crate::ipam::mtu::Mtu;
 use crate::ipam::verify;
 use crate::net::tap::{self, NewTap};
 use crate::net::{Handle, Link, Mac, Netns};
@@ -33,7 +34,7 @@ pub struct Tap;
 #[derive(Debug)]
 struct Conf {
     multi_queue: bool,
-    mtu: u32,
+    mtu: Mtu,
     mac: Option<Mac>,
     owner: Option<u32>,
     group: Option<u32>,
@@ -51,13 +52,12 @@ impl Conf {
 
     fn decode(request: &Request<'_>, mac: Option<Mac>) -> Result<Conf> {
         let top = request.config.top();
-        let mtu = top.integer("mtu")?;
         Ok(Conf {
             multi_queue: top.boolean("multiQueue")?,
-            mtu: u32::try_from(mtu).map_err(|_| Error::internal(format!("invalid mtu {mtu}")))?,
+            mtu: Mtu::decode(&top, i64::MIN)?,
             mac,
-            owner: id(&top, "owner")?,
-            group: id(&top, "group")?,
+            owner: top.u32_if_set("owner")?,
+            group: top.u32_if_set("group")?,
             selinux_context: top.string("selinuxContext")?.to_string(),
             bridge: top.string("bridge")?.to_string(),
             dns: request.config.dns()?,
@@ -77,12 +77,6 @@ impl Conf {
             group: self.group,
         }
     }
-}
-
-/// A user or group id.
-fn id(top: &Object<'_>, key: &str) -> Result<Option<u32>> {
-    let Some((value, number)) = top.get(key).zip(top.integer_if_set(key)?) else { return Ok(None) };
-    u32::try_from(number).map(Some).map_err(|_| top.mistyped(key, value, "uint32"))
 }
 
 /// The hardware address asked for: the most specific wish wins.
@@ -105,7 +99,8 @@ impl Plugin for Tap {
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
-        let conf = Conf::of(request)?;
+        let mut conf = Conf::of(request)?;
+        conf.mtu.resolve()?;
         let ipam = find_ipam(request)?;
         let container = open_netns(request)?;
         let mut inside = Handle::inside(&container)?;
@@ -168,8 +163,8 @@ fn create(conf: &Conf, name: &str, container: &Netns, inside: &mut Handle, undo:
     let (netns, own) = (container.duplicate()?, name.to_string());
     undo.push(move || delete(&netns, &own));
     let link = inside.link(name).with_context(|| format!("failed to refetch tap {name:?}"))?;
-    if conf.mac.is_some() || conf.mtu > 0 {
-        let set = inside.set_mac_and_mtu(link.index, conf.mac.as_ref(), conf.mtu);
+    if conf.mac.is_some() || conf.mtu.bytes() > 0 {
+        let set = inside.set_mac_and_mtu(link.index, conf.mac.as_ref(), conf.mtu.bytes());
         set.with_context(|| format!("failed to set mac or mtu of tap {name:?}"))?;
     }
     if !conf.bridge.is_empty() {

@@ -68,7 +68,7 @@ impl Plugin for Vlan {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<()> {
-        attach::detach(request, devices::delete)
+        attach::remove(request, devices::delete)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {

@@ -27,6 +27,11 @@ impl<'a> Object<'a> {
         Object { map: Some(map), path: String::new() }
     }
 
+    /// True for null in place of an object.
+    pub fn is_null(&self) -> bool {
+        self.map.is_none()
+    }
+
     /// The value of a key, unless it is missing or null.
     pub fn get(&self, key: &str) -> Option<&'a Value> {
         let map = self.map?;
@@ -58,6 +63,12 @@ impl<'a> Object<'a> {
     /// A whole number; 0 when missing.
     pub fn integer(&self, key: &str) -> Result<i64> {
         Ok(self.integer_if_set(key)?.unwrap_or(0))
+    }
+
+    /// A whole number of 32 bits without a sign; `None` when missing.
+    pub fn u32_if_set(&self, key: &str) -> Result<Option<u32>> {
+        let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
+        self.get(key).map(|value| number(value).ok_or_else(|| self.mistyped(key, value, "uint32"))).transpose()
     }
 
     /// An object; `None` when missing.

@@ -8,7 +8,7 @@ use crate::cni::result::{IpConfig, Route as CniRoute};
 use crate::error::{Context, Error, Result};
 use crate::net::routes::Route;
 use crate::net::steps::Step;
-use crate::net::{Handle, Netns, sysctls};
+use crate::net::{Handle, Mac, Netns, sysctls};
 
 /// How long duplicate address detection may take.
 pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(5);
@@ -37,7 +37,11 @@ pub fn configure(target: &mut Target<'_>, result: &CniResult, prepare: impl FnOn
     let has_v6 = ips.iter().any(|ip| ip.address.addr().is_ipv6());
     target.netns.run(|| {
         prepare();
-        if has_v6 { enable_v6(name) } else { Ok(()) }
+        if !has_v6 {
+            return Ok(());
+        }
+        announce_v6(name);
+        enable_v6(name)
     })??;
     let mut steps: Vec<Step> = ips.iter().map(|ip| Step::Address(ip.address)).collect();
     steps.extend([Step::Announce, Step::Up]);
@@ -53,6 +57,21 @@ pub fn configure(target: &mut Target<'_>, result: &CniResult, prepare: impl FnOn
     let settled = target.handle.settle_addresses(target.netns, name, SETTLE_LIMIT);
     settled.with_context(|| format!("failed to settle addresses for {name:?}"))?;
     perform(target, &routes)
+}
+
+/// Makes the link announce its IPv6 addresses when they can be used, and whenever IPv4 addresses are announced. A wish, as in
+/// the reference: a kernel without IPv6, or a read-only /proc/sys, does not fail the call.
+pub(super) fn announce_v6(name: &str) {
+    let _ = sysctls::write(&format!("net/ipv6/conf/{name}/ndisc_notify"), "1");
+}
+
+/// Lets the neighbours know once more who has the addresses of a link that [`configure`] was for: one of them may have been
+/// somebody else's a moment ago. Until they know they send to that one's hardware address, for ten seconds or longer.
+///
+/// The kernel announces addresses when the link goes up, but that is before a bridge forwards what its new port sends. It
+/// does so again whenever a hardware address is set, even to what it is. Nobody fails for lack of an announcement.
+pub fn announce(inside: &mut Handle, index: u32, mac: &Mac) {
+    let _ = inside.set_mac(index, mac);
 }
 
 /// The result's addresses that are for this interface: those with an index, which must then name it.

@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Result};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::verify;
 use crate::net::devices::{self, Device, Wanted};
-use crate::net::{Handle, Link, Netns, sysctls};
+use crate::net::{Handle, Link, Netns};
 
 /// Opens the container's namespace.
 pub fn open_netns(request: &Request<'_>) -> Result<Netns> {
@@ -67,10 +67,17 @@ pub fn configure(request: &Request<'_>, netns: &Netns, device: &Device, mut resu
     }
     result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
     let mut target = Target { netns, handle: &mut handle, index: *index, name };
-    // A wish, as in the reference: a kernel without IPv6, or a read-only /proc/sys, does not fail the call.
-    let announce = || drop(sysctls::write(&format!("net/ipv6/conf/{name}/ndisc_notify"), "1"));
-    apply::configure(&mut target, &result, announce)?;
+    // As in the reference, also for addresses that are not the result's.
+    apply::configure(&mut target, &result, || apply::announce_v6(name))?;
     Ok(result)
+}
+
+/// CHECK begins: lets IPAM check, and gives the container's namespace and what ADD has reported.
+pub fn previous(request: &Request<'_>) -> Result<(Netns, CniResult)> {
+    let container = open_netns(request)?;
+    call_ipam(request)?;
+    let previous = request.config.prev_result()?.ok_or_else(|| Error::internal("Required prevResult missing"))?;
+    Ok((container, previous))
 }
 
 /// An attachment that CHECK looks at.
@@ -85,17 +92,16 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Lets IPAM check, and finds the interface that prevResult names: of this kind, with the hardware address it had.
+    /// Lets IPAM check, and finds the interface that prevResult names: of this kind (any if empty), with the hardware
+    /// address it had.
     pub fn find(request: &Request<'_>, kind: &str) -> Result<Attached> {
-        let container = open_netns(request)?;
-        call_ipam(request)?;
-        let previous = request.config.prev_result()?.ok_or_else(|| Error::internal("Required prevResult missing"))?;
+        let (container, previous) = previous(request)?;
         let mut inside = Handle::inside(&container)?;
         let listed = verify::container_interface(&previous, &request.ifname, &request.netns)?;
         let name = &listed.name;
         let missing = || Error::internal(format!("Container Interface name in prevResult: {name} not found"));
         let link = inside.find_link(name)?.ok_or_else(missing)?;
-        if link.kind != kind {
+        if !kind.is_empty() && link.kind != kind {
             return Err(Error::internal(format!("Error: Container interface {name} not of type {kind}")));
         }
         if !listed.mac.is_empty() && listed.mac != link.mac.to_string() {
@@ -112,11 +118,11 @@ impl Attached {
     }
 }
 
-/// DEL: `remove` takes the interface of this name out of what is left of the namespace, then IPAM gets the addresses back.
+/// DEL: `delete` takes the interface of this name out of what is left of the namespace, then IPAM gets the addresses back.
 /// An interface that is still there keeps them: somebody else would get them meanwhile.
-pub fn detach(request: &Request<'_>, remove: fn(&Netns, &str) -> Result<()>) -> Result<()> {
+pub fn remove(request: &Request<'_>, delete: fn(&Netns, &str) -> Result<()>) -> Result<()> {
     let container = Netns::open_if_left(&request.netns)?;
-    let removed = container.map_or(Ok(()), |container| remove(&container, &request.ifname));
+    let removed = container.map_or(Ok(()), |container| delete(&container, &request.ifname));
     removed.with_context(|| format!("failed to remove {:?} from {:?}", request.ifname, request.netns))?;
     call_ipam(request)
 }

@@ -67,15 +67,20 @@ fn ips(addresses: Vec<crate::net::addresses::Address>) -> Vec<IpAddr> {
     addresses.iter().map(|address| address.net.addr()).collect()
 }
 
-/// Deletes the host's end that prevResult names, if it is still the one: a veth with the same hardware address.
+/// Deletes the host's end that prevResult names, if it is still the one: a veth with the same hardware address whose other
+/// end is in another namespace. (Both ends of a VLAN's gateway are on the host: others use it.)
 fn remove_host_end(request: &Request<'_>) -> Result<()> {
     let Ok(Some(previous)) = request.config.prev_result() else { return Ok(()) };
     let mut host = Handle::current()?;
     for interface in previous.interfaces.iter().filter(|interface| interface.sandbox.is_empty()) {
         match host.find_link(&interface.name)? {
-            Some(link) if link.kind == "veth" && link.mac.to_string() == interface.mac => veth::delete(&link.name)?,
+            Some(link) if is_hosts_end(&link) && link.mac.to_string() == interface.mac => veth::delete(&link.name)?,
             _ => {}
         }
     }
     Ok(())
+}
+
+fn is_hosts_end(link: &Link) -> bool {
+    link.kind == "veth" && link.lower_is_elsewhere
 }

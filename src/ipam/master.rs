@@ -2,6 +2,7 @@
 
 use crate::cni::NetworkConfig;
 use crate::error::{Context, Error, Result, code};
+use crate::ipam::mtu;
 use crate::net::{Handle, Link, Netns};
 
 /// What a configuration says of it.
@@ -20,7 +21,9 @@ impl Master {
     pub fn decode(config: &NetworkConfig) -> Result<Master> {
         let top = config.top();
         let name = top.string("master")?.to_string();
-        Ok(Master { name, in_container: top.boolean("linkInContainer")?, mtu: top.integer("mtu")? })
+        // The master's is the default already.
+        let mtu = mtu::wish(&top)?.unwrap_or(0);
+        Ok(Master { name, in_container: top.boolean("linkInContainer")?, mtu })
     }
 
     /// A handle on the namespace it is in, and the device itself.
@@ -51,7 +54,7 @@ impl Master {
         let name = &device.name;
         if !self.name.is_empty() {
             let (_, master) = self.find(container)?;
-            if device.lower != Some(master.index) || device.lower_is_elsewhere == self.in_container {
+            if !self.carries(&master, device) {
                 return Err(Error::internal(format!("Interface {name} does not lie on master {:?}", self.name)));
             }
         }
@@ -60,6 +63,13 @@ impl Master {
             return Err(Error::internal(format!("Interface {name} MTU doesn't match: {wanted}, found {found}")));
         }
         Ok(())
+    }
+
+    fn carries(&self, master: &Link, device: &Link) -> bool {
+        let directly = device.lower == Some(master.index) && device.lower_is_elsewhere != self.in_container;
+        // The kernel puts a macvlan on a macvlan, and an ipvlan on an ipvlan, beside it, on what that one lies on.
+        let stacks = device.kind == "vlan" || device.kind != master.kind;
+        directly || (!stacks && device.lower.is_some() && device.lower == master.lower)
     }
 
     /// STATUS: a master on the host exists and can be used; `limits_mtu` where the device's MTU may not exceed its. Containers

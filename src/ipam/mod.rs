@@ -9,6 +9,7 @@ pub mod candidates;
 pub mod detach;
 pub mod index;
 pub mod master;
+pub mod mtu;
 pub mod point_to_point;
 pub mod ranges;
 mod record;

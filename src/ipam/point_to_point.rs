@@ -113,7 +113,7 @@ fn unique(routes: impl Iterator<Item = Route>) -> Vec<Route> {
 pub fn configure_host(host: &mut Handle, link: u32, result: &CniResult) -> Result<()> {
     let mut steps: Vec<Step> = Vec::new();
     for gateway in result.ips.iter().filter_map(|ip| ip.gateway) {
-        let step = Step::Address(IpNet::from(gateway));
+        let step = Step::AddressAtOnce(IpNet::from(gateway));
         if !steps.contains(&step) {
             steps.push(step);
         }
@@ -123,7 +123,7 @@ pub fn configure_host(host: &mut Handle, link: u32, result: &CniResult) -> Resul
         Step::Route(Route { scope: HOST, ..Route::new(dst, None, link) })
     }));
     host.perform(link, &steps).map_err(|(failed, error)| match steps.get(failed) {
-        Some(Step::Address(net)) => error.context(&format!("failed to add IP addr ({net}) to veth")),
+        Some(Step::AddressAtOnce(net)) => error.context(&format!("failed to add IP addr ({net}) to veth")),
         Some(Step::Route(route)) => error.context(&format!("failed to add route {} on host", route.dst)),
         _ => error,
     })

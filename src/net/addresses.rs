@@ -117,6 +117,15 @@ pub(crate) fn new_address_alone(index: u32, net: IpNet) -> Message {
     message
 }
 
+/// The same for an address that nobody else on the link can have: an IPv6 address is not looked for there first.
+pub(crate) fn new_address_at_once(index: u32, net: IpNet) -> Message {
+    let mut message = new_address(index, net);
+    if net.addr().is_ipv6() {
+        message.u32(IFA_FLAGS, IFA_F_NODAD);
+    }
+    message
+}
+
 /// IPv4 addresses with room for one get a broadcast address, as `ip address add … brd +` and the reference give them.
 fn address_message(kind: u16, flags: u16, index: u32, net: IpNet) -> Message {
     const FIRST_WITHOUT_BROADCAST: u8 = 31;
@@ -198,6 +207,9 @@ mod tests {
         let (plain, alone) = (new_address(3, net), new_address_alone(3, net));
         let flags = alone.body().strip_prefix(plain.body()).unwrap();
         assert_eq!(flags, [8, 0, 8, 0, 0, 2, 0, 0], "IFA_FLAGS: IFA_F_NOPREFIXROUTE");
+        let at_once = new_address_at_once(3, net);
+        let flags = at_once.body().strip_prefix(plain.body()).unwrap();
+        assert_eq!(flags, [8, 0, 8, 0, 2, 0, 0, 0], "IFA_FLAGS: IFA_F_NODAD");
     }
 
     #[test]

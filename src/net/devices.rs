@@ -146,8 +146,10 @@ fn create_and_rename(sender: &mut Handle, wanted: &Wanted<'_>, mac: &Mac) -> Res
         Kind::Dummy => wanted.refused(error),
         _ => error.context(&format!("failed to rename {} to {ifname:?}", kind.name())),
     };
-    if links::index_of(container, ifname)?.is_some() {
-        return Err(refused(Errno::EEXIST.into()));
+    if let Some(taken) = Handle::inside(container)?.find_link(ifname)? {
+        // In the reference's two steps the first fails where the VLAN id is taken too: a second ADD.
+        let is_same = kind.name() == "vlan" && wanted.is_like(&taken);
+        return Err(if is_same { wanted.refused(Errno::EEXIST.into()) } else { refused(Errno::EEXIST.into()) });
     }
     let temporary = temporary_name(ifname);
     sender.connection.request(wanted.message(&temporary, mac)).map_err(|error| wanted.refused(error))?;
@@ -178,6 +180,11 @@ impl Wanted<'_> {
             (_, Some(mac)) => Ok(mac.clone()),
             _ => Mac::random(),
         }
+    }
+
+    fn is_like(&self, link: &Link) -> bool {
+        let lower = self.lower.map(|lower| lower.index);
+        link.kind == self.kind.name() && link.setting == self.kind.setting() && link.lower == lower
     }
 
     fn message(&self, name: &str, mac: &Mac) -> Message {

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Errno, Error, Result};
+use crate::net::bridge_ports::explain_refusal;
 use crate::net::{Handle, Mac, Netns, sysctls};
 use crate::netlink::message::{CREATE, EXCL};
 use crate::netlink::route::*;
@@ -11,10 +12,10 @@ use crate::netlink::{Attribute, Attributes, Connection, Message};
 use crate::sys::random;
 
 /// Longest interface name in bytes (`IFNAMSIZ` without the NUL); longer ones are alternative names.
-const LONGEST_NAME: usize = 15;
+pub(super) const LONGEST_NAME: usize = 15;
 
 /// Length of `struct ifinfomsg` in bytes.
-const IFINFOMSG: usize = 16;
+pub(super) const IFINFOMSG: usize = 16;
 
 /// A network interface as the kernel describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Link {
     pub index: u32,
     /// Interface name.
     pub name: String,
+    /// What somebody wants to be known about it (`ip link set … alias`); empty when nobody said anything.
+    pub alias: String,
     /// Kind of a virtual device (`bridge`, `veth`); empty for others.
     pub kind: String,
     /// What a device of its kind is set to: the mode of a macvlan or ipvlan, the id of a vlan. Of other kinds, anything.
@@ -65,6 +68,19 @@ impl State {
             _ => "unknown",
         }
     }
+}
+
+/// A bridge to be created.
+#[derive(Debug)]
+pub struct NewBridge<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Hardware address.
+    pub mac: &'a Mac,
+    /// Maximum transmission unit in bytes; 0 leaves the kernel's default.
+    pub mtu: u32,
+    /// Packets pass only where their VLAN does.
+    pub filters_vlans: bool,
 }
 
 /// A veth pair to be created: one end here, the other in a container.
@@ -115,6 +131,7 @@ impl Link {
         for attribute in Attributes::after(body, IFINFOMSG)? {
             match attribute.kind {
                 IFLA_IFNAME => link.name = attribute.text(),
+                IFLA_IFALIAS => link.alias = attribute.text(),
                 IFLA_LINKINFO => (link.kind, link.setting) = kind(attribute).unwrap_or_default(),
                 IFLA_ADDRESS => link.mac = Mac::from_bytes(attribute.payload),
                 IFLA_MTU => link.mtu = attribute.u32().unwrap_or(0),
@@ -168,24 +185,21 @@ impl Handle {
     /// Links that belong to this bridge.
     pub fn ports_of(&mut self, master: u32) -> Result<Vec<Link>> {
         let mut request = message(RTM_GETLINK, 0, 0, 0, 0);
-        request.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS).u32(IFLA_MASTER, master);
-        let mut ports = self.connection.dump(&request, Vec::new, |links, reply| {
-            links.push(Link::parse(reply.body)?);
-            Ok(())
-        })?;
+        request.u32(IFLA_MASTER, master);
+        let mut ports = self.dump_links(request)?;
         ports.retain(|link| link.master == Some(master));
         Ok(ports)
     }
 
+    /// All links, for the questions that the kernel answers no other way.
+    pub fn all_links(&mut self) -> Result<Vec<Link>> {
+        self.dump_links(message(RTM_GETLINK, 0, 0, 0, 0)).context("failed to list node links")
+    }
+
     /// Creates a bridge that is up. Its hardware address is set, so that it does not follow its ports'.
-    pub fn create_bridge(&mut self, name: &str, mac: &Mac, mtu: u32) -> Result<()> {
-        let mut request = message(RTM_NEWLINK, CREATE | EXCL, 0, IFF_UP, IFF_UP);
-        request.string(IFLA_IFNAME, name).attribute(IFLA_ADDRESS, mac.bytes());
-        push_mtu(&mut request, mtu);
-        request.container(IFLA_LINKINFO, |info| {
-            info.string(IFLA_INFO_KIND, "bridge");
-        });
-        self.connection.request(request)
+    pub fn create_bridge(&mut self, bridge: &NewBridge<'_>) -> Result<()> {
+        let created = self.connection.request(bridge.message());
+        created.map_err(|error| if bridge.filters_vlans { explain_refusal(error) } else { error })
     }
 
     /// Creates a veth pair in one request. The end here is up and in its bridge; the other end is down.
@@ -252,15 +266,6 @@ impl Handle {
         self.connection.request(request)
     }
 
-    /// Lets a bridge port send packets back to where they came from.
-    pub fn set_hairpin(&mut self, index: u32, on: bool) -> Result<()> {
-        let mut request = Message::new(RTM_SETLINK, 0);
-        request.raw(&ifinfomsg(AF_BRIDGE, index, 0, 0)).nested(IFLA_PROTINFO, |port| {
-            port.u8(IFLA_BRPORT_MODE, u8::from(on));
-        });
-        self.connection.request(request)
-    }
-
     /// Keeps the host from taking router advertisements on a link (CVE-2020-10749). Links without IPv6 take none.
     pub fn refuse_router_advertisements(&self, link: &Link) -> Result<()> {
         match link.accept_ra {
@@ -286,12 +291,37 @@ impl Handle {
         }
     }
 
+    fn dump_links(&mut self, mut request: Message) -> Result<Vec<Link>> {
+        request.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+        self.connection.dump(&request, Vec::new, |links, reply| {
+            links.push(Link::parse(reply.body)?);
+            Ok(())
+        })
+    }
+
     fn get_link(&mut self, mut request: Message) -> Result<Option<Link>> {
         request.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
         match self.connection.get(&request, Link::parse) {
             Err(error) if error.is(Errno::ENODEV) => Ok(None),
             result => result,
         }
+    }
+}
+
+impl NewBridge<'_> {
+    fn message(&self) -> Message {
+        let mut request = message(RTM_NEWLINK, CREATE | EXCL, 0, IFF_UP, IFF_UP);
+        request.string(IFLA_IFNAME, self.name).attribute(IFLA_ADDRESS, self.mac.bytes());
+        push_mtu(&mut request, self.mtu);
+        request.container(IFLA_LINKINFO, |info| {
+            info.string(IFLA_INFO_KIND, "bridge");
+            if self.filters_vlans {
+                info.container(IFLA_INFO_DATA, |data| {
+                    data.u8(IFLA_BR_VLAN_FILTERING, 1);
+                });
+            }
+        });
+        request
     }
 }
 
@@ -370,7 +400,7 @@ pub(super) fn message(kind: u16, flags: u16, index: u32, link_flags: u32, change
 }
 
 /// `struct ifinfomsg`: family, padding, device type, index, flags, mask of flags to change.
-fn ifinfomsg(family: u8, index: u32, flags: u32, change: u32) -> [u8; IFINFOMSG] {
+pub(super) fn ifinfomsg(family: u8, index: u32, flags: u32, change: u32) -> [u8; IFINFOMSG] {
     let mut bytes = [0; IFINFOMSG];
     let fields = [u32::from(family).to_le_bytes(), index.to_ne_bytes(), flags.to_ne_bytes(), change.to_ne_bytes()];
     for (place, field) in bytes.chunks_exact_mut(4).zip(fields) {
@@ -416,6 +446,26 @@ mod tests {
             8, 0, 28, 0, fd, 0, 0, 0,                               //       IFLA_NET_NS_FD
         ];
         assert_eq!(veth.message().body(), golden);
+    }
+
+    #[test]
+    fn a_bridge_is_one_request() {
+        let mac = Mac::from_bytes(&[2, 0, 0, 0, 0, 1]);
+        let mut bridge = NewBridge { name: "cni0", mac: &mac, mtu: 1400, filters_vlans: true };
+        #[rustfmt::skip]
+        let golden = [
+            0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0,         // ifinfomsg: any family, IFF_UP of IFF_UP
+            9, 0, 3, 0, b'c', b'n', b'i', b'0', 0, 0, 0, 0,         // IFLA_IFNAME
+            10, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 0,                    // IFLA_ADDRESS
+            8, 0, 4, 0, 0x78, 5, 0, 0,                              // IFLA_MTU 1400
+            28, 0, 18, 0,                                           // IFLA_LINKINFO
+            11, 0, 1, 0, b'b', b'r', b'i', b'd', b'g', b'e', 0, 0,  //   IFLA_INFO_KIND
+            12, 0, 2, 0,                                            //   IFLA_INFO_DATA
+            5, 0, 7, 0, 1, 0, 0, 0,                                 //     IFLA_BR_VLAN_FILTERING
+        ];
+        assert_eq!(bridge.message().body(), golden);
+        bridge.filters_vlans = false;
+        assert_eq!(bridge.message().body().len(), golden.len() - 12);
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! /proc/sys needs a thread inside a namespace, and [`Netns::run`] brings that thread back or ends the process.
 
 pub mod addresses;
+pub mod bridge_ports;
 pub mod devices;
 pub mod links;
 pub mod mac;
+pub mod moving;
 pub mod routes;
 pub mod steps;
 pub mod sysctls;

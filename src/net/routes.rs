@@ -14,6 +14,9 @@ use crate::netlink::{Attribute, Attributes, Message};
 /// The table that routes are in when nothing else is said.
 pub const MAIN: u32 = RT_TABLE_MAIN;
 
+/// No address in particular, of each family.
+const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+
 /// Length of `struct rtmsg` in bytes.
 const RTMSG: usize = 12;
 /// Where the route's type is in it.
@@ -127,6 +130,8 @@ impl Route {
         let attributes = Attributes::after(body, RTMSG)?;
         let number = |kind| attributes.find(kind).and_then(Attribute::u32);
         let ip = |kind| attributes.find(kind).and_then(|found| ip_from(family, found.payload));
+        let metrics = attributes.find(RTA_METRICS).map(Attribute::nested);
+        let mtu = metrics.and_then(|metrics| metrics.ok()?.find(RTAX_MTU).and_then(Attribute::u32));
         // `struct rtnexthop`: length, flags and hops, then the link.
         let hops = attributes.find(RTA_MULTIPATH).and_then(|hops| hops.payload.get(4..8)?.try_into().ok());
         let any = ip_from(family, if family == AF_INET { &[0; 4] } else { &[0; 16] });
@@ -135,6 +140,7 @@ impl Route {
             table: number(RTA_TABLE).unwrap_or(u32::from(table)),
             scope,
             priority: number(RTA_PRIORITY).unwrap_or(0),
+            mtu: mtu.unwrap_or(0),
             ..Route::new(dst, ip(RTA_GATEWAY), number(RTA_OIF).or(hops.map(u32::from_ne_bytes)).unwrap_or(0))
         }))
     }
@@ -165,15 +171,31 @@ impl Handle {
         self.routes_that(|_| true, like, table)
     }
 
+    /// The maximum transmission unit of the host's default routes in bytes: the lowest of both families, a route's own before
+    /// its link's. `None` without a default route.
+    pub fn default_mtu(&mut self) -> Result<Option<u32>> {
+        let mut lowest = None;
+        for any in ANY {
+            let Some(route) = self.default_route(any)? else { continue };
+            let mtu = if route.mtu > 0 { route.mtu } else { self.find_link_at(route.link)?.map_or(0, |link| link.mtu) };
+            lowest = [lowest, Some(mtu)].into_iter().flatten().filter(|mtu| *mtu > 0).min();
+        }
+        Ok(lowest)
+    }
+
     /// The link of the host's default route: of those in the main table the one with the lowest metric, IPv4 first.
     pub fn default_link(&mut self) -> Result<Option<u32>> {
-        for any in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
-            let defaults = self.routes_that(|route| route.dst.prefix_len() == 0, any, MAIN)?;
-            if let Some(best) = defaults.iter().min_by_key(|route| route.priority) {
+        for any in ANY {
+            if let Some(best) = self.default_route(any)? {
                 return Ok(Some(best.link));
             }
         }
         Ok(None)
+    }
+
+    fn default_route(&mut self, any: IpAddr) -> Result<Option<Route>> {
+        let defaults = self.routes_that(|route| route.dst.prefix_len() == 0, any, MAIN)?;
+        Ok(defaults.into_iter().min_by_key(|route| route.priority))
     }
 
     fn routes_that(&mut self, wanted: fn(&Route) -> bool, like: IpAddr, table: u32) -> Result<Vec<Route>> {

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use crate::error::Error;
 use crate::net::Handle;
-use crate::net::addresses::{new_address, new_address_alone};
+use crate::net::addresses::{new_address, new_address_alone, new_address_at_once};
 use crate::net::links::{announce_message, up_message};
 use crate::net::routes::Route;
 
@@ -15,6 +15,8 @@ pub enum Step {
     Address(IpNet),
     /// Add an address without a route to its network.
     AddressAlone(IpNet),
+    /// Add an address that nobody else on the link can have: it is not tentative first.
+    AddressAtOnce(IpNet),
     /// Announce addresses by gratuitous ARP when the link comes up.
     Announce,
     /// Set the link up.
@@ -32,6 +34,7 @@ impl Handle {
         let messages = steps.iter().map(|step| match step {
             Step::Address(net) => new_address(link, *net),
             Step::AddressAlone(net) => new_address_alone(link, *net),
+            Step::AddressAtOnce(net) => new_address_at_once(link, *net),
             Step::Announce => announce_message(link),
             Step::Up => up_message(link, true),
             Step::Route(route) => route.message(),

@@ -64,7 +64,7 @@ impl Connection {
         let sent = self.send(messages);
         let last = self.sequence;
         let answered = sent.and_then(|()| {
-            self.replies(|reply| {
+            self.replies(&mut |reply| {
                 let index = reply.sequence.wrapping_sub(first) as usize;
                 if reply.kind == ERROR && index < count && refused.is_none() {
                     refused = reply.verdict().err().map(|error| (index, error));
@@ -77,27 +77,34 @@ impl Connection {
     }
 
     /// Sends a request for one object and gives the reply to `read`; `None` when the kernel acknowledges without one.
-    pub fn get<T>(&mut self, message: &Message, mut read: impl FnMut(&[u8]) -> Result<T>) -> Result<Option<T>> {
-        let mut outcome = self.try_get(message, &mut read);
+    pub fn get<T>(&mut self, message: &Message, read: impl Fn(&[u8]) -> Result<T>) -> Result<Option<T>> {
+        let mut answer = None;
+        self.try_get(message, &mut |body| {
+            answer = Some(read(body)?);
+            Ok(())
+        })?;
+        Ok(answer)
+    }
+
+    fn try_get(&mut self, message: &Message, read: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let outcome = self.get_once(message, read);
         if matches!(&outcome, Err(error) if error.is(Errno::EMSGSIZE)) {
-            outcome = self.try_get(message, &mut read);
+            return self.get_once(message, read);
         }
         outcome
     }
 
-    fn try_get<T>(&mut self, message: &Message, read: &mut impl FnMut(&[u8]) -> Result<T>) -> Result<Option<T>> {
+    fn get_once(&mut self, message: &Message, read: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.send(vec![message.clone()])?;
-        let mut answer = None;
         let wanted = self.sequence;
-        self.replies(|reply| {
+        self.replies(&mut |reply| {
             match (reply.sequence == wanted, reply.kind) {
                 (false, _) => return Ok(false),
                 (true, ERROR) => reply.verdict()?,
-                (true, _) => answer = Some(read(reply.body)?),
+                (true, _) => read(reply.body)?,
             }
             Ok(true)
-        })?;
-        Ok(answer)
+        })
     }
 
     /// Asks for all objects and gives each to `read`. Starts over, with `start`'s fresh value, when a change in between
@@ -112,7 +119,7 @@ impl Connection {
         message.add_flags(DUMP);
         for _ in 0..DUMP_TRIES {
             let mut collected = start();
-            match self.try_dump(&message, |reply| read(&mut collected, reply)) {
+            match self.try_dump(&message, &mut |reply| read(&mut collected, reply)) {
                 Ok(true) => return Ok(collected),
                 Ok(false) => {}
                 // The kernel is still at it, and takes no other dump until it is done.
@@ -124,10 +131,10 @@ impl Connection {
     }
 
     /// True when the answer was consistent.
-    fn try_dump(&mut self, message: &Message, mut read: impl FnMut(Reply<'_>) -> Result<()>) -> Result<bool> {
+    fn try_dump(&mut self, message: &Message, read: &mut dyn FnMut(Reply<'_>) -> Result<()>) -> Result<bool> {
         self.send(vec![message.clone()])?;
         let (wanted, mut consistent) = (self.sequence, true);
-        self.replies(|reply| {
+        self.replies(&mut |reply| {
             if reply.sequence != wanted {
                 return Ok(false);
             }
@@ -142,7 +149,7 @@ impl Connection {
 
     fn skip_dump(&mut self) -> Result<()> {
         let wanted = self.sequence;
-        self.replies(|reply| Ok(reply.sequence == wanted && matches!(reply.kind, ERROR | DONE)))
+        self.replies(&mut |reply| Ok(reply.sequence == wanted && matches!(reply.kind, ERROR | DONE)))
     }
 
     /// Sends messages that the kernel takes as one transaction (nfnetlink batches): all are done or the first refusal is
@@ -200,8 +207,8 @@ impl Connection {
         message.finish(self.sequence)
     }
 
-    /// Gives every received message to `read` until it returns true.
-    fn replies(&mut self, mut read: impl FnMut(Reply<'_>) -> Result<bool>) -> Result<()> {
+    /// Gives every received message to `read` until it returns true. (`dyn`, here and above: one copy for all is enough.)
+    fn replies(&mut self, read: &mut dyn FnMut(Reply<'_>) -> Result<bool>) -> Result<()> {
         loop {
             self.socket.receive(&mut self.buffer, true)?;
             let mut rest = self.buffer.as_slice();

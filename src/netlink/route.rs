@@ -24,6 +24,7 @@ pub const IFLA_PROTINFO: u16 = 12;
 pub const IFLA_TXQLEN: u16 = 13;
 pub const IFLA_OPERSTATE: u16 = 16;
 pub const IFLA_LINKINFO: u16 = 18;
+pub const IFLA_IFALIAS: u16 = 20;
 pub const IFLA_AF_SPEC: u16 = 26;
 pub const IFLA_NET_NS_FD: u16 = 28;
 pub const IFLA_EXT_MASK: u16 = 29;
@@ -37,7 +38,17 @@ pub const VETH_INFO_PEER: u16 = 1;
 pub const FIRST_OF_INFO_DATA: u16 = 1;
 pub const IFLA_MACVLAN_BC_QUEUE_LEN: u16 = 7;
 pub const IFLA_IPVLAN_FLAGS: u16 = 2;
+pub const IFLA_INFO_SLAVE_DATA: u16 = 5;
+pub const IFLA_BR_VLAN_FILTERING: u16 = 7;
 pub const IFLA_BRPORT_MODE: u16 = 4;
+pub const IFLA_BRPORT_ISOLATED: u16 = 33;
+
+/// Inside `IFLA_AF_SPEC` of a message of the family `AF_BRIDGE`: `struct bridge_vlan_info`.
+pub const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
+pub const BRIDGE_VLAN_INFO_PVID: u16 = 2;
+pub const BRIDGE_VLAN_INFO_UNTAGGED: u16 = 4;
+pub const BRIDGE_VLAN_INFO_RANGE_BEGIN: u16 = 8;
+pub const BRIDGE_VLAN_INFO_RANGE_END: u16 = 16;
 
 /// Inside `IFLA_AF_SPEC`, `AF_INET`: settings of `net/ipv4/conf`, one attribute each.
 pub const IFLA_INET_CONF: u16 = 1;
@@ -46,6 +57,7 @@ pub const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
 pub const IFLA_INET6_CONF: u16 = 2;
 pub const DEVCONF_ACCEPT_RA: usize = 3;
 
+pub const RTEXT_FILTER_BRVLAN_COMPRESSED: u32 = 4;
 pub const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 
 pub const IFF_UP: u32 = 0x1;
@@ -57,6 +69,7 @@ pub const IFA_ADDRESS: u16 = 1;
 pub const IFA_LOCAL: u16 = 2;
 pub const IFA_BROADCAST: u16 = 4;
 pub const IFA_FLAGS: u16 = 8;
+pub const IFA_F_NODAD: u32 = 0x02;
 pub const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 pub const IFA_F_DADFAILED: u32 = 0x08;
 pub const IFA_F_TENTATIVE: u32 = 0x40;

@@ -2,7 +2,7 @@
 
 use crate::cross::Side::{Ours, Theirs};
 use crate::lab::chosen;
-use crate::{cross, firewall, host_local_life, masquerade, portmap, portmap_life, portmap_nft};
+use crate::{cross, firewall, host_local_life, masquerade, portmap, portmap_life, portmap_nft, ptp, tap};
 
 #[test]
 fn masquerade_both_flavours_hold_the_rules_that_the_reference_writes() {
@@ -52,6 +52,28 @@ fn portmap_either_cleans_up_after_the_other() {
 #[test]
 fn portmap_the_tables_are_those_of_the_reference() {
     portmap_nft::newer_the_tables_are_those_of_the_reference_and_two_rules_more();
+}
+
+#[test]
+fn ptp_traffic_with_the_host_between_containers_and_masqueraded_to_the_outside() {
+    ptp::traffic("iptables", "legacy");
+    ptp::traffic("nftables", "nft");
+}
+
+#[test]
+fn ptp_both_make_the_same_result_host_and_container() {
+    ptp::both_make_the_same(chosen(ptp::configurations(), &["dual stack", "masqueraded, old version"]));
+}
+
+#[test]
+fn tap_the_device_is_what_the_reference_makes() {
+    tap::the_device_is_what_the_reference_makes();
+}
+
+#[test]
+fn tap_frames_pass_between_two_containers_and_with_the_host() {
+    tap::frames_pass_between_two_containers_whose_taps_somebody_holds();
+    tap::frames_pass_between_a_container_and_the_host();
 }
 
 // This kernel does not say whether a namespace is there: it must be looked for.

@@ -4,8 +4,10 @@
 use serde_json::{Value, json};
 
 use crate::accidents::assert_untouched;
+use crate::announce;
 use crate::bridge::reaches;
 use crate::devices::{self, Device, host, second};
+use crate::read_back;
 
 fn vlan(changes: &Value) -> Device {
     Device::new("vlan", &json!({"vlanId": 5})).with(changes)
@@ -30,7 +32,7 @@ fn devices_are_made_as_told() {
 
 #[test]
 fn a_second_add_fails_and_takes_no_address() {
-    devices::second_add_fails(&vlan(&json!({})), "failed to rename vlan to \"eth0\": file exists");
+    devices::second_add_fails(&vlan(&json!({})), "failed to create vlan: file exists");
     devices::second_add_fails(&ipvlan(&json!({})), "failed to rename ipvlan to \"eth0\": file exists");
     devices::second_add_fails(&dummy(), "failed to create dummy: file exists");
 }
@@ -107,6 +109,41 @@ fn better_failures_of_ipvlan_leave_nothing_and_say_why() {
 }
 
 #[test]
+fn failures_have_the_references_words() {
+    let name_taken = "ip -n ns1 link add eth0 type bridge";
+    let id_taken = "ip link add link m0 name x type vlan id 5";
+    let both_taken = "ip link add link m0 name eth0 netns ns1 type vlan id 5";
+    let cases = [
+        (json!({"master": "nope"}), ""),
+        (json!({"master": "lo"}), ""),
+        (json!({"vlanId": 4095}), ""),
+        (json!({"mtu": 1451}), ""),
+        (json!({}), name_taken),
+        (json!({}), id_taken),
+        (json!({}), both_taken),
+    ];
+    devices::failures_have_the_references_words(&vlan(&json!({})), &cases);
+    let cases = [
+        (json!({"master": "nope"}), ""),
+        (json!({"master": null}), ""),
+        (json!({"master": "lo"}), ""),
+        (json!({"mode": "x"}), ""),
+        (json!({"mtu": 10}), ""),
+        (json!({}), name_taken),
+        (json!({}), "ip link add link m0 name x type macvlan"),
+    ];
+    devices::failures_have_the_references_words(&ipvlan(&json!({})), &cases);
+}
+
+/// The kernel takes it, so it is no bad input.
+#[test]
+fn an_ipvlan_may_have_a_larger_mtu_than_its_master() {
+    let lab = host();
+    ipvlan(&json!({"mtu": 1451})).add(&lab).result();
+    assert_eq!(lab.link_in("ns1", "eth0")["mtu"], 1451);
+}
+
+#[test]
 fn better_failures_of_dummy_leave_nothing_and_say_why() {
     let own = [(json!({"ipam": null}), "dummy interface requires an IPAM configuration")];
     devices::failures_leave_nothing(&dummy(), &own);
@@ -116,6 +153,31 @@ fn better_failures_of_dummy_leave_nothing_and_say_why() {
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_the_device_has_its_name() {
     devices::killed_adds_are_cleaned_up(&vlan(&json!({})), "ip link add eth0 type bridge");
+}
+
+#[test]
+fn better_del_cleans_up_after_an_add_of_ipvlan_killed_before_any_of_its_changes() {
+    devices::killed_adds_are_cleaned_up(&ipvlan(&json!({})), "true");
+}
+
+#[test]
+fn better_del_cleans_up_after_an_add_of_dummy_killed_before_any_of_its_changes() {
+    devices::killed_adds_are_cleaned_up(&dummy(), "true");
+}
+
+#[test]
+fn better_an_add_of_vlan_whose_steps_fail_is_undone() {
+    devices::failed_steps_are_undone(&vlan(&json!({})));
+}
+
+#[test]
+fn better_an_add_of_ipvlan_whose_steps_fail_is_undone() {
+    devices::failed_steps_are_undone(&ipvlan(&json!({})));
+}
+
+#[test]
+fn better_an_add_of_dummy_whose_steps_fail_is_undone() {
+    devices::failed_steps_are_undone(&dummy());
 }
 
 #[test]
@@ -139,10 +201,18 @@ fn better_vlan_and_dummy_announce_their_addresses_too() {
 }
 
 #[test]
-fn thirty_at_once() {
-    devices::many_at_once(30, |one| vlan(&json!({"vlanId": one + 1})));
-    devices::many_at_once(30, |_| ipvlan(&json!({})));
-    devices::many_at_once(30, |_| dummy());
+fn two_hundred_vlans_at_once() {
+    devices::many_at_once(|one| vlan(&json!({"vlanId": one + 1})));
+}
+
+#[test]
+fn two_hundred_ipvlans_at_once() {
+    devices::many_at_once(|_| ipvlan(&json!({})));
+}
+
+#[test]
+fn two_hundred_dummies_at_once() {
+    devices::many_at_once(|_| dummy());
 }
 
 #[test]
@@ -196,8 +266,12 @@ fn newer_gc_and_status_reach_ipam_and_look_at_the_master() {
 }
 
 #[test]
-fn the_reference_makes_the_same_and_both_clean_up_after_each_other() {
+fn the_reference_makes_the_same_vlan_and_both_clean_up_after_each_other() {
     devices::agrees_with_the_reference(&vlan(&json!({"mtu": 1400})));
+}
+
+#[test]
+fn the_reference_makes_the_same_ipvlan_and_both_clean_up_after_each_other() {
     devices::agrees_with_the_reference(&ipvlan(&json!({"mode": "l3", "cniVersion": "0.4.0"})));
 }
 
@@ -226,24 +300,17 @@ fn a_vlan_that_somebody_has_is_refused() {
     second(vlan(&json!({"vlanId": 6})).call(&lab)).run().result();
 }
 
+/// For traffic see tests/guest/modes.rs.
 #[test]
-fn containers_on_one_ipvlan_master_reach_each_other_in_every_mode() {
+fn mode_and_mtu_of_ipvlan_reach_the_kernel() {
     for mode in ["l2", "l3", "l3s"] {
         let lab = host();
-        let device = ipvlan(&json!({"mode": mode, "mtu": 1400})).dual();
-        device.add(&lab).result();
-        second(device.call(&lab)).run().result();
+        ipvlan(&json!({"mode": mode, "mtu": 1400})).add(&lab).result();
         let link = lab.link_in("ns1", "eth0");
         let data = &link["linkinfo"]["info_data"];
         assert_eq!((&data["mode"], &link["mtu"]), (&json!(mode), &json!(1400)), "{link}");
         assert!(lab.ok("ip -n ns1 -d link show eth0").contains(&format!("ipvlan  mode {mode} bridge")), "{link}");
         assert_eq!(link["address"], lab.link("m0")["address"]);
-        reaches(&lab, "ns1", "10.1.2.3");
-        if mode == "l2" {
-            lab.ok("ip -n outside addr add 10.1.2.1/24 dev m1");
-            reaches(&lab, "ns1", "10.1.2.1");
-            reaches(&lab, "ns1", "fd00:1:2::3");
-        }
     }
 }
 
@@ -274,10 +341,59 @@ fn newer_the_master_may_be_in_the_container() {
         let attached = device.attached(&lab);
         assert_eq!(lab.link_in("ns1", "eth0")["link"], "m0");
         attached.call(&lab).verb("CHECK").run().silent();
-        device.add(&lab).fails_with(999, &["failed to rename", "file exists"]);
+        device.add(&lab).fails_with(999, &["failed to ", "file exists"]);
         attached.call(&lab).verb("DEL").run().silent();
         assert_eq!(lab.ip("-n ns1 link show").as_array().unwrap().len(), 2, "lo and m0 stay");
     }
+}
+
+/// Behind the one that it lies on there may be more: the kernel puts it on what that one lies on.
+#[test]
+fn an_ipvlan_on_an_ipvlan_is_as_it_should_be() {
+    devices::check_knows_a_master_of_the_same_kind(&ipvlan(&json!({})), "ipvlan mode l2");
+}
+
+#[test]
+fn a_vlan_on_a_vlan_lies_on_it() {
+    let lab = host();
+    lab.ok("ip link add link m0 name n0 type vlan id 9");
+    lab.ok("ip link set n0 up");
+    let attached = vlan(&json!({"master": "n0"})).attached(&lab);
+    assert_eq!(lab.link_in("ns1", "eth0")["link_index"], lab.link("n0")["ifindex"]);
+    attached.call(&lab).verb("CHECK").run().silent();
+    // Beside it is not on it.
+    lab.sh(
+        "ip -n ns1 link del eth0; ip link add link m0 name eth0 netns ns1 type vlan id 5; ip -n ns1 link set eth0 up",
+    )
+    .success();
+    let changes = json!({"prevResult": {"interfaces": [{"name": "eth0", "sandbox": "/var/run/netns/ns1"}]}});
+    attached.with(&changes).call(&lab).verb("CHECK").run().fails_with(999, &["does not lie on master \"n0\""]);
+}
+
+#[test]
+fn better_routes_have_all_that_they_were_given() {
+    for device in all() {
+        read_back::better_routes_have_all_that_they_were_given(&device, false);
+    }
+}
+
+#[test]
+fn newer_scope_and_queue_are_those_of_the_reference_1_9_1() {
+    for device in all() {
+        read_back::newer_a_route_has_the_scope_it_was_given(&device);
+        read_back::newer_the_queue_has_the_kernels_length(&device);
+    }
+}
+
+#[test]
+fn newer_dummy_is_what_the_reference_1_9_1_makes() {
+    let dns = json!({"ipam": {"dns": {"domain": "x"}}, "dns": {"domain": "not of the configuration"}});
+    let configurations = [
+        ("both families", dummy().with(&read_back::dual())),
+        ("dns", dummy().with(&read_back::dual()).with(&dns)),
+        ("old version", dummy().with(&json!({"cniVersion": "0.4.0"}))),
+    ];
+    read_back::is_what_1_9_1_makes(include_str!("../golden/dummy-1.9.1.json"), &configurations);
 }
 
 #[test]
@@ -287,4 +403,10 @@ fn a_dummy_holds_addresses() {
     lab.ok("ip -n ns1 link set lo up");
     reaches(&lab, "ns1", "10.1.2.2");
     reaches(&lab, "ns1", "fd00:1:2::2");
+}
+
+#[test]
+fn a_reused_address_is_reached_at_once() {
+    announce::on_another_master(&vlan(&json!({})), "link add link sw0 name peer type vlan id 5");
+    announce::on_another_master(&ipvlan(&json!({})), "link set sw0 down\nlink set sw0 name peer");
 }

@@ -6,6 +6,9 @@
 //! scripts/vm-image.sh must be told. Programs start slowly in the guest: few calls, small loops.
 
 mod again;
+mod bridge_vlans;
 mod devices;
+mod host_device;
 mod kernel;
+mod modes;
 mod traffic;

@@ -62,9 +62,7 @@ impl Lab {
         let place = if netns.is_empty() { String::new() } else { format!("-n {netns} ") };
         let links = self.ip(&format!("{place}addr show"));
         let link = links.as_array().unwrap().iter().find(|one| one["ifname"] == link).cloned().unwrap_or_default();
-        let addresses = link["addr_info"].as_array().cloned().unwrap_or_default();
-        let global = addresses.iter().filter(|address| address["scope"] != "link");
-        global.map(|address| format!("{}/{}", address["local"].as_str().unwrap(), address["prefixlen"])).collect()
+        addresses_of(&link)
     }
 
     /// Routes of a table as `ip` prints them, one a line and trimmed; `netns` empty is the host.
@@ -100,8 +98,8 @@ impl Lab {
 
     /// Everything a plugin could leave: links, addresses, routes, rules, kernel switches, files.
     pub fn snapshot(&self) -> Snapshot {
-        let mut lines = self.link_lines();
-        lines.extend(self.address_lines());
+        let links = self.ip("addr show");
+        let mut lines: Vec<String> = links.as_array().unwrap().iter().flat_map(link_lines).collect();
         for family in ["-4", "-6"] {
             let routes = self.ok(&format!("ip {family} route show table all"));
             // IPv6 gets its local routes only when duplicate address detection is done; the addresses are listed anyway.
@@ -115,28 +113,6 @@ impl Lab {
         self.file_lines(&self.path("/var/lib/cni"), "", &mut lines);
         lines.sort();
         Snapshot(lines)
-    }
-
-    fn link_lines(&self) -> Vec<String> {
-        let links = self.ip("link show");
-        let line = |link: &Value| {
-            let text = |key: &str| link[key].as_str().unwrap_or("-").to_string();
-            let up = link["flags"].as_array().unwrap().iter().any(|flag| flag == "UP");
-            let (name, mac, master) = (text("ifname"), text("address"), text("master"));
-            format!("link {name} mac {mac} mtu {} master {master} up {up}", link["mtu"])
-        };
-        links.as_array().unwrap().iter().map(line).collect()
-    }
-
-    fn address_lines(&self) -> Vec<String> {
-        let links = self.ip("link show");
-        let names = links.as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap().to_string());
-        names
-            .flat_map(|name| {
-                let addresses = self.addresses("", &name);
-                addresses.into_iter().map(move |address| format!("address {name} {address}"))
-            })
-            .collect()
     }
 
     /// Rules of nf_tables that no iptables reader shows. Empty base chains are no trace: the reference leaves them.
@@ -164,6 +140,22 @@ impl Lab {
             }
         }
     }
+}
+
+/// `address/length` of those that are not link-local; `link` is what `ip -j addr show` says of one.
+fn addresses_of(link: &Value) -> Vec<String> {
+    let addresses = link["addr_info"].as_array().cloned().unwrap_or_default();
+    let global = addresses.iter().filter(|address| address["scope"] != "link");
+    global.map(|address| format!("{}/{}", address["local"].as_str().unwrap(), address["prefixlen"])).collect()
+}
+
+fn link_lines(link: &Value) -> Vec<String> {
+    let text = |key: &str| link[key].as_str().unwrap_or("-").to_string();
+    let up = link["flags"].as_array().unwrap().iter().any(|flag| flag == "UP");
+    let (name, mac, master) = (text("ifname"), text("address"), text("master"));
+    let own = format!("link {name} mac {mac} mtu {} master {master} up {up}", link["mtu"]);
+    let addresses = addresses_of(link).into_iter().map(|address| format!("address {name} {address}"));
+    std::iter::once(own).chain(addresses).collect()
 }
 
 /// Files that outlive every reservation.

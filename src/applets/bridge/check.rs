@@ -16,6 +16,8 @@ pub(super) fn check(conf: &Conf, request: &Request<'_>, container: &Netns) -> Re
     let mine = verify::container_interface(&previous, &request.ifname, &request.netns)?;
     let end = check_container_end(&mut inside, mine)?;
     let port = check_host_end(&mut host, conf, &previous, &bridge, &end)?;
+    check_port(&mut host, conf, &port)?;
+    check_vlan_gateway(&mut host, conf, &previous)?;
     verify::addresses(&mut inside, &request.ifname, &previous)?;
     verify::routes(&mut inside, &previous.routes)?;
     conf.firewall.verify(request, &previous, &port.name, (mine, &end.mac))
@@ -37,7 +39,7 @@ fn check_bridge(host: &mut Handle, conf: &Conf, previous: &CniResult) -> Result<
         return Err(Error::internal(format!("Interface {name} does not have link type of bridge")));
     }
     // Only the hardware address of a gateway is pinned; any other follows its ports, and rightly so.
-    if conf.is_gateway && differs(listed, &link) {
+    if conf.is_gateway && conf.vlans.id == 0 && differs(listed, &link) {
         let (wanted, found) = (&listed.mac, &link.mac);
         return Err(Error::internal(format!("Bridge interface {name} Mac doesn't match: {wanted}, found {found}")));
     }
@@ -79,6 +81,27 @@ fn check_host_end(host: &mut Handle, conf: &Conf, previous: &CniResult, bridge: 
         return Ok(link);
     }
     Err(Error::internal(format!("CNI veth created for bridge {} was not found", conf.bridge)))
+}
+
+/// What the port was told when it joined.
+fn check_port(host: &mut Handle, conf: &Conf, port: &Link) -> Result<()> {
+    if conf.isolated && !host.is_isolated(port.index)? {
+        return Err(Error::internal(format!("Interface {} is not isolated", port.name)));
+    }
+    conf.vlans.verify(host, port.index, &port.name)
+}
+
+/// The VLAN's gateway is there if there was one. Whatever it is: the reference takes what it finds under that name, and only
+/// a pair keeps its hardware address.
+fn check_vlan_gateway(host: &mut Handle, conf: &Conf, previous: &CniResult) -> Result<()> {
+    let Some(name) = conf.vlan_gateway() else { return Ok(()) };
+    let Some(listed) = previous.interfaces.iter().find(|listed| listed.name == name) else { return Ok(()) };
+    let link = find(host, &name)?;
+    if link.kind == "veth" && differs(listed, &link) {
+        let (wanted, found) = (&listed.mac, &link.mac);
+        return Err(Error::internal(format!("Interface {name} Mac doesn't match: {wanted}, found {found}")));
+    }
+    Ok(())
 }
 
 fn differs(listed: &Interface, link: &Link) -> bool {

@@ -9,8 +9,12 @@
 //! | `ipMasq` | false | traffic leaving the network is masqueraded |
 //! | `ipMasqBackend` | what the kernel has, `iptables` first | `iptables` or `nftables`: what keeps the rules for that |
 //! | `macspoofchk` | false | what the container sends with another hardware address than its own is dropped |
-//! | `mtu` | kernel's | of both veth ends, and of a bridge created here |
+//! | `mtu` | kernel's | of both veth ends, and of a bridge created here; `"auto"`: that of the host's default route |
 //! | `hairpinMode` | false | the port sends packets back to where they came from |
+//! | `portIsolation` | false | nothing passes between this port and other isolated ones |
+//! | `vlan` | 0 | the container's VLAN, whose packets have no tag in the container; 0 for none |
+//! | `vlanTrunk` | none | VLANs whose packets have their tag in the container: a list of `{id}` and `{minID, maxID}` |
+//! | `preserveDefaultVlan` | false | with one of these two, the port stays in the bridge's default VLAN too |
 //! | `promiscMode` | false | the bridge takes all packets |
 //! | `enabledad` | false | IPv6 duplicate address detection in the container |
 //! | `disableContainerInterface` | false | the container's end stays down |
@@ -18,12 +22,18 @@
 //!
 //! The container's hardware address is taken from `runtimeConfig.mac`, `args.cni.mac` or CNI_ARGS `MAC`.
 //!
-//! Left behind on purpose, as by the reference: the bridge with its address, and forwarding.
+//! With `vlan` the gateway addresses are those of the interface `BRIDGE.VLAN`, one end of a pair whose other end is a port
+//! of the bridge. A bridge that is created here filters VLANs if one of the keys is there; one that exists keeps its setting,
+//! and if it does not filter then all its ports hear one another, as with the reference.
+//!
+//! Left behind on purpose, as by the reference: the bridge with its address, `BRIDGE.VLAN`, and forwarding.
 
+mod changes;
 mod check;
 mod firewall;
 mod setup;
 mod shared;
+mod vlans;
 
 use std::net::IpAddr;
 
@@ -32,12 +42,14 @@ use ipnet::IpNet;
 
 use crate::cni::args::Args;
 use crate::cni::result::{Dns, Interface};
-use crate::cni::{CniResult, NetworkConfig, Object, Plugin, Request, Undo};
-use crate::error::{Context, Error, Failures, Result, code};
+use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
+use crate::error::{Context, Error, Failures, Result};
 use crate::firewall::Session;
 use crate::ipam::attach::{call_ipam, find_ipam, open_netns};
 use crate::ipam::detach::Attachment;
+use crate::ipam::mtu::Mtu;
 use crate::net::Mac;
+use crate::net::bridge_ports::PortSettings;
 
 /// Longest interface name in bytes.
 const LONGEST_NAME: usize = 15;
@@ -57,9 +69,11 @@ struct Conf {
     is_default_gateway: bool,
     force_address: bool,
     firewall: Wishes,
-    mtu: u32,
+    mtu: Mtu,
     hairpin: bool,
+    isolated: bool,
     promiscuous: bool,
+    vlans: vlans::Wanted,
     enable_dad: bool,
     disable_container_interface: bool,
     mac: Option<Mac>,
@@ -130,7 +144,7 @@ impl Plugin for Bridge {
 impl Conf {
     /// Decodes and refuses what ADD cannot do, before anything is touched.
     fn for_add(request: &Request<'_>) -> Result<Conf> {
-        let conf = Conf::of(request)?;
+        let mut conf = Conf::of(request)?;
         if conf.disable_container_interface && !conf.ipam.is_empty() {
             return Err(Error::internal("cannot use IPAM when DisableContainerInterface flag is set"));
         }
@@ -141,29 +155,34 @@ impl Conf {
             // The kernel would make another name of one with a `%`.
             return Err(Error::internal(format!("failed to create bridge {:?}: invalid interface name", conf.bridge)));
         }
-        refuse_unsupported(&request.config.top())?;
+        if let Some(name) = conf.vlan_gateway().filter(|name| name.len() > LONGEST_NAME) {
+            return Err(Error::internal(format!("failed to create vlan interface: invalid interface name {name:?}")));
+        }
+        conf.mtu.resolve()?;
         Ok(conf)
     }
 
     fn of(request: &Request<'_>) -> Result<Conf> {
+        let vlans = vlans::Wanted::of(&request.config.top())?;
         let mac = container_mac(request)?;
-        Conf::decode(&request.config, mac).context("failed to load netconf")
+        Conf::decode(&request.config, vlans, mac).context("failed to load netconf")
     }
 
-    fn decode(config: &NetworkConfig, mac: Option<Mac>) -> Result<Conf> {
+    fn decode(config: &NetworkConfig, vlans: vlans::Wanted, mac: Option<Mac>) -> Result<Conf> {
         let top = config.top();
         let is_default_gateway = top.boolean("isDefaultGateway")?;
         let bridge = if top.get("bridge").is_some() { top.string("bridge")? } else { "cni0" };
-        let mtu = top.integer("mtu")?.max(0);
         Ok(Conf {
             bridge: bridge.to_string(),
             is_gateway: top.boolean("isGateway")? || is_default_gateway,
             is_default_gateway,
             force_address: top.boolean("forceAddress")?,
             firewall: Wishes::of(config)?,
-            mtu: u32::try_from(mtu).map_err(|_| Error::internal(format!("invalid mtu {mtu}")))?,
+            mtu: Mtu::decode(&top, 0)?,
             hairpin: top.boolean("hairpinMode")?,
+            isolated: top.boolean("portIsolation")?,
             promiscuous: top.boolean("promiscMode")?,
+            vlans,
             enable_dad: top.boolean("enabledad")?,
             disable_container_interface: top.boolean("disableContainerInterface")?,
             mac,
@@ -171,20 +190,16 @@ impl Conf {
             dns: config.dns_if_set()?,
         })
     }
-}
 
-/// Settings of the reference that this version does not have yet. Ignoring them would open what they close.
-fn refuse_unsupported(top: &Object<'_>) -> Result<()> {
-    let wants = |key: &str| Ok::<_, Error>(top.boolean(key)?.then_some(key.to_string()));
-    let vlan = (top.integer("vlan")? != 0).then_some("vlan".to_string());
-    let trunk = top.get("vlanTrunk").map(|_| "vlanTrunk".to_string());
-    let flags = [wants("preserveDefaultVlan")?, wants("portIsolation")?];
-    match [vlan, trunk].into_iter().chain(flags).flatten().next() {
-        None => Ok(()),
-        Some(key) => {
-            let msg = format!("bridge: {key} is not supported by this version of cni-box");
-            Err(Error::new(code::UNSUPPORTED_FIELD, msg).with_details("remove the key, or use the reference plugin"))
-        }
+    /// What the host's end of the pair is to be, as a port of the bridge.
+    fn port(&self) -> PortSettings<'_> {
+        PortSettings { hairpin: self.hairpin, isolated: self.isolated, ..self.vlans.port() }
+    }
+
+    /// Name of the interface that has the VLAN's gateway addresses, if this network has any.
+    fn vlan_gateway(&self) -> Option<String> {
+        let has_one = self.is_gateway && self.vlans.id != 0 && !self.ipam.is_empty();
+        has_one.then(|| format!("{}.{}", self.bridge, self.vlans.id))
     }
 }
 

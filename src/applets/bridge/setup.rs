@@ -15,6 +15,7 @@ use crate::firewall::Session;
 use crate::firewall::masquerade::Manner;
 use crate::ipam::apply::{self, Target};
 use crate::ipam::ranges::successor;
+use crate::net::bridge_ports::PortSettings;
 use crate::net::links::State;
 use crate::net::{Handle, Link, Mac, Netns, sysctls, veth};
 
@@ -41,7 +42,7 @@ impl Attaching<'_, '_> {
     pub(super) fn attach(mut self) -> Result<CniResult> {
         let Conf { bridge: name, disable_container_interface, .. } = self.conf;
         let mut host = Handle::current()?;
-        let shared = shared::enter(name, self.undo);
+        let shared = shared::enter(self.conf, self.undo);
         let bridge = shared.borrow_mut().ensure(&mut host, self.conf);
         let bridge = bridge.with_context(|| format!("failed to create bridge {name:?}"))?;
         let pair = self.create_pair(&mut host, &bridge)?;
@@ -61,13 +62,16 @@ impl Attaching<'_, '_> {
         let mut inside = Handle::inside(self.container)?;
         if self.ipam.is_some() {
             self.configure_container(&mut inside, pair.container_index, &mut result)?;
-            self.configure_host(&mut host, &bridge, &shared, &result)?;
+            self.configure_host(&mut host, &bridge, &shared, &mut result)?;
         } else if !disable_container_interface {
             let up = inside.set_up(pair.container_index, true);
             up.with_context(|| format!("failed to set {:?} up", self.request.ifname))?;
         }
         if !disable_container_interface {
             wait_for_port(&mut host, &pair.host_name)?;
+        }
+        if self.ipam.is_some() {
+            apply::announce(&mut inside, pair.container_index, &pair.container_mac);
         }
         if may_follow(&bridge, &pair.host_mac)
             && let (Some(now), Some(first)) = (host.find_link_at(bridge.index)?, result.interfaces.first_mut())
@@ -86,15 +90,15 @@ impl Attaching<'_, '_> {
             ifname: &self.request.ifname,
             mac: self.conf.mac.as_ref(),
             master: Some(bridge.index),
-            mtu: self.conf.mtu,
+            mtu: self.conf.mtu.bytes(),
         };
         let pair = veth::create(host, &wanted)?;
         let name = pair.host_name.clone();
         self.undo.push(move || veth::delete(&name));
-        if self.conf.hairpin {
+        let settings = self.conf.port();
+        if settings != PortSettings::default() {
             let port = host.link(&pair.host_name)?;
-            let set = host.set_hairpin(port.index, true);
-            set.with_context(|| format!("failed to setup hairpin mode for {}", pair.host_name))?;
+            host.set_port(port.index, &port.name, &settings)?;
         }
         Ok(pair)
     }
@@ -111,11 +115,26 @@ impl Attaching<'_, '_> {
     }
 
     /// Gateway addresses, forwarding and masquerading.
-    fn configure_host(&mut self, host: &mut Handle, bridge: &Link, shared: &Shared, result: &CniResult) -> Result<()> {
+    fn configure_host(
+        &mut self,
+        host: &mut Handle,
+        bridge: &Link,
+        shared: &Shared,
+        result: &mut CniResult,
+    ) -> Result<()> {
         let gateways = if self.conf.is_gateway { gateways(result) } else { Vec::new() };
-        for gateway in &gateways {
-            let ensured = shared.borrow_mut().ensure_address(host, bridge, *gateway, self.conf.force_address);
-            ensured.context("failed to set bridge addr")?;
+        if !gateways.is_empty() {
+            let gateway = shared.borrow_mut().ensure_gateway(host, bridge, self.conf);
+            let gateway = gateway.context("failed to create vlan interface")?;
+            let mut words = "failed to set bridge addr";
+            if gateway.index != bridge.index {
+                words = "failed to set vlan interface for bridge with addr";
+                result.interfaces.push(entry(&gateway.name, &gateway.mac, ""));
+            }
+            for address in &gateways {
+                let ensured = shared.borrow_mut().ensure_address(host, &gateway, *address, self.conf.force_address);
+                ensured.context(words)?;
+            }
         }
         let has = |v6: bool| gateways.iter().any(|gateway| gateway.addr().is_ipv6() == v6);
         sysctls::enable_forwarding(has(false), has(true)).context("failed to enable forwarding")?;

@@ -1,5 +1,5 @@
-//! The bridge itself, which many containers share: finding or creating it, its gateway addresses, and taking back what a
-//! failed ADD has changed on it.
+//! What many containers share, the bridge itself and a VLAN's gateway: finding or creating them, their gateway addresses,
+//! and taking back what a failed ADD has changed on them.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -7,9 +7,11 @@ use std::rc::Rc;
 use ipnet::IpNet;
 
 use super::Conf;
+use super::changes::{self, Changes};
 use crate::cni::Undo;
 use crate::error::{Context, Errno, Error, Failures, Result};
-use crate::net::{Handle, Link, Mac, SharedLinks};
+use crate::net::links::NewBridge;
+use crate::net::{Handle, Link, Mac, Netns, SharedLinks, veth};
 
 /// What one ADD has changed on the bridge. The journal's last step holds it too: it takes the changes back, and lets go of
 /// the lock when the ADD is over, whichever way.
@@ -18,13 +20,12 @@ pub(super) struct SharedBridge {
     lock: SharedLinks,
     /// The lock has been held alone since before the first change.
     alone: bool,
-    created: bool,
-    raised: bool,
-    made_promiscuous: bool,
-    added: Vec<IpNet>,
-    removed: Vec<IpNet>,
-    /// The hardware address before one was set for good.
-    unpinned: Option<Mac>,
+    bridge: Changes,
+    /// Name of the VLAN's gateway, if this network has one.
+    gateway_name: Option<String>,
+    gateway: Changes,
+    /// It was this call that made a port of the gateway's other end.
+    joined: bool,
 }
 
 /// Shared between the ADD and its journal.
@@ -32,18 +33,16 @@ pub(super) type Shared = Rc<RefCell<SharedBridge>>;
 
 /// Takes the lock, and writes to the journal what becomes of the bridge. To be called before anything else is done, so
 /// that this step is the journal's last: the container's port is gone by then.
-pub(super) fn enter(bridge: &str, undo: &mut Undo) -> Shared {
+pub(super) fn enter(conf: &Conf, undo: &mut Undo) -> Shared {
     let shared = Rc::new(RefCell::new(SharedBridge {
         lock: SharedLinks::together(),
         alone: false,
-        created: false,
-        raised: false,
-        made_promiscuous: false,
-        added: Vec::new(),
-        removed: Vec::new(),
-        unpinned: None,
+        bridge: Changes::default(),
+        gateway_name: conf.vlan_gateway(),
+        gateway: Changes::default(),
+        joined: false,
     }));
-    let (bridge, kept) = (bridge.to_string(), Rc::clone(&shared));
+    let (bridge, kept) = (conf.bridge.clone(), Rc::clone(&shared));
     undo.push(move || kept.borrow().take_back(&bridge));
     shared
 }
@@ -71,8 +70,14 @@ impl SharedBridge {
         let name = &conf.bridge;
         self.hold_alone();
         if host.find_link(name)?.is_none() {
-            match host.create_bridge(name, &Mac::random()?, conf.mtu) {
-                Ok(()) => self.created = true,
+            let mac = Mac::random()?;
+            match host.create_bridge(&NewBridge {
+                name,
+                mac: &mac,
+                mtu: conf.mtu.bytes(),
+                filters_vlans: conf.vlans.filters,
+            }) {
+                Ok(()) => self.bridge.created = true,
                 Err(error) if error.is(Errno::EEXIST) => {}
                 Err(error) => return Err(error.context(&format!("could not add {name:?}"))),
             }
@@ -81,68 +86,73 @@ impl SharedBridge {
         if conf.promiscuous && !bridge.is_promiscuous() {
             let set = host.set_promiscuous(bridge.index, true);
             set.with_context(|| format!("could not set promiscuous mode on {name:?}"))?;
-            self.made_promiscuous = true;
+            self.bridge.made_promiscuous = true;
         }
         if !bridge.is_up() {
             host.set_up(bridge.index, true).with_context(|| format!("failed to set {name:?} up"))?;
-            self.raised = true;
+            self.bridge.raised = true;
         }
         self.let_others_in_if_unchanged();
         Ok(bridge)
     }
 
-    /// Gives the bridge a gateway address. Another IPv4 address, or an overlapping IPv6 one, is a conflict.
-    pub(super) fn ensure_address(
-        &mut self,
-        host: &mut Handle,
-        bridge: &Link,
-        wanted: IpNet,
-        force: bool,
-    ) -> Result<()> {
-        if self.conflicts(host, bridge, wanted, force)?.is_none() {
+    /// Finds or creates the link that has the gateway addresses of this network: the bridge, or, for a VLAN, one end of a
+    /// pair whose other end is in that VLAN.
+    pub(super) fn ensure_gateway(&mut self, host: &mut Handle, bridge: &Link, conf: &Conf) -> Result<Link> {
+        let Some(name) = self.gateway_name.clone() else { return Ok(bridge.clone()) };
+        let found = host.find_link(&name).with_context(|| format!("failed to find interface {name:?}"))?;
+        // It is set up last, so one that is up is complete, unless the bridge that it was on is gone.
+        match found {
+            Some(link) if link.is_up() && !self.bridge.created => Ok(link),
+            _ => {
+                self.hold_alone();
+                self.complete_gateway(host, bridge, conf, &name)
+            }
+        }
+    }
+
+    fn complete_gateway(&mut self, host: &mut Handle, bridge: &Link, conf: &Conf, name: &str) -> Result<Link> {
+        if host.find_link(name)?.is_none() {
+            let container = Netns::home()?;
+            let wanted =
+                veth::Wanted { container, ifname: name, mac: None, master: Some(bridge.index), mtu: bridge.mtu };
+            match veth::create(host, &wanted) {
+                Ok(_) => (self.gateway.created, self.joined) = (true, true),
+                Err(error) if error.is(Errno::EEXIST) => {}
+                Err(error) => return Err(error.context(&format!("failed to create vlan gateway {name:?}"))),
+            }
+        }
+        let gateway = host.link(name).with_context(|| format!("failed to lookup {name:?}"))?;
+        if let Some(port) = port_of(host, &gateway)?
+            && port.master.is_none_or(|master| master == bridge.index)
+        {
+            if port.master.is_none() {
+                self.joined = true;
+                let joined = host.set_master(port.index, bridge.index);
+                joined.with_context(|| format!("failed to connect {:?} to bridge {:?}", port.name, bridge.name))?;
+            }
+            host.set_port(port.index, &port.name, &conf.vlans.gateway_port())?;
+            if !gateway.is_up() {
+                host.set_up(gateway.index, true).with_context(|| format!("failed to up {name:?}"))?;
+                self.gateway.raised = true;
+            }
+        }
+        self.let_others_in_if_unchanged();
+        Ok(gateway)
+    }
+
+    /// Gives the bridge, or the VLAN's gateway, an address. Another IPv4 address, or an overlapping IPv6 one, is a conflict.
+    pub(super) fn ensure_address(&mut self, host: &mut Handle, link: &Link, wanted: IpNet, force: bool) -> Result<()> {
+        if changes::conflicts(host, link, wanted, force)?.is_none() {
             return Ok(());
         }
         self.hold_alone();
-        let Some(conflicts) = self.conflicts(host, bridge, wanted, force)? else {
+        let Some(conflicts) = changes::conflicts(host, link, wanted, force)? else {
             self.let_others_in_if_unchanged();
             return Ok(());
         };
-        for other in conflicts {
-            let removed = host.delete_address(bridge.index, other);
-            removed.with_context(|| format!("could not remove IP address from {:?}", bridge.name))?;
-            self.removed.push(other);
-        }
-        match host.add_address(bridge.index, wanted) {
-            Ok(()) => self.added.push(wanted),
-            Err(error) if error.is(Errno::EEXIST) => {}
-            Err(error) => return Err(error.context(&format!("could not add IP address {wanted} to {:?}", bridge.name))),
-        }
-        self.pin_mac(host, bridge)
-    }
-
-    /// Keeps the bridge's hardware address from following its ports: setting it, even to what it is, makes it stay. It is
-    /// read again because the port that has just joined may have changed it.
-    fn pin_mac(&mut self, host: &mut Handle, bridge: &Link) -> Result<()> {
-        let now = host.find_link_at(bridge.index)?.map_or_else(|| bridge.mac.clone(), |link| link.mac);
-        if now.is_zero() {
-            return Ok(());
-        }
-        self.unpinned = Some(bridge.mac.clone()).filter(|mac| !mac.is_zero());
-        host.set_mac(bridge.index, &now).context("could not set bridge's mac")
-    }
-
-    /// The addresses that have to go before the bridge can have the wanted one; `None` when it has it already.
-    fn conflicts(&self, host: &mut Handle, bridge: &Link, wanted: IpNet, force: bool) -> Result<Option<Vec<IpNet>>> {
-        let present = host.addresses(bridge.index).context("could not get list of IP addresses")?;
-        if present.iter().any(|address| address.net == wanted) {
-            return Ok(None);
-        }
-        let others = present.iter().map(|address| address.net).filter(|other| conflict(*other, wanted));
-        let others: Vec<IpNet> = others.collect();
-        if others.is_empty() || force {
-            return Ok(Some(others));
-        }
-        Err(Error::internal(format!("{:?} already has an IP address different from {wanted}", bridge.name)))
+        let changes = if self.gateway_name.is_some() { &mut self.gateway } else { &mut self.bridge };
+        changes.give_address(host, link, wanted, &conflicts)
     }
 
     fn hold_alone(&mut self) {
@@ -157,50 +167,39 @@ impl SharedBridge {
     }
 
     fn is_changed(&self) -> bool {
-        self.created || self.raised || self.made_promiscuous || !self.added.is_empty() || !self.removed.is_empty()
+        self.bridge.is_some() || self.gateway.is_some()
     }
 
     /// Takes back this call's changes. A bridge that has got ports is not deleted; and where the lock could not be had,
     /// ports mean that somebody may have come to rely on the changes.
-    fn take_back(&self, bridge: &str) -> Result<()> {
+    fn take_back(&self, name: &str) -> Result<()> {
         if !self.is_changed() {
             return Ok(());
         }
         let mut host = Handle::current()?;
-        let Some(link) = host.find_link(bridge)? else { return Ok(()) };
-        let is_used = !host.ports_of(link.index)?.is_empty();
-        match (self.created, is_used, self.alone) {
-            (true, true, _) | (false, true, false) => Ok(()),
-            (true, false, _) => host.delete_link(link.index).with_context(|| format!("failed to delete {bridge:?}")),
-            (false, ..) => self.restore(&mut host, &link),
+        let bridge = host.find_link(name)?;
+        let gateway = self.gateway_name.as_ref().map_or(Ok(None), |name| host.find_link(name))?;
+        let own = gateway.as_ref().and_then(|gateway| gateway.lower).filter(|_| self.joined);
+        if let Some(bridge) = &bridge
+            && (self.bridge.created || !self.alone)
+            && host.ports_of(bridge.index)?.iter().any(|port| Some(port.index) != own)
+        {
+            return Ok(());
         }
-    }
-
-    fn restore(&self, host: &mut Handle, link: &Link) -> Result<()> {
         let mut failures = Failures::default();
-        for address in &self.added {
-            failures.note(host.delete_address(link.index, *address));
+        for (changes, link) in [(&self.gateway, gateway), (&self.bridge, bridge)] {
+            if let Some(link) = link {
+                failures.note(changes.take_back(&mut host, &link));
+            }
         }
-        for address in &self.removed {
-            failures.note(host.add_address(link.index, *address));
-        }
-        if let Some(mac) = &self.unpinned {
-            failures.note(host.set_mac(link.index, mac));
-        }
-        if self.made_promiscuous {
-            failures.note(host.set_promiscuous(link.index, false));
-        }
-        if self.raised {
-            failures.note(host.set_up(link.index, false));
-        }
-        failures.finish().with_context(|| format!("failed to restore bridge {:?}", link.name))
+        failures.finish()
     }
 }
 
-fn conflict(other: IpNet, wanted: IpNet) -> bool {
-    match (other, wanted) {
-        (IpNet::V4(_), IpNet::V4(_)) => true,
-        (IpNet::V6(other), IpNet::V6(wanted)) => other.contains(&wanted.trunc()) || wanted.contains(&other.trunc()),
-        _ => false,
+/// The other end of a pair on the host.
+fn port_of(host: &mut Handle, gateway: &Link) -> Result<Option<Link>> {
+    match gateway.lower {
+        Some(port) if gateway.kind == "veth" && !gateway.lower_is_elsewhere => host.find_link_at(port),
+        _ => Ok(None),
     }
 }

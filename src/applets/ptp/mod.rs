@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `ipMasq` | false | traffic leaving the network is masqueraded |
 //! | `ipMasqBackend` | what the kernel has, `iptables` first | `iptables` or `nftables`: what keeps the rules for that |
-//! | `mtu` | kernel's | of both ends |
+//! | `mtu` | kernel's | of both ends; `"auto"`: that of the host's default route |
 //! | `ipam`, `dns` | | address management plugin (required); name resolution to report |
 //!
 //! The host's end has the gateway's address, and the host a route to each address of the container. The container sends
@@ -25,6 +25,7 @@ use crate::firewall::masquerade::{self, Manner, Masquerade};
 use crate::ipam::apply::Target;
 use crate::ipam::attach::{open_netns, required_ipam};
 use crate::ipam::detach::Attachment;
+use crate::ipam::mtu::Mtu;
 use crate::ipam::point_to_point;
 use crate::net::{Handle, Mac, Netns, links, sysctls, veth};
 
@@ -44,7 +45,7 @@ struct Conf {
     masquerade: bool,
     /// `ipMasqBackend` if it is set.
     backend: Option<String>,
-    mtu: u32,
+    mtu: Mtu,
     /// `dns` if the configuration sets anything there.
     dns: Option<Dns>,
 }
@@ -56,12 +57,11 @@ impl Conf {
 
     fn decode(config: &NetworkConfig) -> Result<Conf> {
         let top = config.top();
-        let mtu = top.integer("mtu")?.max(0);
         let backend = top.string("ipMasqBackend")?;
         Ok(Conf {
             masquerade: top.boolean("ipMasq")?,
             backend: top.get("ipMasqBackend").map(|_| backend.to_string()),
-            mtu: u32::try_from(mtu).map_err(|_| Error::internal(format!("invalid mtu {mtu}")))?,
+            mtu: Mtu::decode(&top, 0)?,
             dns: config.dns_if_set()?,
         })
     }
@@ -81,7 +81,8 @@ impl Plugin for Ptp {
 
     /// The IPAM comes first, as in the reference: a second ADD of the same interface gets its refusal.
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
-        let conf = Conf::of(request)?;
+        let mut conf = Conf::of(request)?;
+        conf.mtu.resolve()?;
         let ipam = required_ipam(request)?;
         let manner = conf.manner(request)?;
         let container = open_netns(request)?;
@@ -148,7 +149,7 @@ impl Plugin for Ptp {
     }
 }
 
-/// Creates the pair and configures both ends. The host's comes first: both then look for duplicate addresses at once.
+/// Creates the pair and configures both ends. The host's comes first: the container's first packet finds its gateway there.
 fn connect(
     conf: &Conf,
     request: &Request<'_>,
@@ -158,7 +159,7 @@ fn connect(
 ) -> Result<()> {
     let mut host = Handle::current()?;
     let name = &request.ifname;
-    let wanted = veth::Wanted { container, ifname: name, mac: None, master: None, mtu: conf.mtu };
+    let wanted = veth::Wanted { container, ifname: name, mac: None, master: None, mtu: conf.mtu.bytes() };
     let pair = veth::create(&mut host, &wanted)?;
     let host_name = pair.host_name.clone();
     undo.push(move || veth::delete(&host_name));

@@ -2,7 +2,8 @@
 //! and others.
 //!
 //! A transaction carries the generation of the rule set that its plan has looked at. When somebody else was faster, the
-//! kernel refuses it with `ERESTART`, and we look again.
+//! kernel refuses it with `ERESTART`, and we look again. Our own calls queue up first: two hundred at once would thwart each
+//! other again and again.
 
 mod decode;
 mod encode;
@@ -12,6 +13,8 @@ mod location;
 mod tests;
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
 
 use encode::batch;
 pub(super) use location::Location;
@@ -24,10 +27,18 @@ use crate::firewall::session::{Look, Plan};
 use crate::netlink::message::APPEND;
 use crate::netlink::nftables::*;
 use crate::netlink::{Attribute, Connection, Message};
+use crate::sys::file;
+use crate::sys::lock::{Lock, Mode};
 use crate::sys::socket::Protocol;
 
 /// Times a plan is made again because others keep changing the rule set.
 const TRIES: u32 = 100;
+
+/// Where our calls queue up. A help, not a condition: other programs don't know it, and /run may be read-only.
+const QUEUE: &str = "/run/cni-box-rules.lock";
+
+/// How long to queue at most.
+const QUEUE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Tables that iptables-nft makes.
 const IPTABLES_TABLES: [&str; 5] = ["nat", "filter", "mangle", "raw", "security"];
@@ -61,11 +72,14 @@ impl Nftables {
             format!("failed to change {} in nf_tables", described.join(", "))
         };
         let mut last = Error::from(Errno::ERESTART);
+        let mut turn: Option<Option<Lock>> = None;
         for _ in 0..TRIES {
             match self.try_edit(located, plan) {
                 Err(error) if lost_a_race(&error) => last = error,
                 done => return done.with_context(describe),
             }
+            // Only who has met somebody waits: the others need not pay for it.
+            turn.get_or_insert_with(queue_up);
         }
         Err(last.context(&format!("others kept changing the rules ({TRIES} attempts)"))).with_context(describe)
     }
@@ -200,6 +214,12 @@ impl View for Snapshot<'_> {
     fn uses(&mut self, name: &str) -> Result<Option<usize>> {
         Ok(self.nftables.chain_use(self.location, name)?.map(|uses| uses as usize))
     }
+}
+
+/// Waits for its turn among our own calls.
+fn queue_up() -> Option<Lock> {
+    let file = file::open_or_create(Path::new(QUEUE), 0o600).ok()?;
+    Lock::acquire_within(file, Mode::Exclusive, QUEUE_LIMIT).ok()
 }
 
 /// Somebody else changed the rule set between our look and our write, so what we know is old. `ENOENT`, `EEXIST` and

@@ -1,0 +1,103 @@
+//! What one ADD has changed on a link that others use too, the bridge or a VLAN's gateway, and how that is taken back.
+
+use ipnet::IpNet;
+
+use crate::error::{Context, Errno, Error, Failures, Result};
+use crate::net::{Handle, Link, Mac};
+
+/// The changes to one link.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) created: bool,
+    pub(super) raised: bool,
+    pub(super) made_promiscuous: bool,
+    added: Vec<IpNet>,
+    removed: Vec<IpNet>,
+    /// The hardware address before one was set for good.
+    unpinned: Option<Mac>,
+}
+
+impl Changes {
+    /// True when there are any.
+    pub(super) fn is_some(&self) -> bool {
+        self.created || self.raised || self.made_promiscuous || !self.added.is_empty() || !self.removed.is_empty()
+    }
+
+    /// Gives the link an address in the place of those that are in conflict with it, and pins its hardware address.
+    pub(super) fn give_address(
+        &mut self,
+        host: &mut Handle,
+        link: &Link,
+        wanted: IpNet,
+        conflicts: &[IpNet],
+    ) -> Result<()> {
+        for other in conflicts {
+            let removed = host.delete_address(link.index, *other);
+            removed.with_context(|| format!("could not remove IP address from {:?}", link.name))?;
+            self.removed.push(*other);
+        }
+        match host.add_address(link.index, wanted) {
+            Ok(()) => self.added.push(wanted),
+            Err(error) if error.is(Errno::EEXIST) => {}
+            Err(error) => return Err(error.context(&format!("could not add IP address {wanted} to {:?}", link.name))),
+        }
+        self.pin_mac(host, link)
+    }
+
+    /// Keeps a bridge's hardware address from following its ports: setting it, even to what it is, makes it stay. It is
+    /// read again because the port that has just joined may have changed it.
+    fn pin_mac(&mut self, host: &mut Handle, link: &Link) -> Result<()> {
+        let now = host.find_link_at(link.index)?.map_or_else(|| link.mac.clone(), |link| link.mac);
+        if now.is_zero() {
+            return Ok(());
+        }
+        self.unpinned = Some(link.mac.clone()).filter(|mac| !mac.is_zero());
+        host.set_mac(link.index, &now).context("could not set bridge's mac")
+    }
+
+    /// Deletes the link if it was created, or restores what it was.
+    pub(super) fn take_back(&self, host: &mut Handle, link: &Link) -> Result<()> {
+        if self.created {
+            return host.delete_link(link.index).with_context(|| format!("failed to delete {:?}", link.name));
+        }
+        let mut failures = Failures::default();
+        for address in &self.added {
+            failures.note(host.delete_address(link.index, *address));
+        }
+        for address in &self.removed {
+            failures.note(host.add_address(link.index, *address));
+        }
+        if let Some(mac) = &self.unpinned {
+            failures.note(host.set_mac(link.index, mac));
+        }
+        if self.made_promiscuous {
+            failures.note(host.set_promiscuous(link.index, false));
+        }
+        if self.raised {
+            failures.note(host.set_up(link.index, false));
+        }
+        failures.finish().with_context(|| format!("failed to restore {:?}", link.name))
+    }
+}
+
+/// The addresses that have to go before the link can have the wanted one; `None` when it has it already.
+pub(super) fn conflicts(host: &mut Handle, link: &Link, wanted: IpNet, force: bool) -> Result<Option<Vec<IpNet>>> {
+    let present = host.addresses(link.index).context("could not get list of IP addresses")?;
+    if present.iter().any(|address| address.net == wanted) {
+        return Ok(None);
+    }
+    let others = present.iter().map(|address| address.net).filter(|other| conflict(*other, wanted));
+    let others: Vec<IpNet> = others.collect();
+    if others.is_empty() || force {
+        return Ok(Some(others));
+    }
+    Err(Error::internal(format!("{:?} already has an IP address different from {wanted}", link.name)))
+}
+
+fn conflict(other: IpNet, wanted: IpNet) -> bool {
+    match (other, wanted) {
+        (IpNet::V4(_), IpNet::V4(_)) => true,
+        (IpNet::V6(other), IpNet::V6(wanted)) => other.contains(&wanted.trunc()) || wanted.contains(&other.trunc()),
+        _ => false,
+    }
+}

@@ -1,0 +1,170 @@
+//! `host-device`: moves a device of the host into the container, and back on DEL.
+//!
+//! | key | default | meaning |
+//! |---|---|---|
+//! | `device` | | its name on the host |
+//! | `hwaddr` | | its hardware address; the first link that has it |
+//! | `kernelpath` | | its folder below `/sys/devices/` |
+//! | `pciBusID` | | its PCI address |
+//! | `dpdkMode` | false | there is no link to move; only addresses are asked for. With a PCI device its driver decides |
+//! | `ipam`, `dns` | | address management plugin; name resolution to report with addresses |
+//!
+//! `runtimeConfig.deviceID` takes the place of `pciBusID`; it is a PCI address or a name on the auxiliary bus. Of several
+//! keys the first counts, in this order, the auxiliary bus last.
+//!
+//! In the container the device has its host's name as alias, by which DEL finds it: ours or the reference's.
+
+mod device;
+mod remove;
+
+use device::Selector;
+
+use crate::cni::delegate::Delegate;
+use crate::cni::result::{Dns, Interface};
+use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::error::{Context, Error, Failures, Result};
+use crate::ipam::apply::{self, Target};
+use crate::ipam::attach::{self, Attached};
+use crate::net::moving::{self, Side};
+use crate::net::{Link, Netns};
+
+/// The applet.
+pub static HOST_DEVICE: HostDevice = HostDevice;
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct HostDevice;
+
+/// A configuration that can be carried out.
+#[derive(Debug)]
+struct Conf<'a> {
+    selector: Selector<'a>,
+    /// A program in user space has the device: there is no link.
+    dpdk: bool,
+    dns: Dns,
+}
+
+impl Plugin for HostDevice {
+    fn name(&self) -> &'static str {
+        "host-device"
+    }
+
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let conf = Conf::of(request)?;
+        let ipam = attach::find_ipam(request)?;
+        let container = attach::open_netns(request)?;
+        let mut inside = Side::of(&container)?;
+        let link = if conf.dpdk { None } else { Some(move_in(&conf, request, &container, &mut inside, undo)?) };
+        let mac = link.as_ref().map_or(String::new(), |link| link.mac.to_string());
+        let (name, sandbox) = (request.ifname.clone(), request.netns.clone());
+        let interfaces = vec![Interface { name, mac, sandbox, ..Interface::default() }];
+        // Other programs may want to send something to find an address; for our own it is early enough when the address
+        // is there, and is then announced.
+        if let (Some(link), None | Some(Delegate::Program(_))) = (&link, &ipam) {
+            let up = inside.handle.set_up(link.index, true);
+            up.with_context(|| format!("failed to set {:?} up", link.name)).map_err(in_moving)?;
+        }
+        let Some(ipam) = ipam else { return Ok(CniResult { interfaces, ..CniResult::default() }) };
+        let mut result = CniResult { interfaces, dns: conf.dns, ..attach::addresses(&ipam, request, undo)? };
+        result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
+        if let Some(Link { index, name, .. }) = &link {
+            let mut target = Target { netns: &container, handle: &mut inside.handle, index: *index, name };
+            apply::configure(&mut target, &result, || {})?;
+        }
+        Ok(result)
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        if Conf::of(request)?.dpdk {
+            return attach::previous(request).map(drop);
+        }
+        let mut attached = Attached::find(request, "")?;
+        let Link { name, alias, .. } = &attached.link;
+        if alias.is_empty() {
+            let msg = format!("Interface {name} has no alias: DEL would not know its name on the host");
+            return Err(Error::internal(msg));
+        }
+        attached.verify_addresses()
+    }
+
+    fn del(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::for_del(request)?;
+        let mut failures = Failures::default();
+        let given_back = if conf.dpdk { Ok(()) } else { remove::give_back(&conf, request) };
+        // A device that is still there keeps its address: somebody else would get it meanwhile.
+        if failures.note(given_back).is_some() {
+            failures.note(attach::call_ipam(request));
+        }
+        failures.finish()
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<()> {
+        attach::call_ipam(request)
+    }
+
+    fn status(&self, request: &Request<'_>) -> Result<()> {
+        Conf::decode(request)?.selector.probe()?;
+        attach::call_ipam(request)
+    }
+}
+
+impl<'a> Conf<'a> {
+    fn of(request: &'a Request<'_>) -> Result<Self> {
+        let mut conf = Conf::decode(request)?;
+        conf.selector.resolve_device_id()?;
+        if conf.selector.is_empty() {
+            let msg = "specify either \"device\", \"hwaddr\", \"kernelpath\" or \"pciBusID\"";
+            return Err(Error::internal(msg));
+        }
+        conf.dpdk = conf.selector.has_userspace_driver()?.unwrap_or(conf.dpdk);
+        Ok(conf)
+    }
+
+    /// DEL carries on without what sysfs does not have any more.
+    fn for_del(request: &'a Request<'_>) -> Result<Self> {
+        let mut conf = Conf::decode(request)?;
+        let _ = conf.selector.resolve_device_id();
+        conf.dpdk = conf.selector.has_userspace_driver().ok().flatten().unwrap_or(conf.dpdk);
+        Ok(conf)
+    }
+
+    fn decode(request: &'a Request<'_>) -> Result<Self> {
+        let config = &request.config;
+        let decode = || {
+            let (selector, dpdk) = (Selector::of(config)?, config.top().boolean("dpdkMode")?);
+            Ok(Conf { selector, dpdk, dns: config.dns()? })
+        };
+        decode().map_err(|error: Error| error.context("failed to load netconf"))
+    }
+}
+
+/// Moves the device into the container and gives it as it is there.
+fn move_in(
+    conf: &Conf<'_>,
+    request: &Request<'_>,
+    container: &Netns,
+    inside: &mut Side<'_>,
+    undo: &mut Undo,
+) -> Result<Link> {
+    let mut host = Side::host()?;
+    let device = conf.selector.find(&mut host.handle).context("failed to find host device")?;
+    let (container, ifname) = (container.duplicate()?, request.ifname.clone());
+    moving::take(&mut host, &device, inside, &ifname).map_err(in_moving)?;
+    undo.push(move || move_back(&container, &ifname, &device));
+    let found = inside.handle.link(&request.ifname);
+    found.with_context(|| format!("failed to find {:?} in container NS", request.ifname)).map_err(in_moving)
+}
+
+/// The reference's words, which have no colon here.
+fn in_moving(error: Error) -> Error {
+    Error { msg: format!("failed to move link {}", error.msg), ..error }
+}
+
+/// Takes the device back to the host and makes it what it was there.
+fn move_back(container: &Netns, ifname: &str, was: &Link) -> Result<()> {
+    let (mut host, mut inside) = (Side::host()?, Side::of(container)?);
+    if let Some(link) = inside.handle.find_link(ifname)? {
+        moving::give_back(&mut inside, &link, &mut host, &was.name, &was.alias)?;
+    }
+    moving::restore(&mut host.handle, was)
+}
