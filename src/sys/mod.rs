@@ -5,6 +5,7 @@ pub mod background;
 pub mod file;
 mod heap;
 pub mod lock;
+pub mod namespaces;
 pub mod netns;
 pub mod output;
 pub mod process;
