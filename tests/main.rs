@@ -42,6 +42,8 @@ mod guest;
 mod host_device;
 mod host_device_after;
 mod host_local;
+mod host_local_life;
+mod host_local_power;
 mod host_local_store;
 mod iptables_flavours;
 mod kills;

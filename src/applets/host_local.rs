@@ -14,7 +14,8 @@
 //! address) and `gateway` (network address + 1).
 //!
 //! From the runtime: `runtimeConfig.ipRanges` (go before all others); particular addresses by `IP` in CNI_ARGS,
-//! `args.cni.ips` and `runtimeConfig.ips`, all three together.
+//! `args.cni.ips` and `runtimeConfig.ips`, all three together; the attachments that GC leaves alone by
+//! `cni.dev/valid-attachments`.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -23,11 +24,11 @@ use crate::cni::args::{self, Args};
 use crate::cni::config::{NetworkConfig, routes};
 use crate::cni::result::{CniResult, Dns, Route, parse_cidr, parse_ip};
 use crate::cni::{Plugin, Request, Undo};
-use crate::error::{Context, Error, Result};
-use crate::ipam::allocate::allocate;
+use crate::error::{Context, Error, Result, code};
+use crate::ipam::allocate::{allocate, exhausted, has_room};
 use crate::ipam::ranges::{self, Draft, RangeSet};
 use crate::ipam::resolv_conf;
-use crate::ipam::store::{Attachment, DEFAULT_DATA_DIR, Store};
+use crate::ipam::store::{self, Attachment, DEFAULT_DATA_DIR, Store};
 
 /// The applet.
 pub struct HostLocal;
@@ -73,6 +74,14 @@ impl Config {
             sets: ranges::complete(&drafts, &config.cni_version)?,
         })
     }
+}
+
+/// True when no range is configured because runtimes will name them, which they do not for STATUS.
+fn is_left_to_the_runtime(config: &NetworkConfig) -> Result<bool> {
+    let promised = config.top().object("capabilities")?.map_or(Ok(false), |all| all.boolean("ipRanges"))?;
+    let ipam = config.top().object("ipam")?;
+    let none = ipam.is_some_and(|ipam| ipam.get("subnet").is_none() && ipam.get("ranges").is_none());
+    Ok(promised && none && config.runtime()?.is_none_or(|runtime| runtime.get("ipRanges").is_none()))
 }
 
 fn data_dir(config: &NetworkConfig) -> Result<PathBuf> {
@@ -140,7 +149,7 @@ impl Plugin for HostLocal {
             path => resolv_conf::read(path)?,
         };
         let wanted = plan(&config)?;
-        let attachment = attachment(request);
+        let attachment = attachment(request).living_at(&request.netns);
         let mut store = Store::open(&config.data_dir, &config.network)?;
         let held = store.held_by(&attachment)?;
         let mut ips = Vec::with_capacity(config.sets.len());
@@ -177,6 +186,43 @@ impl Plugin for HostLocal {
     fn del(&self, request: &Request<'_>) -> Result<()> {
         let data_dir = data_dir(&request.config)?;
         Store::open(&data_dir, &request.config.name)?.release_all(&attachment(request))
+    }
+
+    /// What the runtime's list lacks goes. Without a list nothing goes but what cannot be alive.
+    fn gc(&self, request: &Request<'_>) -> Result<()> {
+        let valid = request.config.valid_attachments().context("failed to parse config")?;
+        let valid: Option<Vec<Attachment>> =
+            valid.map(|all| all.iter().map(|(id, ifname)| Attachment::new(id, ifname)).collect());
+        match Store::open_existing(&data_dir(&request.config)?, &request.config.name)? {
+            Some(mut store) => store.collect(valid.as_deref()),
+            None => Ok(()),
+        }
+    }
+
+    /// The configuration must be one that ADD takes, files can be made, and each range set has an address left or to take
+    /// back. Changes nothing that anybody sees.
+    fn status(&self, request: &Request<'_>) -> Result<()> {
+        let data_dir = data_dir(&request.config)?;
+        let later = is_left_to_the_runtime(&request.config)?;
+        let config = if later { None } else { Some(Config::decode(request)?) };
+        let as_code = |code| move |error: Error| Error::new(code, error.to_string());
+        if let Some(config) = config.as_ref().filter(|config| !config.resolv_conf.is_empty()) {
+            resolv_conf::read(&config.resolv_conf).map_err(as_code(code::NOT_AVAILABLE))?;
+        }
+        let unusable = as_code(code::LIMITED_CONNECTIVITY);
+        store::probe(&data_dir, &request.config.name).map_err(unusable)?;
+        let (Some(config), Some(mut store)) =
+            (config, Store::open_existing(&data_dir, &request.config.name).map_err(unusable)?)
+        else {
+            return Ok(());
+        };
+        for (index, set) in config.sets.iter().enumerate() {
+            if !has_room(&mut store, set, index).map_err(unusable)? {
+                let error = exhausted(set).context(&format!("failed to allocate for range {index}"));
+                return Err(Error::new(code::NOT_AVAILABLE, error.msg));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -138,9 +138,14 @@ impl Plugin for Static {
         Ok(())
     }
 
-    /// There is nothing to give back.
+    /// There is nothing to give back, and nothing for GC either.
     fn del(&self, _request: &Request<'_>) -> Result<()> {
         Ok(())
+    }
+
+    /// The configuration must be one that ADD takes.
+    fn status(&self, request: &Request<'_>) -> Result<()> {
+        Config::decode(request).map(drop)
     }
 }
 

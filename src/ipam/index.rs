@@ -1,9 +1,11 @@
 //! An accelerator beside the reservations of a network: which addresses belong to which attachment, found without
-//! opening every file. It holds nothing that the reservation files do not hold, and nobody needs it: whatever goes wrong
-//! with it ends in a scan of the files, never in an error.
+//! opening every file; and with each address the words of its record (see `record`), which are all that the reservation
+//! files do not hold themselves. Nobody needs it: whatever goes wrong with it ends in a scan of the files, never in an
+//! error.
 //!
 //! Kept outside the network's directory, where the reference plugin would read it as a reservation:
-//! `<dataDir>/.cni-box/<network>.index` (see `table` for its format).
+//! `<dataDir>/.cni-box/<network>.index` (see `table` for its format). A scan writes a new file, `<network>.new`, which takes
+//! the old one's place when it is complete; until then the old one has the records.
 //!
 //! # When it is trusted
 //!
@@ -20,18 +22,28 @@
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Errno, Result};
-use crate::ipam::table::{Stamp, Table, hash};
+use crate::ipam::table::{Slot, Stamp, Table, Words, hash};
 use crate::sys::file;
+
+/// The folder of the index, in `dataDir`: no network has such a name.
+const FOLDER: &str = ".cni-box";
+/// What the name of an index that is being made ends in.
+const NEW: &str = "new";
 
 /// Which addresses belong to which attachment, unless the directory was changed by somebody else.
 pub struct Index {
     table: Option<Table>,
+    /// The table before the scan that is going on.
+    before: Option<Table>,
     state: State,
+    /// Hash of the boot id; 0: unknown.
     boot: u64,
+    /// Where the table is; beside it, `.new`.
+    path: PathBuf,
     /// The stamp of the directory when the scan that fills the table began.
     scanned_from: Option<Stamp>,
 }
@@ -47,27 +59,54 @@ enum State {
 }
 
 impl Index {
-    /// Opens the index of a network, whose `directory` is locked. Whether it can be used shows later.
-    pub fn open(data_dir: &Path, network: &str, directory: &File) -> Index {
-        let mut index = Index { table: None, state: State::Distrusted, boot: 0, scanned_from: None };
+    /// Opens the index of a network, whose `directory` is locked, in this boot. Whether it can be used shows later.
+    pub fn open(data_dir: &Path, network: &str, directory: &File, boot: u64) -> Index {
+        let path = data_dir.join(FOLDER).join(format!("{network}.index"));
+        let mut index = Index { table: None, before: None, state: State::Distrusted, boot, path, scanned_from: None };
         // Without all of this there is no index; everything still works.
         let _ = index.try_open(data_dir, network, directory);
         index
     }
 
+    /// False when the files have to be scanned first.
+    pub fn is_trusted(&self) -> bool {
+        self.table.is_some() && self.state != State::Distrusted
+    }
+
     /// The addresses of the attachment whose reservations have this content; `None` when the index is not trusted.
     pub fn find(&mut self, content: &[u8]) -> Option<Vec<IpAddr>> {
-        let table = self.table.as_ref().filter(|_| self.state != State::Distrusted)?;
-        let found = table.find(hash(content)).ok();
+        let found = self.trusted()?.find(hash(content)).ok();
         if found.is_none() {
             self.distrust();
         }
         found
     }
 
+    /// How many reservations there are; `None` when the index is not trusted.
+    pub(super) fn entries(&self) -> Option<u64> {
+        self.trusted().map(Table::entries)
+    }
+
+    /// All entries; none when the index is not trusted.
+    pub(super) fn all(&self) -> Vec<Slot> {
+        let mut all = Vec::new();
+        // What cannot be read has no record.
+        let _ = self.trusted().map(|table| table.each(&mut |slot| all.push(slot)));
+        all
+    }
+
+    /// What is kept with a reservation; in a scan, what was kept with it before. Whether the index is trusted doesn't
+    /// matter: a record tells itself what it is about.
+    pub(super) fn words(&self, content: &[u8], address: IpAddr) -> Option<Words> {
+        self.before.as_ref().or(self.table.as_ref())?.words(hash(content), address).ok()?
+    }
+
     /// A reservation with this content has been made.
-    pub fn insert(&mut self, content: &[u8], address: IpAddr) {
-        self.change(|table| table.insert(hash(content), address));
+    pub(super) fn insert(&mut self, content: &[u8], address: IpAddr, words: Words) {
+        if self.trusted().is_some_and(Table::is_full) && self.grow().is_err() {
+            self.distrust();
+        }
+        self.change(|table| table.insert(Slot { hash: hash(content), address, words }));
     }
 
     /// A reservation with this content has been removed.
@@ -83,13 +122,19 @@ impl Index {
     /// Begins to fill an empty index, with about so many entries, from the files of the directory.
     pub fn begin_scan(&mut self, entries: usize, directory: &File) {
         self.scanned_from = stamp(directory, self.boot).ok();
-        let cleared = self.table.as_mut().is_some_and(|table| table.clear(entries).is_ok());
-        self.state = if cleared { State::Changed } else { State::Distrusted };
+        let empty = self.empty_table(entries as u64).ok();
+        self.state = if empty.is_some() { State::Changed } else { State::Distrusted };
+        if empty.is_some() {
+            self.before = std::mem::replace(&mut self.table, empty);
+        }
     }
 
     /// Ends it. If the directory was changed meanwhile, by somebody who takes no lock, the result does not count.
     pub fn end_scan(&mut self, directory: &File) {
-        if self.scanned_from.is_none() || stamp(directory, self.boot).ok() != self.scanned_from {
+        let as_before = self.scanned_from.is_some() && stamp(directory, self.boot).ok() == self.scanned_from;
+        let placed = self.state == State::Distrusted || self.take_place().is_ok();
+        self.before = None;
+        if !as_before || !placed {
             self.distrust();
         }
     }
@@ -107,14 +152,47 @@ impl Index {
     }
 
     fn try_open(&mut self, data_dir: &Path, network: &str, directory: &File) -> Result<()> {
-        let beside = data_dir.join(".cni-box");
-        let (table, sealed) =
-            Table::open(file::open_or_create_in(&beside, 0o700, &format!("{network}.index"), 0o600)?)?;
-        self.boot = hash(&fs::read("/proc/sys/kernel/random/boot_id")?);
+        let file = file::open_or_create_in(&data_dir.join(FOLDER), 0o700, &format!("{network}.index"), 0o600)?;
+        if self.boot == 0 {
+            return Err(Errno::ENOENT.into());
+        }
+        let (table, sealed) = Table::open(file)?;
         if stamp(directory, self.boot)? == sealed {
             self.state = State::Sealed;
         }
         self.table = Some(table);
+        Ok(())
+    }
+
+    fn trusted(&self) -> Option<&Table> {
+        self.table.as_ref().filter(|_| self.state != State::Distrusted)
+    }
+
+    /// A table beside the present one, which nobody else may be using.
+    fn empty_table(&self, entries: u64) -> Result<Table> {
+        self.table.as_ref().ok_or(Errno::EBADF)?;
+        Table::create(file::start_over(&self.path.with_extension(NEW), 0o600)?, entries)
+    }
+
+    fn take_place(&self) -> Result<()> {
+        Ok(fs::rename(self.path.with_extension(NEW), &self.path)?)
+    }
+
+    /// Copies everything to a table of twice the size.
+    fn grow(&mut self) -> Result<()> {
+        let old = self.trusted().ok_or(Errno::EBADF)?;
+        let mut larger = self.empty_table(old.entries())?;
+        let mut copied = Ok(());
+        old.each(&mut |slot| {
+            if copied.is_ok() {
+                copied = larger.insert(slot);
+            }
+        })?;
+        copied?;
+        larger.count_left_out(old);
+        self.take_place()?;
+        self.table = Some(larger);
+        self.state = State::Changed;
         Ok(())
     }
 

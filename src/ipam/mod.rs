@@ -12,6 +12,7 @@ pub mod master;
 pub mod mtu;
 pub mod point_to_point;
 pub mod ranges;
+mod record;
 pub mod resolv_conf;
 pub mod store;
 mod table;

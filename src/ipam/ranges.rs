@@ -137,6 +137,15 @@ impl Range {
         (self.start..=self.end).contains(&address)
     }
 
+    fn size(&self) -> u128 {
+        let difference = match (self.start, self.end) {
+            (IpAddr::V4(start), IpAddr::V4(end)) => u128::from(end.to_bits().saturating_sub(start.to_bits())),
+            (IpAddr::V6(start), IpAddr::V6(end)) => end.to_bits().saturating_sub(start.to_bits()),
+            _ => 0,
+        };
+        difference.saturating_add(u128::from(!self.contains(self.gateway)))
+    }
+
     fn overlaps(&self, other: &Range) -> bool {
         self.start <= other.end && other.start <= self.end
     }
@@ -151,6 +160,16 @@ impl RangeSet {
     /// True for an address inside one of the ranges.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.range_of(address).is_some()
+    }
+
+    /// True for an address that may be handed out: it is inside, and not its range's gateway.
+    pub fn offers(&self, address: IpAddr) -> bool {
+        self.range_of(address).is_some_and(|range| range.gateway != address)
+    }
+
+    /// How many addresses may be handed out.
+    pub fn size(&self) -> u128 {
+        self.0.iter().map(Range::size).fold(0, u128::saturating_add)
     }
 
     /// The range that contains the address.

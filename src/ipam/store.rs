@@ -6,36 +6,58 @@
 //! - `lock`, mode 0750, empty: locked with flock(2).
 //!
 //! Only regular files whose name is an address in its canonical text count. An empty one, which a crash of the reference
-//! plugin leaves behind, counts as free.
+//! plugin leaves behind, counts as free; one that is too large to name an attachment is somebody's, and never read.
+//!
+//! Which reservations are over, so that their addresses may be taken back, `record` knows; `reclaim` does it.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::net::IpAddr;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Errno, Failures, Result};
 use crate::ipam::index::Index;
+use crate::ipam::record::{FileId, Host, Record, Sandbox};
 use crate::sys::file;
 use crate::sys::lock::{Lock, Mode};
 
 /// Where reservations are when the configuration has no `dataDir`.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
+/// No attachment's names are longer: CNI_CONTAINERID and CNI_IFNAME are single strings of an environment (32 pages).
+const LONGEST_CONTENT: u64 = 256 * 1024;
+
+/// Fails if no reservation could be written to the store of a network. Leaves nothing.
+pub fn probe(data_dir: &Path, network: &str) -> Result<()> {
+    file::probe(&data_dir.join(network))
+}
+
 /// Who holds a reservation: an interface of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
     content: String,
     id_length: usize,
+    /// Where it lives, if that was asked.
+    sandbox: Sandbox,
 }
 
 impl Attachment {
     /// An attachment by CNI_CONTAINERID and CNI_IFNAME.
     pub fn new(container_id: &str, ifname: &str) -> Attachment {
         let id = container_id.trim();
-        Attachment { content: format!("{id}\r\n{ifname}"), id_length: id.len() }
+        Attachment { content: format!("{id}\r\n{ifname}"), id_length: id.len(), sandbox: Sandbox::default() }
+    }
+
+    /// The same attachment, whose namespace is at this path.
+    #[must_use]
+    pub fn living_at(self, netns: &str) -> Attachment {
+        self.living_in(Sandbox::at(netns))
+    }
+
+    pub(super) fn living_in(self, sandbox: Sandbox) -> Attachment {
+        Attachment { sandbox, ..self }
     }
 
     /// The container id.
@@ -69,18 +91,37 @@ pub struct Store {
     path: PathBuf,
     directory: File,
     index: Index,
+    host: Host,
     _lock: Lock,
+}
+
+/// What a reservation says, and which file it is.
+struct Found {
+    content: Vec<u8>,
+    file: FileId,
 }
 
 impl Store {
     /// Opens the store of a network, creating it when it is missing, and waits for its lock.
     pub fn open(data_dir: &Path, network: &str) -> Result<Store> {
+        Store::open_on(Host::this(), data_dir, network)
+    }
+
+    /// The same, if the store is there.
+    pub fn open_existing(data_dir: &Path, network: &str) -> Result<Option<Store>> {
+        match data_dir.join(network).try_exists() {
+            Ok(false) => Ok(None),
+            _ => Store::open(data_dir, network).map(Some),
+        }
+    }
+
+    pub(super) fn open_on(host: Host, data_dir: &Path, network: &str) -> Result<Store> {
         let path = data_dir.join(network);
         let lock = Lock::acquire(file::open_or_create_in(&path, 0o755, "lock", 0o750)?, Mode::Exclusive);
         let lock = lock.with_context(|| format!("failed to lock {:?}", path.join("lock")))?;
         let directory = File::open(&path).with_context(|| format!("failed to open {path:?}"))?;
-        let index = Index::open(data_dir, network, &directory);
-        Ok(Store { path, directory, index, _lock: lock })
+        let index = Index::open(data_dir, network, &directory, host.boot);
+        Ok(Store { path, directory, index, host, _lock: lock })
     }
 
     /// The addresses that an attachment holds.
@@ -98,7 +139,7 @@ impl Store {
     pub fn reserve(&mut self, address: IpAddr, attachment: &Attachment) -> Result<bool> {
         let target = self.file_of(address);
         match fs::symlink_metadata(&target) {
-            Ok(found) if found.is_file() && found.len() == 0 => {
+            Ok(found) if is_empty(&found) => {
                 fs::remove_file(&target).with_context(|| format!("failed to remove empty {target:?}"))?;
             }
             Ok(_) => return Ok(false),
@@ -109,14 +150,24 @@ impl Store {
             Err(error) if error.is(Errno::EEXIST) => return Ok(false),
             created => created?,
         }
-        self.index.insert(attachment.content(), address);
+        self.record(address, attachment);
         Ok(true)
+    }
+
+    /// False when a reservation, or whatever else, has the address's name.
+    pub fn is_free(&self, address: IpAddr) -> bool {
+        fs::symlink_metadata(self.file_of(address)).map_or(true, |found| is_empty(&found))
+    }
+
+    /// How many reservations there are; `None` when only a look at the directory would tell.
+    pub fn count(&self) -> Option<u64> {
+        self.index.entries()
     }
 
     /// Gives back one address, if the attachment holds it.
     pub fn release(&mut self, address: IpAddr, attachment: &Attachment) -> Result<()> {
-        match self.content_of(address) {
-            Some(content) if content == attachment.content() => self.remove(address, attachment.content()),
+        match self.read(address) {
+            Some(found) if found.content == attachment.content() => self.remove(address, attachment.content()),
             _ => Ok(()),
         }
     }
@@ -143,18 +194,15 @@ impl Store {
 
     /// The address handed out last from the range set with this index. Text that is not exactly an address is none.
     pub fn last_reserved(&self, set: usize) -> Option<IpAddr> {
-        let text = fs::read_to_string(self.pointer(set)).ok()?;
+        const LONGEST: u64 = 64;
+        let mut text = String::new();
+        file::open_plain(&self.pointer(set)).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
         text.parse().ok().map(|address: IpAddr| address.to_canonical())
     }
 
     /// Remembers the address handed out last. That it fails is no reason to fail: the next search begins elsewhere.
     pub fn set_last_reserved(&self, set: usize, address: IpAddr) {
-        let text = address.to_string();
-        let _ = file::open_or_create(&self.pointer(set), 0o600).and_then(|file| {
-            // Cut only afterwards: ext4 flushes files that were emptied first.
-            file.write_all_at(text.as_bytes(), 0)?;
-            Ok(file.set_len(text.len() as u64)?)
-        });
+        let _ = file::write_over(&self.pointer(set), 0o600, address.to_string().as_bytes());
     }
 
     /// Asks the index, and verifies its answer. `None` when it does not know, or was wrong.
@@ -163,7 +211,7 @@ impl Store {
             exact: self.index.find(attachment.content())?,
             legacy: self.index.find(attachment.id().as_bytes())?,
         };
-        let is = |address: &IpAddr, content: &[u8]| self.content_of(*address).is_some_and(|found| found == content);
+        let is = |address: &IpAddr, content: &[u8]| self.read(*address).is_some_and(|found| found.content == content);
         let right = held.exact.iter().all(|address| is(address, attachment.content()))
             && held.legacy.iter().all(|address| is(address, attachment.id().as_bytes()));
         if !right {
@@ -175,19 +223,38 @@ impl Store {
     /// Reads every reservation, and fills the index on the way.
     fn scan(&mut self, attachment: &Attachment) -> Result<Held> {
         let mut held = Held::default();
-        let addresses: Vec<IpAddr> = self.addresses()?;
-        self.index.begin_scan(addresses.len(), &self.directory);
-        for address in addresses {
-            let Some(content) = self.content_of(address) else { continue };
-            self.index.insert(&content, address);
+        self.scan_each(&mut |address, content| {
             if content == attachment.content() {
                 held.exact.push(address);
             } else if content == attachment.id().as_bytes() {
                 held.legacy.push(address);
             }
+        })?;
+        Ok(held)
+    }
+
+    /// A file keeps its record; one that has none is seen now.
+    fn scan_each(&mut self, visit: &mut dyn FnMut(IpAddr, &[u8])) -> Result<()> {
+        let addresses: Vec<IpAddr> = self.addresses()?;
+        self.index.begin_scan(addresses.len(), &self.directory);
+        for address in addresses {
+            let Some(Found { content, file }) = self.read(address) else { continue };
+            let words = self.index.words(&content, address);
+            let kept = words.and_then(|words| Record::read(words, &content, address, file));
+            let record = kept.unwrap_or_else(|| Record::new(&self.host, Sandbox::default(), &content, address, file));
+            self.index.insert(&content, address, record.words());
+            visit(address, &content);
         }
         self.index.end_scan(&self.directory);
-        Ok(held)
+        Ok(())
+    }
+
+    /// Remembers where the attachment lives that has just got this address.
+    fn record(&mut self, address: IpAddr, attachment: &Attachment) {
+        let words = fs::symlink_metadata(self.file_of(address)).map_or(Default::default(), |file| {
+            Record::new(&self.host, attachment.sandbox, attachment.content(), address, FileId::of(&file)).words()
+        });
+        self.index.insert(attachment.content(), address, words);
     }
 
     fn remove(&mut self, address: IpAddr, content: &[u8]) -> Result<()> {
@@ -216,9 +283,16 @@ impl Store {
     }
 
     /// What a reservation says, without surrounding white space; `None` when it says nothing.
-    fn content_of(&self, address: IpAddr) -> Option<Vec<u8>> {
-        let bytes = fs::read(self.file_of(address)).ok()?;
-        Some(bytes.trim_ascii().to_vec()).filter(|content| !content.is_empty())
+    fn read(&self, address: IpAddr) -> Option<Found> {
+        let file = file::open_plain(&self.file_of(address)).ok()?;
+        let metadata = file.metadata().ok()?;
+        if !metadata.is_file() || metadata.len() > LONGEST_CONTENT {
+            return None;
+        }
+        let mut bytes = Vec::with_capacity(128);
+        file.take(LONGEST_CONTENT).read_to_end(&mut bytes).ok()?;
+        let content = bytes.trim_ascii().to_vec();
+        Some(Found { content, file: FileId::of(&metadata) }).filter(|found| !found.content.is_empty())
     }
 
     fn file_of(&self, address: IpAddr) -> PathBuf {
@@ -237,6 +311,10 @@ impl Drop for Store {
     }
 }
 
+fn is_empty(file: &fs::Metadata) -> bool {
+    file.is_file() && file.len() == 0
+}
+
 /// The address that a file is named after, in the only text that a plugin writes.
 fn address_of(name: &OsStr) -> Option<IpAddr> {
     let name = name.to_str()?;
@@ -244,5 +322,6 @@ fn address_of(name: &OsStr) -> Option<IpAddr> {
     Some(address).filter(|address| address.to_canonical().to_string() == name)
 }
 
+mod reclaim;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! What the tests of this layer and of its applets share.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,6 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::{Value, json};
 
 use crate::cni::{Host, NetworkConfig, Request, Verb};
+use crate::ipam::record;
+use crate::sys::namespaces::Presence;
 
 /// An ADD of c1's eth0 to the network "net"; `more` goes to the top of the configuration.
 pub(crate) fn request(version: &str, ipam: Value, more: Value, args: &str) -> Request<'static> {
@@ -69,5 +73,40 @@ impl Numbers {
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) % limit
+    }
+}
+
+/// What the present thread's host is like. Real namespaces would be slow, and a reboot slower.
+#[derive(Debug, Clone, Default)]
+pub(super) struct World {
+    pub(super) boot: u64,
+    /// The PID namespace in sight.
+    pub(super) view: u32,
+    /// Namespaces, by inode, with their cookies.
+    pub(super) namespaces: BTreeMap<u32, u64>,
+    /// Not everything may be looked at.
+    pub(super) blind: bool,
+}
+
+thread_local! {
+    static WORLD: RefCell<World> = RefCell::default();
+}
+
+impl World {
+    /// Makes this the world, as reservations see it.
+    pub(super) fn host(&self) -> record::Host {
+        WORLD.set(self.clone());
+        let census =
+            || -> record::Ask { Box::new(|inode, cookie| WORLD.with_borrow(|world| world.presence(inode, cookie))) };
+        record::Host { boot: self.boot, view: || WORLD.with_borrow(|world| world.view), census }
+    }
+
+    fn presence(&self, inode: u32, cookie: u64) -> Presence {
+        match self.namespaces.get(&inode) {
+            Some(theirs) if *theirs == cookie && !self.blind => Presence::Here,
+            Some(theirs) if *theirs != cookie => Presence::Gone,
+            _ if self.blind => Presence::Unknown,
+            _ => Presence::NotFound,
+        }
     }
 }

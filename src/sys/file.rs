@@ -2,13 +2,15 @@
 
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::statfs::fstatfs;
 use nix::sys::time::TimeSpec;
+use nix::unistd::{AccessFlags, access};
 
 use crate::error::{Context, Errno, Error, Result};
 use crate::sys::random;
@@ -26,6 +28,15 @@ pub fn create_directories(path: &Path, mode: u32) -> Result<()> {
 pub fn open_or_create(path: &Path, mode: u32) -> Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(mode).open(path);
     file.map_err(|error| Error::from(error).context(&format!("failed to open {path:?}")))
+}
+
+/// Writes these bytes over a file, which is created with `mode` when it is missing. Follows no link.
+pub fn write_over(path: &Path, mode: u32, bytes: &[u8]) -> Result<()> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(mode).custom_flags(flags).open(path)?;
+    // Cut only afterwards: ext4 flushes files that were emptied first.
+    file.write_all_at(bytes, 0)?;
+    Ok(file.set_len(bytes.len() as u64)?)
 }
 
 /// Opens `directory/name` like [`open_or_create`]. The directory is only created, with its parents, when it turns out to
@@ -73,6 +84,61 @@ pub fn replace(directory: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<
         let _ = fs::remove_file(&aside);
         Error::from(error).context(&format!("failed to replace {target:?}"))
     })
+}
+
+/// Opens a file of ours that nobody else reads yet, empty; what an earlier call has left there goes.
+pub fn start_over(path: &Path, mode: u32) -> Result<File> {
+    let _ = fs::remove_file(path);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path);
+    file.with_context(|| format!("failed to create {path:?}"))
+}
+
+/// Opens an existing file for reading, without following a link and without waiting for who writes to a FIFO.
+pub fn open_plain(path: &Path) -> Result<File> {
+    Ok(OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?)
+}
+
+/// Fails if no file could be made in a directory or, where it is missing, in the nearest one above it. Leaves nothing.
+pub fn probe(directory: &Path) -> Result<()> {
+    let mut place = directory;
+    while let (Err(error), Some(above)) = (fs::metadata(place), place.parent())
+        && error.kind() == ErrorKind::NotFound
+    {
+        place = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+    }
+    let unnamed = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(place);
+    let written = unnamed.map_err(Error::from).and_then(|mut file| Ok(file.write_all(b"x")?));
+    let probed = match written {
+        Err(error) if (error.is(Errno::EOPNOTSUPP) || error.is(Errno::EISDIR)) && place.is_dir() => {
+            access(place, AccessFlags::W_OK).map_err(Error::from)
+        }
+        written => written,
+    };
+    probed.with_context(|| format!("failed to create a file in {place:?}"))
+}
+
+/// True for a file on a file system that no other host uses at the same time; false when that is not known.
+pub fn is_local(file: &File) -> bool {
+    // Of linux/magic.h: ext2 to ext4, xfs, btrfs, tmpfs, ramfs, overlayfs, f2fs, zfs, bcachefs, ubifs, jffs2, nilfs2, jfs,
+    // reiserfs, exfat.
+    const LOCAL: [u32; 15] = [
+        0xef53,
+        0x5846_5342,
+        0x9123_683e,
+        0x0102_1994,
+        0x8584_58f6,
+        0x794c_7630,
+        0xf2f5_2010,
+        0x2fc1_2fc1,
+        0xca45_1a4e,
+        0x2405_1905,
+        0x72b6,
+        0x3434,
+        0x3153_464a,
+        0x5265_4973,
+        0x2011_bab0,
+    ];
+    fstatfs(file).is_ok_and(|found| LOCAL.contains(&(found.filesystem_type().0 as u32)))
 }
 
 fn write_aside(directory: &Path, mode: u32, bytes: &[u8]) -> Result<std::path::PathBuf> {

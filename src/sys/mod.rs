@@ -7,6 +7,7 @@ pub mod file;
 mod heap;
 pub mod listen;
 pub mod lock;
+pub mod namespaces;
 pub mod netns;
 pub mod output;
 pub mod packet_socket;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 
 use nix::sched::{CloneFlags, setns};
@@ -11,7 +12,7 @@ use nix::sys::statfs::fstatfs;
 use crate::error::{Errno, Error, Result};
 
 /// Namespace of the process.
-const OWN: &str = "/proc/self/ns/net";
+pub(super) const OWN: &str = "/proc/self/ns/net";
 
 /// `NS_GET_NSTYPE` of `linux/nsfs.h`: which kind of namespace a descriptor is.
 const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
@@ -28,6 +29,13 @@ pub struct Netns {
 pub struct Identity {
     device: u64,
     inode: u64,
+}
+
+impl Identity {
+    /// The inode number. The kernel gives that of a namespace which has gone to a new one.
+    pub fn inode(self) -> u64 {
+        self.inode
+    }
 }
 
 impl std::fmt::Display for Identity {
@@ -86,6 +94,14 @@ impl Netns {
         Ok(identity_of(&self.file.metadata()?))
     }
 
+    /// A number that the kernel gives no second namespace before the next boot (Linux 5.14).
+    pub fn cookie(&self) -> Result<u64> {
+        match Handle::of(&self.file) {
+            Some(handle) => Ok(handle.id),
+            None => self.run(cookie_of_current)?,
+        }
+    }
+
     /// Runs `work` inside the namespace and comes back. If the way back is barred the process aborts: going on would
     /// change the wrong namespace.
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
@@ -124,6 +140,52 @@ fn identity_of(metadata: &std::fs::Metadata) -> Identity {
     Identity { device: metadata.dev(), inode: metadata.ino() }
 }
 
+/// `struct file_handle` with what nsfs has in it since Linux 6.18 (`linux/nsfs.h`, `struct nsfs_file_handle`). The number in it
+/// is the cookie.
+#[repr(C)]
+pub(super) struct Handle {
+    bytes: u32,
+    kind: libc::c_int,
+    id: u64,
+    namespace: u32,
+    inode: u32,
+}
+
+impl Handle {
+    const NSFS: libc::c_int = 0xf1;
+    const BYTES: u32 = 16;
+
+    /// The handle of the network namespace with this inode and cookie.
+    pub(super) fn new(inode: u32, cookie: u64) -> Handle {
+        let namespace = libc::CLONE_NEWNET.cast_unsigned();
+        Handle { bytes: Handle::BYTES, kind: Handle::NSFS, id: cookie, namespace, inode }
+    }
+
+    /// What the kernel calls this namespace, if it can.
+    fn of(file: &File) -> Option<Handle> {
+        let (mut handle, mut mount, flags) = (Handle::new(0, 0), 0_i32, libc::AT_EMPTY_PATH);
+        // SAFETY: the handle has room for as many bytes as it says; it, the path and `mount` live through the call.
+        let named = unsafe {
+            let place = &raw mut handle;
+            libc::syscall(libc::SYS_name_to_handle_at, file.as_raw_fd(), c"".as_ptr(), place, &raw mut mount, flags)
+        };
+        Some(handle).filter(|handle| named == 0 && (handle.bytes, handle.kind) == (Handle::BYTES, Handle::NSFS))
+    }
+}
+
+/// See [`Netns::cookie`].
+pub(super) fn cookie_of_current() -> Result<u64> {
+    let socket = UnixDatagram::unbound()?;
+    let mut cookie = 0_u64;
+    let mut length = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: `cookie` has `length` bytes, and both outlive the call.
+    let got = unsafe {
+        let place = std::ptr::from_mut(&mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, place, &raw mut length)
+    };
+    Ok(Errno::result(got).map(|_| cookie)?)
+}
+
 /// The `CLONE_NEW…` flag of a namespace descriptor; `None` for any other file.
 fn nstype(file: &File) -> Option<libc::c_int> {
     // SAFETY: NS_GET_NSTYPE takes no argument and returns a number; on any other file it fails with ENOTTY.
@@ -134,6 +196,13 @@ fn nstype(file: &File) -> Option<libc::c_int> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cookie_is_the_same_however_it_is_asked_for() {
+        let own = Netns::open(OWN).unwrap();
+        assert_eq!(own.cookie().unwrap(), cookie_of_current().unwrap());
+        assert!(Handle::of(&File::open("/dev/null").unwrap()).is_none());
+    }
 
     #[test]
     fn a_pipe_is_no_namespace_and_nobody_waits_for_it() {

@@ -2,7 +2,7 @@
 
 use crate::cross::Side::{Ours, Theirs};
 use crate::lab::chosen;
-use crate::{cross, firewall, masquerade, portmap, portmap_life, portmap_nft, ptp, tap};
+use crate::{cross, firewall, host_local_life, masquerade, portmap, portmap_life, portmap_nft, ptp, tap};
 
 #[test]
 fn masquerade_both_flavours_hold_the_rules_that_the_reference_writes() {
@@ -74,4 +74,21 @@ fn tap_the_device_is_what_the_reference_makes() {
 fn tap_frames_pass_between_two_containers_and_with_the_host() {
     tap::frames_pass_between_two_containers_whose_taps_somebody_holds();
     tap::frames_pass_between_a_container_and_the_host();
+}
+
+// This kernel does not say whether a namespace is there: it must be looked for.
+
+#[test]
+fn host_local_a_namespace_lives_as_long_as_anything_uses_it() {
+    host_local_life::pinned_namespaces(&host_local_life::PINS[..3]);
+}
+
+#[test]
+fn host_local_who_sees_other_processes_takes_nothing_back() {
+    host_local_life::other_processes_in_sight();
+}
+
+#[test]
+fn host_local_a_restarted_container_gets_its_address_again() {
+    host_local_life::better_a_restarted_container_gets_its_address_again();
 }

@@ -15,7 +15,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Once;
 use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use call::{Call, Outcome};
 pub use configs::{Configurations, bridge_config, chosen, host_local_config, merged, static_config};
@@ -50,6 +53,12 @@ pub struct Lab {
     mnt: File,
 }
 
+/// Tests run side by side, and some of them hold pipes to hundreds of programs.
+fn allow_many_files() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+}
+
 impl Lab {
     /// A host with the plugins under test in [`PLUGINS`].
     pub fn new() -> Lab {
@@ -65,6 +74,8 @@ impl Lab {
 
     /// A host with nothing in [`PLUGINS`].
     pub fn bare() -> Lab {
+        static ROOM: Once = Once::new();
+        ROOM.call_once(allow_many_files);
         let mut anchor = Command::new("unshare")
             .args(["-n", "-m", "--propagation", "private", "sh", "-ec", ANCHOR])
             .env("PATH", PATH)

@@ -8,7 +8,7 @@ use crate::cni::config::Object;
 use crate::ipam::ranges::{Draft, complete};
 use crate::ipam::testing::{Directory, Numbers};
 
-fn set(ranges: Value) -> RangeSet {
+pub(super) fn set(ranges: Value) -> RangeSet {
     let document = json!({ "ranges": [ranges] });
     let drafts = Draft::decode_sets(&Object::top(document.as_object().unwrap()), "ranges").unwrap();
     complete(&drafts, "1.0.0").unwrap().remove(0)

@@ -25,8 +25,7 @@ fn crowded(number: u64) -> u64 {
 fn agrees_with_a_map_through_insertions_removals_and_growth() {
     for seed in 0..3 {
         let directory = Directory::new();
-        let (mut table, _) = open(&directory.path().join("t")).unwrap();
-        table.clear(0).unwrap();
+        let mut table = create(&directory.path().join("t"), 300);
         let mut model: HashMap<u64, BTreeSet<IpAddr>> = HashMap::new();
         let mut numbers = Numbers(seed);
         for step in 0..2000 {
@@ -35,7 +34,7 @@ fn agrees_with_a_map_through_insertions_removals_and_growth() {
             // First mostly insertions, then mostly removals.
             let grows = numbers.below(10) < if step < 1000 { 7 } else { 3 };
             if grows && model.entry(hash).or_default().insert(address) {
-                table.insert(hash, address).unwrap();
+                table.insert(slot(hash, address)).unwrap();
             } else if !grows {
                 model.entry(hash).or_default().remove(&address);
                 table.remove(hash, address).unwrap();
@@ -56,14 +55,13 @@ fn agrees_with_a_map_through_insertions_removals_and_growth() {
 #[test]
 fn many_entries_of_one_hash_are_an_error_and_not_a_long_run() {
     let directory = Directory::new();
-    let (mut table, _) = open(&directory.path().join("t")).unwrap();
-    table.clear(0).unwrap();
+    let mut table = create(&directory.path().join("t"), 0);
     for number in 0..5000 {
-        table.insert(7, address(number)).unwrap();
+        table.insert(slot(7, address(number))).unwrap();
     }
-    assert_eq!(table.used, MOST_ALIKE as u64);
+    assert_eq!((table.used, table.entries()), (MOST_ALIKE as u64, 5000));
     assert!(table.find(7).is_err() && table.remove(7, address(1)).is_err());
-    table.insert(8, address(1)).unwrap();
+    table.insert(slot(8, address(1))).unwrap();
     assert_eq!(table.find(8).unwrap(), [address(1)]);
 }
 
@@ -71,11 +69,10 @@ fn many_entries_of_one_hash_are_an_error_and_not_a_long_run() {
 fn is_found_again_with_its_stamp() {
     let directory = Directory::new();
     let path = directory.path().join("t");
-    let (mut table, stamp) = open(&path).unwrap();
-    assert_eq!(stamp, Stamp::default());
-    table.clear(1000).unwrap();
+    assert_eq!(open(&path).unwrap().1, Stamp::default());
+    let mut table = create(&path, 1000);
     assert_eq!(table.slots, 2048);
-    table.insert(hash(b"a"), address(4)).unwrap();
+    table.insert(slot(hash(b"a"), address(4))).unwrap();
     table.write_header(&STAMP).unwrap();
     assert!(open(&path).is_err(), "two users at a time");
     drop(table);
@@ -85,27 +82,48 @@ fn is_found_again_with_its_stamp() {
 }
 
 #[test]
-fn emptying_it_erases_the_stamp() {
+fn every_entry_is_visited_with_its_words_until_the_table_is_full() {
     let directory = Directory::new();
     let path = directory.path().join("t");
-    let (mut table, _) = open(&path).unwrap();
-    table.clear(0).unwrap();
+    let mut table = create(&path, 0);
+    let entries: Vec<Slot> = (1..=128).map(|number| slot(hash(&[number]), address(u64::from(number)))).collect();
+    for entry in &entries {
+        assert!(!table.is_full());
+        table.insert(*entry).unwrap();
+        assert_eq!(table.words(entry.hash, entry.address).unwrap(), Some(entry.words));
+    }
+    assert!(table.is_full() && table.insert(slot(1, address(1))).is_err());
+    assert_eq!(table.words(entries[0].hash, address(300)).unwrap(), None);
+    let mut found = Vec::new();
+    table.each(&mut |entry| found.push(entry)).unwrap();
+    assert_eq!(found.len(), entries.len());
+    assert!(entries.iter().all(|entry| found.contains(entry)));
+}
+
+#[test]
+fn a_table_of_another_format_is_empty() {
+    let directory = Directory::new();
+    let path = directory.path().join("t");
+    let table = create(&path, 0);
     table.write_header(&STAMP).unwrap();
-    table.clear(0).unwrap();
+    table.file.file().write_all_at(b"cnibox\0\x01", 0).unwrap();
     drop(table);
-    assert_eq!(open(&path).unwrap().1, Stamp::default());
+    let (table, stamp) = open(&path).unwrap();
+    assert_eq!((stamp, table.slots), (Stamp::default(), 0));
+    assert!(table.words(7, address(1)).is_err());
 }
 
 #[test]
 fn a_damaged_file_is_an_error_and_never_an_endless_search() {
     let directory = Directory::new();
     let path = directory.path().join("t");
-    let (mut table, _) = open(&path).unwrap();
-    table.clear(0).unwrap();
+    let mut table = create(&path, 0);
     table.write_header(&STAMP).unwrap();
     let bytes = vec![1; (SLOTS_AT + table.slots * SLOT_BYTES) as usize];
     table.file.file().write_all_at(&bytes[SLOTS_AT as usize..], SLOTS_AT).unwrap();
-    assert!(table.find(7).is_err() && table.insert(7, address(1)).is_err() && table.remove(7, address(1)).is_err());
+    assert!(
+        table.find(7).is_err() && table.insert(slot(7, address(1))).is_err() && table.remove(7, address(1)).is_err()
+    );
     table.file.file().set_len(SLOTS_AT).unwrap();
     assert!(table.find(7).is_err());
     table.file.file().write_all_at(&bytes[..HEADER_BYTES], 0).unwrap();
@@ -117,6 +135,14 @@ fn a_damaged_file_is_an_error_and_never_an_endless_search() {
 fn hashes_do_not_change_between_releases() {
     assert_eq!(hash(b"c1\r\neth0"), 0x5099_ba7c_8b54_7567);
     assert_ne!(hash(b""), 0);
+}
+
+fn slot(hash: u64, address: IpAddr) -> Slot {
+    Slot { hash, address, words: [hash, !hash, 3, 4] }
+}
+
+fn create(path: &std::path::Path, entries: u64) -> Table {
+    Table::create(crate::sys::file::start_over(path, 0o600).unwrap(), entries).unwrap()
 }
 
 fn open(path: &std::path::Path) -> Result<(Table, Stamp)> {

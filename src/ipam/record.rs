@@ -1,0 +1,187 @@
+//! What is remembered about a reservation beyond the reference's file: in which boot and network namespace its attachment
+//! is. From that follows whether the attachment can still be alive; when it cannot, its address may be taken back.
+//!
+//! The prime rule: no address is ever given twice. So a reservation is over only if that is certain, and everything
+//! doubtful counts as alive.
+//!
+//! # What a record is
+//!
+//! A fact that stays true: "this very file was made in boot B for the namespace N", or, of a file that the Go plugin made,
+//! "this very file was there in boot B". *This very file* is its inode and the time the kernel set when it was linked
+//! into the directory, which no program can set: a reservation that was released and made again, written over, or restored
+//! from a backup is another file and has no record until it is seen again. Records therefore may get lost but cannot
+//! lie, whichever of reservations and records are restored, rolled back or torn. Times are compared for equality only, so a
+//! clock that jumps, or begins in 1970 at each boot, does no harm.
+//!
+//! A namespace is named by its inode number and, because the kernel uses these again, by the cookie that it gives no second
+//! namespace before the next boot (Linux 5.14; zero before, and then the inode decides). The path in CNI_NETNS is not
+//! kept: it may lead elsewhere by now, and a namespace lives on without it.
+//!
+//! # When a reservation is over
+//!
+//! - Its record is of another boot, and the directory is on a file system that only this host uses. (Another boot of
+//!   hosts that share a directory over NFS may be the present one of another host.) A reservation of the Go plugin is so
+//!   recognised one boot later than ours: it must have been seen in a boot that has ended.
+//! - Its record is of this boot, and nothing on this host uses the namespace any more, be its mount point there or not.
+//!   From Linux 6.18 on the kernel says so. Before, or for who has not all rights, it must be mounted in no mount
+//!   namespace, no thread may be in it, and no process may hold it open; only who has the same processes in sight as the
+//!   one who made the record (same PID namespace), and may look at all of them, can find that out. It is looked for
+//!   twice, for a process that forks and ends might be missed once. Not found is then a namespace that nothing but a
+//!   socket holds.
+//!
+//! Neither holds for a file that is not `<id> CR LF <ifname>`: an administrator may have blocked the address.
+//!
+//! Whoever asks again for the same attachment says that it lives nowhere else. Then what cannot be looked at does not
+//! count, so that containers restart without root's rights, too.
+
+use std::fs::{self, Metadata};
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+
+use crate::ipam::table::{Words, hash, mapped};
+use crate::sys::namespaces::{self, Census, Presence};
+use crate::sys::netns::Netns;
+
+/// Where a container lives. All zero: it is not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Sandbox {
+    netns: u32,
+    cookie: u64,
+}
+
+impl Sandbox {
+    #[cfg(test)]
+    pub(super) fn new(netns: u32, cookie: u64) -> Sandbox {
+        Sandbox { netns, cookie }
+    }
+
+    /// The namespace at this path; unknown when there is none.
+    pub(super) fn at(path: &str) -> Sandbox {
+        let Ok(netns) = Netns::open(path) else { return Sandbox::default() };
+        let inode = netns.identity().ok().and_then(|identity| u32::try_from(identity.inode()).ok());
+        let cookie = netns.cookie().unwrap_or(0);
+        inode.map_or(Sandbox::default(), |netns| Sandbox { netns, cookie })
+    }
+}
+
+/// Which file a reservation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId([u64; 3]);
+
+impl FileId {
+    pub(super) fn of(file: &Metadata) -> FileId {
+        FileId([file.ino(), file.ctime().cast_unsigned(), file.ctime_nsec().cast_unsigned()])
+    }
+}
+
+/// See the head of this file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Record {
+    boot: u64,
+    sandbox: Sandbox,
+    /// The PID namespace of who made the record; 0: unknown.
+    view: u32,
+    /// Over everything above, and what the record is about.
+    check: u64,
+}
+
+impl Record {
+    /// The record of the reservation of an address that is this file with this content. Without a sandbox: it was seen.
+    pub(super) fn new(host: &Host, sandbox: Sandbox, content: &[u8], address: IpAddr, file: FileId) -> Record {
+        let view = if sandbox == Sandbox::default() { 0 } else { (host.view)() };
+        let record = Record { boot: host.boot, sandbox, view, check: 0 };
+        Record { check: record.check(content, address, file), ..record }
+    }
+
+    /// The record in these words of the table, if it is about this reservation.
+    pub(super) fn read(words: Words, content: &[u8], address: IpAddr, file: FileId) -> Option<Record> {
+        let record = Record::decode(words);
+        Some(record).filter(|record| record.boot != 0 && record.check == record.check(content, address, file))
+    }
+
+    /// The record in these words, whatever it is about.
+    pub(super) fn decode([boot, namespaces, cookie, check]: Words) -> Record {
+        let (netns, view) = (namespaces as u32, (namespaces >> 32) as u32);
+        Record { boot, sandbox: Sandbox { netns, cookie }, view, check }
+    }
+
+    pub(super) fn words(&self) -> Words {
+        [self.boot, u64::from(self.view) << 32 | u64::from(self.sandbox.netns), self.sandbox.cookie, self.check]
+    }
+
+    fn check(&self, content: &[u8], address: IpAddr, FileId(file): FileId) -> u64 {
+        let [boot, namespaces, cookie, _] = self.words();
+        let numbers = [boot, namespaces, cookie, hash(content)].into_iter().chain(file);
+        let bytes: Vec<u8> = numbers.flat_map(u64::to_le_bytes).chain(mapped(address).octets()).collect();
+        hash(&bytes)
+    }
+}
+
+/// Answers for the inode and the cookie of a namespace.
+pub(super) type Ask = Box<dyn FnMut(u32, u64) -> Presence>;
+
+/// What the host is asked, which the tests answer themselves.
+#[derive(Clone, Copy)]
+pub(super) struct Host {
+    /// Hash of the boot id; 0: unknown, and then there are no records.
+    pub(super) boot: u64,
+    /// The PID namespace whose processes are in sight; 0: unknown.
+    pub(super) view: fn() -> u32,
+    /// Begins a search for namespaces.
+    pub(super) census: fn() -> Ask,
+}
+
+impl Host {
+    pub(super) fn this() -> Host {
+        let boot = fs::read("/proc/sys/kernel/random/boot_id").map_or(0, |id| hash(&id));
+        let census = || -> Ask {
+            let mut census = Census::default();
+            Box::new(move |inode, cookie| census.presence(inode, cookie))
+        };
+        Host { boot, view: namespaces::pid_namespace_in_sight, census }
+    }
+}
+
+/// Who asks whether a reservation is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asking {
+    /// The attachment that it is for, from this sandbox.
+    Itself(Sandbox),
+    /// Somebody else.
+    Other,
+}
+
+/// Decides which reservations are over. To be made anew for the second look.
+pub(super) struct Judge {
+    host: Host,
+    view: u32,
+    /// The directory is on a file system that only this host uses.
+    local: bool,
+    census: Ask,
+}
+
+impl Judge {
+    pub(super) fn new(host: Host, local: bool) -> Judge {
+        Judge { host, view: (host.view)(), local, census: (host.census)() }
+    }
+
+    pub(super) fn is_over(&mut self, record: &Record, asking: Asking) -> bool {
+        if record.boot != self.host.boot {
+            return self.local && self.host.boot != 0;
+        }
+        let Sandbox { netns, cookie } = record.sandbox;
+        if netns == 0 || asking == Asking::Itself(record.sandbox) {
+            return false;
+        }
+        let lenient = asking != Asking::Other;
+        match (self.census)(netns, cookie) {
+            Presence::Here => false,
+            Presence::Gone => true,
+            Presence::NotFound => lenient || record.view != 0 && record.view == self.view,
+            Presence::Unknown => lenient,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

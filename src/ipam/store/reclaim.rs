@@ -1,0 +1,123 @@
+//! Taking addresses back from attachments that are over: one that is asked for, all when a range is exhausted, and what GC
+//! says. When an attachment is over, `record` decides.
+
+use std::fs;
+use std::net::IpAddr;
+
+use super::{Attachment, Found, Store, is_empty};
+use crate::cni::environment::{validate_container_id, validate_ifname};
+use crate::error::{Failures, Result};
+use crate::ipam::record::{Asking, Judge, Record};
+use crate::ipam::table::hash;
+use crate::sys::file;
+
+/// A reservation that can be taken back.
+pub(super) struct Doomed {
+    pub(super) address: IpAddr,
+    content: Vec<u8>,
+}
+
+impl Store {
+    /// Frees an address if whose it is is over; `attachment` wants it, and may have had it before.
+    pub fn reclaim_one(&mut self, address: IpAddr, attachment: &Attachment) -> Result<bool> {
+        let Some(Found { content, file }) = self.read(address) else { return Ok(false) };
+        let words = self.index.words(&content, address);
+        let record = words.and_then(|words| Record::read(words, &content, address, file));
+        let own = content == attachment.content();
+        let asking = if own { Asking::Itself(attachment.sandbox) } else { Asking::Other };
+        if !names_attachment(&content) || !record.is_some_and(|record| self.is_over(&record, asking)) {
+            return Ok(false);
+        }
+        self.remove(address, &content)?;
+        Ok(true)
+    }
+
+    /// Frees all addresses whose attachments are over, except those of `attachment`; past failures. True when there is
+    /// one at least.
+    pub fn reclaim(&mut self, attachment: &Attachment) -> Result<bool> {
+        let mut doomed = self.doomed()?;
+        doomed.retain(|one| one.content != attachment.content());
+        let some = !doomed.is_empty();
+        self.remove_all(doomed)?;
+        Ok(some)
+    }
+
+    /// The addresses that [`Store::reclaim`] would free.
+    pub fn reclaimable(&mut self) -> Result<Vec<IpAddr>> {
+        Ok(self.doomed()?.into_iter().map(|one| one.address).collect())
+    }
+
+    /// Frees the addresses of all attachments but these; `None`: of those that are over. What names no attachment stays.
+    /// Traces of crashes go, too.
+    pub fn collect(&mut self, valid: Option<&[Attachment]>) -> Result<()> {
+        let doomed = match valid {
+            Some(valid) => self.all_but(valid)?,
+            None => self.doomed()?,
+        };
+        let mut failures = Failures::default();
+        failures.note(self.remove_all(doomed));
+        for address in self.addresses::<Vec<IpAddr>>()? {
+            if fs::symlink_metadata(self.file_of(address)).is_ok_and(|found| is_empty(&found)) {
+                failures.note(self.remove(address, &[]));
+            }
+        }
+        failures.finish()
+    }
+
+    fn all_but(&mut self, valid: &[Attachment]) -> Result<Vec<Doomed>> {
+        let valid: Vec<u64> = valid.iter().map(|one| hash(one.content())).collect();
+        let mut doomed = Vec::new();
+        self.scan_each(&mut |address, content| {
+            if names_attachment(content) && !valid.contains(&hash(content)) {
+                doomed.push(Doomed { address, content: content.to_vec() });
+            }
+        })?;
+        Ok(doomed)
+    }
+
+    /// The index knows the records; only what these say is over is opened, to see whether it is still that file.
+    fn doomed(&mut self) -> Result<Vec<Doomed>> {
+        if !self.index.is_trusted() {
+            self.scan_each(&mut |_, _| {})?;
+        }
+        let mut over = self.index.all();
+        for _ in 0..LOOKS {
+            let mut judge = self.judge_unless(over.is_empty());
+            over.retain(|slot| {
+                judge.as_mut().is_some_and(|judge| judge.is_over(&Record::decode(slot.words), Asking::Other))
+            });
+        }
+        let still = over.into_iter().filter_map(|slot| {
+            let Found { content, file } = self.read(slot.address)?;
+            Record::read(slot.words, &content, slot.address, file)?;
+            let same = hash(&content) == slot.hash && names_attachment(&content);
+            same.then_some(Doomed { address: slot.address, content })
+        });
+        Ok(still.collect())
+    }
+
+    fn is_over(&self, record: &Record, asking: Asking) -> bool {
+        (0..LOOKS).all(|_| self.judge_unless(false).is_some_and(|mut judge| judge.is_over(record, asking)))
+    }
+
+    fn judge_unless(&self, needless: bool) -> Option<Judge> {
+        (!needless).then(|| Judge::new(self.host, file::is_local(&self.directory)))
+    }
+
+    fn remove_all(&mut self, doomed: Vec<Doomed>) -> Result<()> {
+        let mut failures = Failures::default();
+        for Doomed { address, content } in doomed {
+            failures.note(self.remove(address, &content));
+        }
+        failures.finish()
+    }
+}
+
+/// How often it must be seen that a namespace is gone.
+const LOOKS: usize = 2;
+
+/// True for `<id> CR LF <ifname>`, which nobody but a plugin writes.
+fn names_attachment(content: &[u8]) -> bool {
+    let names = std::str::from_utf8(content).ok().and_then(|text| text.split_once("\r\n"));
+    names.is_some_and(|(id, ifname)| validate_container_id(id).is_ok() && validate_ifname(ifname).is_ok())
+}

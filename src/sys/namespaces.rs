@@ -1,0 +1,276 @@
+//! Whether a network namespace is still in use on this host.
+//!
+//! Since Linux 6.18 a namespace can be opened by its number (`open_by_handle_at` on nsfs), which settles it for whoever may
+//! open all of them. Otherwise it is looked for where proc(5) shows it: mounted somewhere, entered by a thread, or held open
+//! by a process.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use crate::error::{Errno, Result};
+use crate::sys::netns::{Handle, Netns, OWN, cookie_of_current};
+
+/// What is known of a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is in use, or may be.
+    Here,
+    /// The kernel does not have it any more.
+    Gone,
+    /// No process in sight uses it, and all of them could be looked at.
+    NotFound,
+    /// It was not found, but not everything could be looked at.
+    Unknown,
+}
+
+/// A search that goes as far as is needed, and remembers what it has seen.
+#[derive(Debug, Default)]
+pub struct Census {
+    places: Vec<Place>,
+    /// Mount namespaces and root directories whose mounts have been read.
+    mounts_of: Vec<(PathBuf, PathBuf)>,
+    looked_at_mounts: bool,
+    looked_at_processes: bool,
+    /// Something may not be looked at.
+    incomplete: bool,
+    /// What namespaces can be opened by, if they can; `None`: not tried.
+    door: Option<Option<File>>,
+}
+
+/// Where a namespace can be opened.
+#[derive(Debug)]
+struct Place {
+    inode: u32,
+    path: String,
+    /// `None`: not asked yet; 0: it cannot be had.
+    cookie: Option<u64>,
+}
+
+impl Census {
+    /// Looks for the namespace with this inode and cookie (see [`Netns::cookie`]; 0 matches every cookie).
+    pub fn presence(&mut self, inode: u32, cookie: u64) -> Presence {
+        let door = self.door.get_or_insert_with(door);
+        match door.as_ref().filter(|_| cookie != 0).and_then(|door| opens(door, inode, cookie).ok()) {
+            Some(true) => Presence::Here,
+            Some(false) => Presence::Gone,
+            None => self.look_for(inode, cookie),
+        }
+    }
+
+    fn look_for(&mut self, inode: u32, cookie: u64) -> Presence {
+        if !self.looked_at_mounts {
+            self.looked_at_mounts = true;
+            self.read_mounts("/proc/self");
+        }
+        if !self.places.iter().any(|place| place.inode == inode) && !self.looked_at_processes {
+            self.looked_at_processes = true;
+            self.read_processes();
+        }
+        match self.cookie_of(inode) {
+            // Two that are there at the same time have different inodes.
+            Some(theirs) if theirs != 0 && cookie != 0 && theirs != cookie => Presence::Gone,
+            Some(_) => Presence::Here,
+            None if self.incomplete => Presence::Unknown,
+            None => Presence::NotFound,
+        }
+    }
+
+    /// The cookie of a namespace that was found; 0 when it cannot be had.
+    fn cookie_of(&mut self, inode: u32) -> Option<u64> {
+        let place = self.places.iter_mut().find(|place| place.inode == inode)?;
+        Some(*place.cookie.get_or_insert_with(|| cookie_at(&place.path, inode).unwrap_or(0)))
+    }
+
+    fn read_processes(&mut self) {
+        for process in self.numbered("/proc") {
+            for task in self.numbered(&format!("{process}/task")) {
+                self.look_at(format!("{task}/ns/net"));
+                self.read_mounts_once(&task);
+            }
+            for descriptor in self.numbered(&format!("{process}/fd")) {
+                self.look_at_descriptor(descriptor);
+            }
+        }
+    }
+
+    /// Threads of one mount namespace see the same, unless their root directories differ.
+    fn read_mounts_once(&mut self, task: &str) {
+        let links = [self.link(&format!("{task}/ns/mnt")), self.link(&format!("{task}/root"))];
+        let [Some(namespace), Some(root)] = links else { return };
+        let seen = (namespace, root);
+        if !self.mounts_of.contains(&seen) {
+            self.mounts_of.push(seen);
+            self.read_mounts(task);
+        }
+    }
+
+    fn add(&mut self, inode: u32, path: String) {
+        if !self.places.iter().any(|place| place.inode == inode) {
+            self.places.push(Place { inode, path, cookie: None });
+        }
+    }
+
+    /// Notes the network namespaces that are mounted where a process sees them.
+    fn read_mounts(&mut self, process: &str) {
+        let Some(bytes) = self.note(fs::read(format!("{process}/mountinfo"))) else { return };
+        for line in String::from_utf8_lossy(&bytes).lines() {
+            // Number, parent, device, root, mount point.
+            let mut fields = line.split(' ').skip(3);
+            if let (Some(inode), Some(point)) = (fields.next().and_then(network), fields.next()) {
+                self.add(inode, format!("{process}/root{point}"));
+            }
+        }
+    }
+
+    /// Notes the network namespace that a link of proc(5) leads to, if it does.
+    fn look_at(&mut self, path: String) {
+        if let Some(inode) = self.link(&path).and_then(|link| network(&link.to_string_lossy())) {
+            self.add(inode, path);
+        }
+    }
+
+    /// Inode numbers of namespaces begin in the highest sixteenth of 32 bits, with a few below for the first of each kind.
+    ///
+    /// The link of a descriptor that was opened where a namespace is mounted names that path. Most others can be told by
+    /// their links; the rest is not asked of file systems, which may never answer, where the kernel knows (Linux 5.14).
+    fn look_at_descriptor(&mut self, path: String) {
+        const FIRST: u64 = 0xefff_ff00;
+        let Some(link) = self.link(&path) else { return };
+        if ["socket:[", "pipe:[", "anon_inode:", "/dev/"].iter().any(|kind| link.to_string_lossy().starts_with(kind)) {
+            return;
+        }
+        let Some(text) = self.note(fs::read_to_string(path.replacen("/fd/", "/fdinfo/", 1))) else { return };
+        let known = text.lines().find_map(|line| line.strip_prefix("ino:")?.trim().parse().ok());
+        let inode: Option<u64> = known.or_else(|| Some(self.note(fs::metadata(&path))?.ino()));
+        if let Some(inode) = inode.filter(|inode| *inode >= FIRST).and_then(|inode| u32::try_from(inode).ok()) {
+            self.add(inode, path);
+        }
+    }
+
+    fn link(&mut self, path: &str) -> Option<PathBuf> {
+        self.note(fs::read_link(path))
+    }
+
+    /// Paths of the entries of a directory that are numbers.
+    fn numbered(&mut self, directory: &str) -> Vec<String> {
+        let Some(entries) = self.note(fs::read_dir(directory)) else { return Vec::new() };
+        let names = entries.filter_map(|entry| self.note(entry)?.file_name().into_string().ok());
+        let numbers = names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+        numbers.map(|name| format!("{directory}/{name}")).collect()
+    }
+
+    /// What has gone while we look has no namespace; all other failures leave a gap.
+    fn note<T>(&mut self, result: io::Result<T>) -> Option<T> {
+        const GONE: [Errno; 3] = [Errno::ENOENT, Errno::ESRCH, Errno::EINVAL];
+        if let Err(error) = &result {
+            self.incomplete |= !error.raw_os_error().is_some_and(|errno| GONE.contains(&Errno::from_raw(errno)));
+        }
+        result.ok()
+    }
+}
+
+/// Something on nsfs, for who may open all namespaces by number, on a kernel that can do it.
+fn door() -> Option<File> {
+    if !may_open_all() {
+        // To others the kernel denies what they may not open.
+        return None;
+    }
+    let own = File::open(OWN).ok()?;
+    let inode = u32::try_from(own.metadata().ok()?.ino()).ok()?;
+    opens(&own, inode, cookie_of_current().ok()?).ok()?.then_some(own)
+}
+
+/// True with CAP_SYS_ADMIN in the first user namespace.
+fn may_open_all() -> bool {
+    const FIRST: &str = "user:[4026531837]";
+    const CAP_SYS_ADMIN: u32 = 21;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
+    let first = fs::read_link("/proc/self/ns/user").is_ok_and(|link| link.as_os_str() == FIRST);
+    first && effective >> CAP_SYS_ADMIN & 1 == 1
+}
+
+/// Whether the kernel opens the network namespace with this cookie, which is its number.
+fn opens(door: &File, inode: u32, cookie: u64) -> Result<bool> {
+    let handle = Handle::new(inode, cookie);
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: the handle has as many bytes as it says, and lives through the call.
+    let opened = unsafe { libc::syscall(libc::SYS_open_by_handle_at, door.as_raw_fd(), &raw const handle, flags) };
+    match Errno::result(opened) {
+        Ok(descriptor) => {
+            // SAFETY: nobody else has this new descriptor.
+            drop(unsafe { OwnedFd::from_raw_fd(descriptor as _) });
+            Ok(true)
+        }
+        Err(Errno::ESTALE) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The PID namespace whose processes /proc shows, by its inode; 0 when that may not be looked at.
+pub fn pid_namespace_in_sight() -> u32 {
+    let link = fs::read_link("/proc/1/ns/pid").unwrap_or_default();
+    inode_in(&link.to_string_lossy(), "pid").unwrap_or(0)
+}
+
+/// The cookie of the namespace at a place, unless another one is there by now.
+fn cookie_at(place: &str, inode: u32) -> Option<u64> {
+    let netns = Netns::open(place).ok()?;
+    if netns.identity().ok()?.inode() != u64::from(inode) {
+        return None;
+    }
+    netns.cookie().ok()
+}
+
+fn network(link: &str) -> Option<u32> {
+    inode_in(link, "net")
+}
+
+/// Reads `KIND:[INODE]`.
+fn inode_in(link: &str, kind: &str) -> Option<u32> {
+    link.strip_prefix(kind)?.strip_prefix(":[")?.strip_suffix(']')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_namespace_of_this_process_is_here_and_another_one_with_its_number_is_not() {
+        let own = Netns::open("/proc/self/ns/net").unwrap();
+        let (inode, cookie) = (own.identity().unwrap().inode() as u32, own.cookie().unwrap());
+        for ask in [Census::presence, Census::look_for] {
+            let mut census = Census::default();
+            assert_eq!(ask(&mut census, inode, cookie), Presence::Here);
+            assert_eq!(ask(&mut census, inode, 0), Presence::Here);
+            assert_eq!(ask(&mut census, inode, cookie + (1 << 40)), Presence::Gone);
+            assert!(matches!(ask(&mut census, 7, 0), Presence::NotFound | Presence::Unknown));
+        }
+    }
+
+    #[test]
+    fn a_descriptor_is_seen() {
+        let own = Netns::open("/proc/self/ns/net").unwrap();
+        let inode = own.identity().unwrap().inode() as u32;
+        let mut census = Census::default();
+        census.look_at_descriptor("/proc/self/fd/0".to_string());
+        assert!(census.places.is_empty());
+        for descriptor in census.numbered("/proc/self/fd") {
+            census.look_at_descriptor(descriptor);
+        }
+        assert!(census.places.iter().any(|place| place.inode == inode));
+    }
+
+    #[test]
+    fn links_of_other_kinds_are_no_network_namespaces() {
+        for (link, inode) in
+            [("net:[4026531840]", Some(4_026_531_840)), ("mnt:[1]", None), ("net:[x]", None), ("", None)]
+        {
+            assert_eq!(network(link), inode);
+        }
+    }
+}
