@@ -87,7 +87,7 @@ impl Conversation {
 
     fn late(&self) -> Error {
         let text = format!("the daemon has not answered within {} s", self.limit.as_secs());
-        Error { errno: Some(Errno::ETIMEDOUT), ..Error::internal(text) }
+        Error::internal(text).with_errno(Errno::ETIMEDOUT)
     }
 
     fn failed(&self, error: std::io::Error) -> Error {

@@ -245,7 +245,7 @@ mod tests {
         let error = |change: &dyn Fn(&mut Options)| {
             let mut lease = lease(&[]);
             change(&mut lease.options);
-            of_lease(&lease, Wishes::default()).unwrap_err().msg
+            of_lease(&lease, Wishes::default()).unwrap_err().msg.clone()
         };
         let missing = "DHCP option Subnet Mask not found in DHCPACK";
         assert_eq!(error(&|options| options.remove(code::SUBNET_MASK)), missing);

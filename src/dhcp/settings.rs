@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn errors_are_the_references() {
-        let text = |ipam: &Value| decode(ipam, &format!("L={}", "x".repeat(256))).unwrap_err().msg;
+        let text = |ipam: &Value| decode(ipam, &format!("L={}", "x".repeat(256))).unwrap_err().msg.clone();
         let bad = |name: &str| text(&json!({"request": [{ "option": name }]}));
         let parsing = |name: &str, cause: &str| {
             format!(
