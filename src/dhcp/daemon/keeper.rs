@@ -26,7 +26,7 @@ use crate::sys::{events, random};
 const LINK_LIMIT: Moment = 200;
 /// The other end of a link that was just set up may be a bridge's port that does not forward yet, which nobody in the
 /// container can see. So the first packet is sent again after this many milliseconds, and then each time four times as many.
-const FIRST_NUDGE: Moment = 5;
+const FIRST_NUDGE: Moment = 1;
 /// No longer than this after the first.
 const LAST_NUDGE: Moment = 1500;
 /// How many packets are read in one go.
