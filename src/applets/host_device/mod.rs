@@ -90,9 +90,10 @@ impl Plugin for HostDevice {
     fn del(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::for_del(request)?;
         let mut failures = Failures::default();
+        let released = attach::release_lease(request, &mut failures);
         let given_back = if conf.dpdk { Ok(()) } else { remove::give_back(&conf, request) };
         // A device that is still there keeps its address: somebody else would get it meanwhile.
-        if failures.note(given_back).is_some() {
+        if failures.note(given_back).is_some() && released == Some(false) {
             failures.note(attach::call_ipam(request));
         }
         failures.finish()
