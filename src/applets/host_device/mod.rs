@@ -156,8 +156,9 @@ fn move_in(
 }
 
 /// The reference's words, which have no colon here.
-fn in_moving(error: Error) -> Error {
-    Error { msg: format!("failed to move link {}", error.msg), ..error }
+fn in_moving(mut error: Error) -> Error {
+    error.msg.insert_str(0, "failed to move link ");
+    error
 }
 
 /// Takes the device back to the host and makes it what it was there.
