@@ -117,7 +117,7 @@ impl Plugin for Tap {
         result.ips = given.ips.into_iter().map(|ip| IpConfig { interface: Some(0), ..ip }).collect();
         result.routes = given.routes;
         let mut target = Target { netns: &container, handle: &mut inside, index: link.index, name: &request.ifname };
-        apply::configure(&mut target, &result, || ())?;
+        apply::configure(&mut target, &result, &|| ())?;
         Ok(result)
     }
 

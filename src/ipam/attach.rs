@@ -68,7 +68,7 @@ pub fn configure(request: &Request<'_>, netns: &Netns, device: &Device, mut resu
     result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
     let mut target = Target { netns, handle: &mut handle, index: *index, name };
     // As in the reference, also for addresses that are not the result's.
-    apply::configure(&mut target, &result, || apply::announce_v6(name))?;
+    apply::configure(&mut target, &result, &|| apply::announce_v6(name))?;
     Ok(result)
 }
 

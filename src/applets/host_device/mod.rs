@@ -69,7 +69,7 @@ impl Plugin for HostDevice {
         result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
         if let Some(Link { index, name, .. }) = &link {
             let mut target = Target { netns: &container, handle: &mut inside.handle, index: *index, name };
-            apply::configure(&mut target, &result, || {})?;
+            apply::configure(&mut target, &result, &|| {})?;
         }
         Ok(result)
     }
