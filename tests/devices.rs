@@ -211,7 +211,7 @@ pub fn failures_leave_nothing(device: &Device, own: &[(Value, &str)]) {
 }
 
 /// Accidents to an ADD on a host on which `prepare` was run first; ADD works again after them.
-fn accidents(device: &Device, prepare: &str, accident: Accident) {
+fn accidents(device: &Device, prepare: &str, accident: Accident, which: fn(&str) -> bool) {
     let lab = host();
     lab.sh(prepare).success();
     let (add, delete) = (device.call(&lab), device.call(&lab).verb("DEL"));
@@ -220,19 +220,19 @@ fn accidents(device: &Device, prepare: &str, accident: Accident) {
     let (all, before) = (lab.snapshot(), brief(&lab));
     let untouched = || assert_eq!(brief(&lab), before);
     // The ioctls find the device's index, after it has been made.
-    Trial { lab: &lab, add: add.clone(), delete, ioctls: 3, untouched: &untouched }.suffers(accident);
+    Trial { lab: &lab, add: add.clone(), delete, ioctls: 3, which, untouched: &untouched }.suffers(accident);
     assert_untouched(&lab, &all);
     add.run().result();
 }
 
 /// Dies before each of its changes; DEL leaves nothing.
-pub fn killed_adds_are_cleaned_up(device: &Device, prepare: &str) {
-    accidents(device, prepare, Accident::Killed);
+pub fn killed_adds_are_cleaned_up(device: &Device, prepare: &str, which: fn(&str) -> bool) {
+    accidents(device, prepare, Accident::Killed, which);
 }
 
 /// Each of its system calls that matter fails once; a failed ADD leaves nothing that a DEL would have to remove.
-pub fn failed_steps_are_undone(device: &Device) {
-    accidents(device, "true", Accident::Refused);
+pub fn failed_steps_are_undone(device: &Device, which: fn(&str) -> bool) {
+    accidents(device, "true", Accident::Refused, which);
 }
 
 /// ADD and DEL of many containers at once.

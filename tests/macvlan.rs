@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::bridge::reaches;
 use crate::devices::{self, Device, host, second};
+use crate::kills::every;
 use crate::lab::{Call, Lab};
 
 fn macvlan(changes: &Value) -> Device {
@@ -282,12 +283,12 @@ fn better_del_removes_the_link_before_its_addresses_are_given_back() {
 
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
-    devices::killed_adds_are_cleaned_up(&macvlan(&json!({})).dual(), "true");
+    devices::killed_adds_are_cleaned_up(&macvlan(&json!({})).dual(), "true", every);
 }
 
 #[test]
 fn better_an_add_whose_steps_fail_is_undone() {
-    devices::failed_steps_are_undone(&macvlan(&json!({})));
+    devices::failed_steps_are_undone(&macvlan(&json!({})), every);
 }
 
 #[test]

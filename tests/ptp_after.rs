@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::accidents::{MANY, Storm};
 use crate::devices::{self, Device};
-use crate::kills::{Accident, Trial};
+use crate::kills::{Accident, Trial, every};
 use crate::lab::{Lab, Outcome, Snapshot, merged, wait_for};
 use crate::ptp::{config, dual, lab};
 
@@ -258,7 +258,7 @@ fn accidents(accident: Accident) {
         let delete = add.clone().verb("DEL");
         eprintln!("{flavour} {backend}");
         let untouched = || assert_untouched(&lab, &before);
-        Trial { lab: &lab, add, delete, ioctls: 0, untouched: &untouched }.suffers(accident);
+        Trial { lab: &lab, add, delete, ioctls: 0, which: every, untouched: &untouched }.suffers(accident);
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::accidents::{MANY, Storm};
 use crate::bridge::{reaches, sysctl};
-use crate::kills::{Accident, Trial};
+use crate::kills::{Accident, Trial, every};
 use crate::lab::{Call, Lab, Outcome, Snapshot, merged};
 
 /// A tap without addresses: `net`, version 1.0.0.
@@ -428,7 +428,7 @@ fn accidents(accident: Accident) {
     delete.run().silent();
     let before = lab.snapshot();
     let untouched = || assert_untouched(&lab, &before);
-    Trial { lab: &lab, add, delete, ioctls: 4, untouched: &untouched }.suffers(accident);
+    Trial { lab: &lab, add, delete, ioctls: 4, which: every, untouched: &untouched }.suffers(accident);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::accidents::assert_untouched;
 use crate::announce;
 use crate::bridge::reaches;
 use crate::devices::{self, Device, host, second};
+use crate::kills::of_the_kernel;
 use crate::read_back;
 
 fn vlan(changes: &Value) -> Device {
@@ -152,32 +153,32 @@ fn better_failures_of_dummy_leave_nothing_and_say_why() {
 /// Where the kernel looks for names on the host too, the device first has another one. It must not keep the VLAN id.
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_the_device_has_its_name() {
-    devices::killed_adds_are_cleaned_up(&vlan(&json!({})), "ip link add eth0 type bridge");
+    devices::killed_adds_are_cleaned_up(&vlan(&json!({})), "ip link add eth0 type bridge", of_the_kernel);
 }
 
 #[test]
 fn better_del_cleans_up_after_an_add_of_ipvlan_killed_before_any_of_its_changes() {
-    devices::killed_adds_are_cleaned_up(&ipvlan(&json!({})), "true");
+    devices::killed_adds_are_cleaned_up(&ipvlan(&json!({})), "true", of_the_kernel);
 }
 
 #[test]
 fn better_del_cleans_up_after_an_add_of_dummy_killed_before_any_of_its_changes() {
-    devices::killed_adds_are_cleaned_up(&dummy(), "true");
+    devices::killed_adds_are_cleaned_up(&dummy(), "true", of_the_kernel);
 }
 
 #[test]
 fn better_an_add_of_vlan_whose_steps_fail_is_undone() {
-    devices::failed_steps_are_undone(&vlan(&json!({})));
+    devices::failed_steps_are_undone(&vlan(&json!({})), of_the_kernel);
 }
 
 #[test]
 fn better_an_add_of_ipvlan_whose_steps_fail_is_undone() {
-    devices::failed_steps_are_undone(&ipvlan(&json!({})));
+    devices::failed_steps_are_undone(&ipvlan(&json!({})), of_the_kernel);
 }
 
 #[test]
 fn better_an_add_of_dummy_whose_steps_fail_is_undone() {
-    devices::failed_steps_are_undone(&dummy());
+    devices::failed_steps_are_undone(&dummy(), of_the_kernel);
 }
 
 #[test]
