@@ -5,6 +5,7 @@ pub mod bridge;
 pub mod cnitool;
 pub mod dummy;
 pub mod firewall;
+pub mod flannel;
 pub mod host_device;
 pub mod host_local;
 pub mod ipvlan;
@@ -41,6 +42,7 @@ pub const APPLETS: &[Applet] = &[
     Applet { name: "cnitool", kind: Kind::Tool(cnitool::run) },
     plugin("dummy", &dummy::DUMMY),
     plugin("firewall", &firewall::FIREWALL),
+    plugin("flannel", &flannel::FLANNEL),
     plugin("host-device", &host_device::HOST_DEVICE),
     plugin("host-local", &host_local::HOST_LOCAL),
     plugin("ipvlan", &ipvlan::IPVLAN),
