@@ -70,7 +70,12 @@ impl Plugin for Flannel {
             }
         }
         let keys = kept.map_or_else(|| env.map(|env| conf.delegate(&env)), Ok)?;
-        call(&with_config(request, handed_on(keys, request, PREV_RESULT))?)
+        let mut keys = handed_on(keys, request, PREV_RESULT);
+        let delegate = find(keys.get("type").and_then(Value::as_str).unwrap_or_default(), request)?;
+        if let Delegate::Program(_) = delegate {
+            hide_plain_routes(&mut keys);
+        }
+        delegate.call(&with_config(request, keys)?)
     }
 
     fn del(&self, request: &Request<'_>) -> Result<()> {
@@ -215,6 +220,14 @@ fn handed_on(mut keys: Keys, request: &Request<'_>, key: &str) -> Keys {
     keys.insert("cniVersion".to_string(), request.config.cni_version.as_str().into());
     keys.extend(request.config.top().get(key).map(|value| (key.to_string(), value.clone())));
     keys
+}
+
+/// Bridges of the reference up to 1.1.1 fail a CHECK of a route without a gateway, as flannel's all are, because they have
+/// given it theirs.
+fn hide_plain_routes(keys: &mut Keys) {
+    if let Some(Value::Array(routes)) = keys.get_mut(PREV_RESULT).and_then(|result| result.get_mut("routes")) {
+        routes.retain(|route| route.get("gw").is_some());
+    }
 }
 
 /// For DEL, which takes the version of the ADD: a result of another one is no help.
