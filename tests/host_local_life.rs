@@ -252,6 +252,24 @@ fn better_without_a_boot_id_nothing_is_taken_back() {
     assert_eq!(up(&lab, "c", &two()), "10.1.2.2/29");
 }
 
+/// From 2026 on the kernel says to who is in another PID namespace (a node in a container) that every namespace but its own
+/// is stale. That is played here: of the three calls for each look the first is for our own namespace.
+#[test]
+fn better_a_kernel_that_denies_namespaces_has_not_lost_them() {
+    let lab = Lab::new();
+    up(&lab, "a", &two());
+    up(&lab, "b", &two());
+    lab.netns("c");
+    let node = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let denies = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=open_by_handle_at", "-e"];
+    for stale in ["when=2+3", "when=2+2", "when=2+1"] {
+        let inject = format!("inject=open_by_handle_at:error=ESTALE:{stale}");
+        let words: Vec<&str> = node.iter().chain(&denies).copied().chain([inject.as_str()]).collect();
+        at(&lab, "c", &two()).under(&words).run().fails(999, FULL);
+    }
+    assert_eq!(lab.reserved("net"), ["10.1.2.2", "10.1.2.3"]);
+}
+
 /// For kernels that do not say themselves whether a namespace is there.
 pub fn other_processes_in_sight() {
     let lab = Lab::new();

@@ -38,6 +38,8 @@ mod firewall;
 mod firewall_after;
 mod firewall_policy;
 mod firewalld;
+mod flannel;
+mod flannel_after;
 mod guest;
 mod host_device;
 mod host_device_after;

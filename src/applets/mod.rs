@@ -6,6 +6,7 @@ pub mod cnitool;
 pub mod dhcp;
 pub mod dummy;
 pub mod firewall;
+pub mod flannel;
 pub mod host_device;
 pub mod host_local;
 pub mod ipvlan;
@@ -46,6 +47,7 @@ pub const APPLETS: &[Applet] = &[
     Applet { name: "dhcp", kind: Kind::Daemon(&dhcp::DHCP, dhcp::run) },
     plugin("dummy", &dummy::DUMMY),
     plugin("firewall", &firewall::FIREWALL),
+    plugin("flannel", &flannel::FLANNEL),
     plugin("host-device", &host_device::HOST_DEVICE),
     plugin("host-local", &host_local::HOST_LOCAL),
     plugin("ipvlan", &ipvlan::IPVLAN),

@@ -11,6 +11,7 @@ pub mod conflist_files;
 pub mod delegate;
 pub mod environment;
 pub mod json;
+pub mod kept;
 pub mod plugin;
 pub mod plugin_config;
 pub mod result;

@@ -27,7 +27,7 @@
 //!   namespace, no thread may be in it, and no process may hold it open; only who has the same processes in sight as the
 //!   one who made the record (same PID namespace), and may look at all of them, can find that out. It is looked for
 //!   twice, for a process that forks and ends might be missed once. Not found is then a namespace that nothing but a
-//!   socket holds.
+//!   socket holds; newer kernels (6.19) call that gone, too.
 //!
 //! Neither holds for a file that is not `<id> CR LF <ifname>`: an administrator may have blocked the address.
 //!

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -96,6 +96,23 @@ pub fn start_over(path: &Path, mode: u32) -> Result<File> {
 /// Opens an existing file for reading, without following a link and without waiting for who writes to a FIFO.
 pub fn open_plain(path: &Path) -> Result<File> {
     Ok(OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?)
+}
+
+/// Reads a whole regular file of at most `limit` bytes, without waiting for who writes to a FIFO. Follows links.
+pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let named = |what: &str| format!("{what} {}", path.display());
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.with_context(|| named("open"))?;
+    if !file.metadata().with_context(|| named("stat"))?.is_file() {
+        return Err(Error::internal(format!("{} is not a regular file", path.display())));
+    }
+    let mut bytes = Vec::new();
+    // The size that the kernel tells can be wrong (/proc) and can change.
+    file.take(limit + 1).read_to_end(&mut bytes).with_context(|| named("read"))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::internal(format!("{} has more than {limit} bytes", path.display())));
+    }
+    Ok(bytes)
 }
 
 /// Fails if no file could be made in a directory or, where it is missing, in the nearest one above it. Leaves nothing.

@@ -16,4 +16,5 @@ pub mod random;
 pub mod socket;
 pub mod tun;
 pub mod unix;
+pub mod watch;
 pub mod xtables;

@@ -18,7 +18,7 @@ use crate::sys::netns::{Handle, Netns, OWN, cookie_of_current};
 pub enum Presence {
     /// It is in use, or may be.
     Here,
-    /// The kernel does not have it any more.
+    /// The kernel does not have it any more, or (since Linux 6.19) only for sockets that others hold open.
     Gone,
     /// No process in sight uses it, and all of them could be looked at.
     NotFound,
@@ -183,15 +183,17 @@ fn door() -> Option<File> {
     opens(&own, inode, cookie_of_current().ok()?).ok()?.then_some(own)
 }
 
-/// True with CAP_SYS_ADMIN in the first user namespace.
+/// True with CAP_SYS_ADMIN in the first user namespace, and in the first PID namespace: kernels from 2026 on
+/// (`may_see_all_namespaces`) show others only their own, and call all the rest stale, as if it were gone.
 fn may_open_all() -> bool {
-    const FIRST: &str = "user:[4026531837]";
+    const FIRST: [(&str, &str); 2] =
+        [("/proc/self/ns/user", "user:[4026531837]"), ("/proc/self/ns/pid", "pid:[4026531836]")];
     const CAP_SYS_ADMIN: u32 = 21;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
-    let first = fs::read_link("/proc/self/ns/user").is_ok_and(|link| link.as_os_str() == FIRST);
-    first && effective >> CAP_SYS_ADMIN & 1 == 1
+    let is_first = |(path, first): &(&str, &str)| fs::read_link(path).is_ok_and(|link| link.as_os_str() == *first);
+    FIRST.iter().all(is_first) && effective >> CAP_SYS_ADMIN & 1 == 1
 }
 
 /// Whether the kernel opens the network namespace with this cookie, which is its number.
