@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::flannel::{DUAL, DUAL_DELEGATE, KEPT, SUBNET_FILE, call, config, lab, only};
-use crate::kills::{Accident, Trial};
+use crate::kills::{Accident, Trial, every};
 use crate::lab::{Lab, REFERENCE, reference_dir, wait_for};
 
 fn add(lab: &Lab) -> Value {
@@ -153,7 +153,7 @@ fn better_accidents_leave_nothing() {
         delete.run().silent();
         let before = lab.snapshot();
         let untouched = || before.assert_same(&lab.snapshot());
-        Trial { lab: &lab, add, delete, ioctls: 0, untouched: &untouched }.suffers(accident);
+        Trial { lab: &lab, add, delete, ioctls: 0, which: every, untouched: &untouched }.suffers(accident);
     }
 }
 
