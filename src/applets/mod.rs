@@ -14,6 +14,7 @@ pub mod portmap;
 pub mod ptp;
 pub mod static_ipam;
 pub mod tap;
+pub mod tuning;
 pub mod vlan;
 
 use crate::cni::serve::Answer;
@@ -50,6 +51,7 @@ pub const APPLETS: &[Applet] = &[
     plugin("ptp", &ptp::PTP),
     plugin("static", &static_ipam::STATIC),
     plugin("tap", &tap::TAP),
+    plugin("tuning", &tuning::TUNING),
     plugin("vlan", &vlan::VLAN),
 ];
 

@@ -13,6 +13,7 @@ pub mod routes;
 pub mod steps;
 pub mod sysctls;
 pub mod tap;
+pub mod tuning;
 pub mod veth;
 
 pub use crate::sys::netns::Netns;

@@ -63,6 +63,7 @@ pub const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 pub const IFF_UP: u32 = 0x1;
 pub const IFF_LOOPBACK: u32 = 0x8;
 pub const IFF_PROMISC: u32 = 0x100;
+pub const IFF_ALLMULTI: u32 = 0x200;
 pub const IFF_LOWER_UP: u32 = 0x1_0000;
 
 pub const IFA_ADDRESS: u16 = 1;
