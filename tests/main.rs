@@ -63,4 +63,5 @@ mod shared_bridge;
 mod spoof_check;
 mod static_ipam;
 mod tap;
+mod tuning;
 mod walkthroughs;

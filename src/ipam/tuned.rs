@@ -61,8 +61,10 @@ impl Originals {
         // The record first: what it leads to is found by GC.
         undo.push(move || files.put_back(before));
         let name = self.file.file_name().unwrap_or_default().to_string_lossy();
+        // Killed in between, what replaces a file leaves one that nobody removes; so only where there is a file.
+        let write = if self.file.exists() { file::replace } else { file::create_new };
         file::write_over(&self.record, 0o600, record.text().as_bytes())
-            .and_then(|()| file::replace(directory, &name, 0o600, text.as_bytes()))
+            .and_then(|()| write(directory, &name, 0o600, text.as_bytes()))
             .with_context(|| format!("failed to save file {}.json", request.ifname))
     }
 

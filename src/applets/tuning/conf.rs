@@ -138,7 +138,10 @@ fn end_of_string(text: &str) -> usize {
 }
 
 fn unescaped(text: &str) -> String {
-    serde_json::from_str(&format!("\"{text}\"")).ok().and_then(|value: Value| Some(value.as_str()?.to_string())).unwrap_or_default()
+    serde_json::from_str(&format!("\"{text}\""))
+        .ok()
+        .and_then(|value: Value| Some(value.as_str()?.to_string()))
+        .unwrap_or_default()
 }
 
 /// The name below /proc/sys that a key stands for: dots are slashes, and the first `IFNAME` is the interface.

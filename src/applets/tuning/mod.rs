@@ -135,7 +135,9 @@ impl Setting {
     fn look((name, value): (String, String)) -> Result<Self> {
         match sysctls::read(&name) {
             Ok(before) => Ok(Setting { name, value, before: Some(before) }),
-            Err(error) if error.is(Errno::EACCES) || error.is(Errno::EPERM) => Ok(Setting { name, value, before: None }),
+            Err(error) if error.is(Errno::EACCES) || error.is(Errno::EPERM) => {
+                Ok(Setting { name, value, before: None })
+            }
             Err(error) => Err(refused("open", &name, error)),
         }
     }
@@ -189,7 +191,9 @@ fn updated(mut result: CniResult, conf: &Conf, request: &Request<'_>) -> CniResu
         if !conf.mac.is_empty() {
             interface.mac.clone_from(&conf.mac);
         }
-        if let Some(mtu) = conf.mtu().filter(|_| !interface.sandbox.is_empty()) {
+        // Results had no MTU before.
+        let is_told = request.config.version() == "1.1.0" && !interface.sandbox.is_empty();
+        if let Some(mtu) = conf.mtu().filter(|_| is_told) {
             interface.mtu = i64::from(mtu);
         }
     }
