@@ -59,6 +59,7 @@ mod ptp;
 mod ptp_after;
 mod read_back;
 mod results;
+mod sbr;
 mod shared_bridge;
 mod spoof_check;
 mod static_ipam;

@@ -12,6 +12,7 @@ pub mod loopback;
 pub mod macvlan;
 pub mod portmap;
 pub mod ptp;
+pub mod sbr;
 pub mod static_ipam;
 pub mod tap;
 pub mod tuning;
@@ -49,6 +50,7 @@ pub const APPLETS: &[Applet] = &[
     plugin("macvlan", &macvlan::MACVLAN),
     plugin("portmap", &portmap::PORTMAP),
     plugin("ptp", &ptp::PTP),
+    plugin("sbr", &sbr::SBR),
     plugin("static", &static_ipam::STATIC),
     plugin("tap", &tap::TAP),
     plugin("tuning", &tuning::TUNING),
