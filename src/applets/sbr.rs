@@ -11,9 +11,9 @@
 //! on), and adds a default route. IPv6's link-local subnet stays in the main table. Everything is done under the lock of the
 //! namespace, which the reference takes too.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::cni::result::{IpConfig, parse_ip};
 use crate::cni::{CniResult, Plugin, Request, Undo};
@@ -265,9 +265,7 @@ impl Source {
         }
         let has_default = routes.iter().any(|route| route.dst.prefix_len() == 0 && route.has_default_metric());
         if let Some(gateway) = self.gateway.filter(|_| !has_default) {
-            let dst = IpNet::from(gateway);
-            let any = if dst.addr().is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-            let dst = IpNet::new(any, 0).unwrap_or(dst);
+            let dst = if gateway.is_ipv4() { Ipv4Net::default().into() } else { Ipv6Net::default().into() };
             changes.push(Change::New(Route { table: self.table, ..Route::new(dst, Some(gateway), link) }));
         }
         changes
