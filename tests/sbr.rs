@@ -425,6 +425,36 @@ fn better_a_failed_add_leaves_everything_as_it_was() {
     }
 }
 
+#[test]
+fn better_a_source_hint_that_is_refused_fails_the_add() {
+    let lab = lab();
+    let before = state(&lab);
+    let config = config(&["10.0.0.7/24"], &json!({"addSourceHints": true}));
+    ours(&lab, "ADD", &config).run().fails_with(999, &["Failed to add route to 10.0.0.0/24: invalid argument"]);
+    assert_eq!(state(&lab), before);
+}
+
+#[test]
+fn better_a_result_without_an_address_of_the_interface_changes_nothing() {
+    let lab = lab();
+    let before = state(&lab);
+    let ips = json!([{"address": "172.16.0.2/24", "interface": 0}]);
+    ours(&lab, "ADD", &config(&[], &json!({"prevResult": {"ips": ips}}))).run().result();
+    assert_eq!(state(&lab), before);
+}
+
+#[test]
+fn better_routes_keep_what_they_have() {
+    let lab = lab();
+    lab.ok("ip -n ns1 route add 198.18.0.0/15 via 10.0.0.77 dev net1 onlink metric 7 mtu 1300 proto static");
+    lab.ok("ip -n ns1 -6 route add 2001:db8:8::/48 via 2001:db8::77 dev net1 metric 7 mtu 1300 proto static");
+    ours(&lab, "ADD", &config(DUAL, &json!({}))).run().result();
+    let v4 = "198.18.0.0/15 via 10.0.0.77 dev net1 table 100 proto static metric 7 onlink mtu 1300";
+    assert!(routes(&lab, "-4").contains(&v4.to_string()), "{:?}", routes(&lab, "-4"));
+    let v6 = "2001:db8:8::/48 via 2001:db8::77 dev net1 table 101 proto static metric 7 mtu 1300";
+    assert!(routes(&lab, "-6").contains(&v6.to_string()), "{:?}", routes(&lab, "-6"));
+}
+
 /// A plugin behind sbr fails, in a chain whose other plugins are other programs.
 #[test]
 fn better_what_a_later_plugin_fails_is_undone() {

@@ -71,20 +71,23 @@ impl Plugin for Sbr {
         let mut inside = Handle::inside(&netns)?;
         let before = inside.routing()?;
         let sources = sources(&conf, &previous, &addresses, &before);
+        // A table of somebody else's is none of our business, and neither is the interface then.
+        let link = match conf.table {
+            Some(_) => None,
+            None => Some(
+                inside
+                    .link(&request.ifname)
+                    .with_context(|| format!("Cannot find network interface {}", request.ifname))?
+                    .index,
+            ),
+        };
+        back_to(&netns, &before, link.unwrap_or(0), &sources, undo)?;
         let rules: Vec<Change> = sources.iter().filter(|source| !source.has_rule).map(Source::new_rule).collect();
-        if conf.table.is_some() {
-            back_to(&netns, &before, 0, &sources, undo)?;
-            perform(&mut inside, &rules)?;
-            return Ok(previous);
-        }
-        let link = inside.link(&request.ifname);
-        let link = link.with_context(|| format!("Cannot find network interface {}", request.ifname))?.index;
-        back_to(&netns, &before, link, &sources, undo)?;
         perform(&mut inside, &rules)?;
-        for source in &sources {
-            perform(&mut inside, &source.fill_table(&before, link))?;
+        if let Some(link) = link {
+            sources.iter().try_for_each(|source| perform(&mut inside, &source.fill_table(&before, link)))?;
+            perform(&mut inside, &tidy_main(&conf, &sources, &before, link))?;
         }
-        perform(&mut inside, &tidy_main(&conf, &sources, &before, link))?;
         Ok(previous)
     }
 
@@ -103,31 +106,21 @@ impl Plugin for Sbr {
         let Some(netns) = Netns::open_if_left(&request.netns)? else { return Ok(()) };
         let _lock = netns.lock()?;
         let mut inside = Handle::inside(&netns)?;
-        let link = inside.find_link(&request.ifname)?;
-        let mut ended: Vec<IpAddr> = Vec::new();
-        if let Some(link) = &link {
-            ended.extend(inside.addresses(link.index)?.iter().map(|address| address.net.addr()));
-        }
-        if let Ok(Some(previous)) = request.config.prev_result() {
-            ended.extend(addresses(&previous, &request.ifname).iter().map(|ip| ip.address.addr()));
-        }
+        let link = inside.find_link(&request.ifname)?.map(|link| link.index);
+        let ended = ended(request, &mut inside, link)?;
         // Whatever else the configuration says is about ADD.
         let table = table(request).ok().flatten();
         let routing = inside.routing()?;
+        let is_ours = |rule: &&Rule| {
+            table.map_or(may_be_ours(rule.table), |table| rule.table == table)
+                && rule.source.is_some_and(|source| ended.contains(&source.addr()))
+        };
         let mut failures = Failures::default();
-        for rule in &routing.rules {
-            let is_ours = table.map_or(may_be_ours(rule.table), |table| rule.table == table);
-            if !is_ours || !rule.source.is_some_and(|source| ended.contains(&source.addr())) {
-                continue;
-            }
-            let removed = inside.change(&[Change::RemoveRule(rule.clone())]).map_err(|(_, error)| error);
-            failures.note(removed.context("Failed to delete rule"));
-            if let (Some(link), None) = (&link, table) {
-                let routes =
-                    routing.routes.iter().filter(|route| (route.table, route.link) == (rule.table, link.index));
-                let routes: Vec<Change> = routes.cloned().map(Change::Remove).collect();
-                failures.note(inside.change(&routes).map_err(|(_, error)| error).context("Failed to delete route"));
-            }
+        for rule in routing.rules.iter().filter(is_ours) {
+            let of_table = |route: &&Listed| route.table == rule.table && Some(route.link) == link && table.is_none();
+            let routes = routing.routes.iter().filter(of_table).cloned().map(Change::Remove);
+            failures.note(perform(&mut inside, &[Change::RemoveRule(rule.clone())]));
+            failures.note(perform(&mut inside, &routes.collect::<Vec<_>>()));
         }
         failures.finish()
     }
@@ -191,6 +184,16 @@ fn previous(request: &Request<'_>) -> Result<CniResult> {
 fn addresses<'r>(previous: &'r CniResult, ifname: &str) -> Vec<&'r IpConfig> {
     let fits = |ip: &&IpConfig| previous.interface_of(ip).is_none_or(|interface| interface.name == ifname);
     previous.ips.iter().filter(fits).collect()
+}
+
+/// The addresses that the interface has, and those that it had.
+fn ended(request: &Request<'_>, inside: &mut Handle, link: Option<u32>) -> Result<Vec<IpAddr>> {
+    let now = link.map_or(Ok(Vec::new()), |link| inside.addresses(link))?;
+    let mut ended: Vec<IpAddr> = now.iter().map(|address| address.net.addr()).collect();
+    if let Ok(Some(previous)) = request.config.prev_result() {
+        ended.extend(addresses(&previous, &request.ifname).iter().map(|ip| ip.address.addr()));
+    }
+    Ok(ended)
 }
 
 /// What is to be done about each address. One that has a rule already keeps its table.
@@ -336,6 +339,7 @@ fn perform(inside: &mut Handle, changes: &[Change]) -> Result<()> {
         }
         Some(Change::New(route)) => error.context(&format!("Failed to add route to {}", route.dst)),
         Some(Change::Put(route, _)) => error.context(&format!("Failed to readd route: {}", route.dst)),
+        Some(Change::RemoveRule(_)) => error.context("Failed to delete rule"),
         _ => error.context("Failed to delete route"),
     })
 }

@@ -64,12 +64,8 @@ impl Plugin for Tuning {
         Originals::of(request, data_directory(request)?).save(request, &netns, &now, undo)?;
         netns.run(|| set_all(settings, &netns, undo))??;
         let again = netns.duplicate()?;
-        undo.push(move || {
-            let restored = Handle::inside(&again)?.tune(link.index, &now);
-            restored.map_err(|(at, error)| explain(error, now.get(at)))
-        });
-        let tuned = inside.tune(link.index, &conf.wanted);
-        tuned.map_err(|(at, error)| explain(error, conf.wanted.get(at)))?;
+        undo.push(move || tune(&mut Handle::inside(&again)?, link.index, &now));
+        tune(&mut inside, link.index, &conf.wanted)?;
         Ok(updated(result, &conf, request))
     }
 
@@ -180,9 +176,11 @@ fn refused(what: &str, name: &str, error: Error) -> Error {
     cause.context(&format!("failed to set sysctl: {what} /proc/sys/{name}"))
 }
 
-fn explain(error: Error, property: Option<&Property>) -> Error {
-    let (name, value) = property.map_or(("link", String::new()), |property| (property.name(), property.to_string()));
-    error.context(&format!("failed to set {name} to {value}"))
+fn tune(inside: &mut Handle, link: u32, wanted: &[Property]) -> Result<()> {
+    inside.tune(link, wanted).map_err(|(at, error)| match wanted.get(at) {
+        Some(property) => error.context(&format!("failed to set {} to {property}", property.name())),
+        None => error,
+    })
 }
 
 /// The hardware address as it was written, as the reference passes it on.
