@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import devices
+import dhcp
 import firewall
 from measure import (PLUGINS, WORK, Failed, Spawner, Table, answers, cpu, ip, new_netns, protocol, rounds, trace, wall,
                      within)
@@ -149,7 +150,7 @@ def arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=Path)
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--only", choices=("bridge", "store", "devices", "firewall"), help="these rows alone")
+    parser.add_argument("--only", choices=("bridge", "store", "devices", "dhcp", "firewall"), help="these rows alone")
     return parser.parse_args()
 
 
@@ -187,13 +188,15 @@ def main():
     PLUGINS.mkdir(parents=True)
 
     spawner, table = Spawner(args.directory / "spawn"), Table()
-    plugins = whom_of(("bridge", "host-local", "portmap", "firewall", *devices.SETTINGS), binary, reference)
+    plugins = whom_of(("bridge", "host-local", "dhcp", "portmap", "firewall", *devices.SETTINGS), binary, reference)
     if args.only in (None, "bridge"):
         kernel_rows(table, spawner, args, plugins["bridge"])
     if args.only in (None, "store"):
         store_rows(table, spawner, args, plugins["host-local"])
     if args.only in (None, "devices"):
         devices.rows(table, spawner, args, {kind: plugins[kind] for kind in devices.SETTINGS})
+    if args.only in (None, "dhcp"):
+        dhcp.rows(table, spawner, args, plugins["dhcp"])
     if args.only in (None, "firewall"):
         firewall.rows(table, spawner, args, plugins)
     if not args.only:

@@ -18,6 +18,8 @@ conntrack                           conntrack
 ping                                iputils-ping
 dbus-daemon                         dbus-daemon
 firewalld                           firewalld
+dnsmasq                             dnsmasq-base
+kea-dhcp4                           kea-dhcp4-server
 redis-server                        redis-server
 redis-cli                           redis-tools
 brctl                               bridge-utils
@@ -58,9 +60,11 @@ fi
 say "installing $missing"
 # shellcheck disable=SC2086 # a list of words
 apt_install $missing
-# Debian enables what it installs. A firewall that nobody asked for must not come up with the next boot.
-case " $missing " in
-*" firewalld "*) if have systemctl; then systemctl --quiet disable firewalld.service; fi ;;
-esac
+# Debian enables what it installs. Neither a firewall nor a DHCP server that nobody asked for may come up with the next boot.
+for package in firewalld kea-dhcp4-server; do
+    case " $missing " in
+    *" $package "*) if have systemctl; then systemctl --quiet disable "$package.service"; fi ;;
+    esac
+done
 missing=$(missing_packages)
 if [ -n "$missing" ]; then die "still missing after the installation: $missing"; fi

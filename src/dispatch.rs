@@ -56,13 +56,11 @@ pub fn main() -> ExitCode {
     {
         return tap::create_as_told(told).into();
     }
-    match run(&arguments, &host) {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
+    run(&arguments, &host).into()
 }
 
-fn run(arguments: &[String], host: &Host) -> bool {
+/// Gives the exit status.
+fn run(arguments: &[String], host: &Host) -> u8 {
     let (called, rest) =
         arguments.split_first().map_or((OWN_NAME, &[][..]), |(called, rest)| (base_name(called), rest));
     if let Some(applet) = applets::find(called) {
@@ -76,17 +74,31 @@ fn run(arguments: &[String], host: &Host) -> bool {
         },
         _ => run_options(rest),
     };
-    print(&answer).is_ok() && answer.success
+    finish(&answer, status(answer.success))
 }
 
-fn run_applet(applet: &Applet, arguments: &[String], host: &Host) -> bool {
+fn run_applet(applet: &Applet, arguments: &[String], host: &Host) -> u8 {
     match applet.kind {
-        Kind::Plugin(plugin) => serve::serve(plugin, host, serve::read_stdin, print),
+        Kind::Daemon(_, daemon) if arguments.first().is_some_and(|word| word == "daemon") => {
+            let (answer, status) = daemon(arguments.get(1..).unwrap_or_default(), host);
+            finish(&answer, status)
+        }
+        Kind::Plugin(plugin) | Kind::Daemon(plugin, _) => status(serve::serve(plugin, host, serve::read_stdin, print)),
         Kind::Tool(tool) => {
             let answer = tool(arguments, host);
-            print(&answer).is_ok() && answer.success
+            finish(&answer, status(answer.success))
         }
     }
+}
+
+fn status(success: bool) -> u8 {
+    u8::from(!success)
+}
+
+/// Prints an answer; a status of success needs that too.
+fn finish(answer: &Answer, wanted: u8) -> u8 {
+    let printed = print(answer).is_ok();
+    wanted.max(status(printed))
 }
 
 fn base_name(path: &str) -> &str {

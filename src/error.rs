@@ -2,6 +2,7 @@
 //! made on; texts are for people only.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 
 pub use nix::errno::Errno;
 
@@ -33,9 +34,13 @@ pub mod code {
     pub const INTERNAL: u32 = 999;
 }
 
-/// A failure: CNI error code, what went wrong, further detail, and the kernel's errno when there is one.
+/// A failure. In results it takes no more than a pointer: errors are rare, and everybody hands them on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error {
+pub struct Error(Box<Failure>);
+
+/// CNI error code, what went wrong, further detail, and the kernel's errno when there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
     /// CNI error code, see [`code`].
     pub code: u32,
     /// What was being done to what, and the cause.
@@ -46,18 +51,50 @@ pub struct Error {
     pub errno: Option<Errno>,
 }
 
+impl Deref for Error {
+    type Target = Failure;
+
+    fn deref(&self) -> &Failure {
+        &self.0
+    }
+}
+
+impl DerefMut for Error {
+    fn deref_mut(&mut self) -> &mut Failure {
+        &mut self.0
+    }
+}
+
 /// Result with the project's error.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     /// An error with a CNI code of its own.
     pub fn new(code: u32, msg: impl Into<String>) -> Self {
-        Error { code, msg: msg.into(), details: String::new(), errno: None }
+        Error::with_text(code, msg.into())
+    }
+
+    fn with_text(code: u32, msg: String) -> Self {
+        Error(Box::new(Failure { code, msg, details: String::new(), errno: None }))
     }
 
     /// An error without a CNI code of its own (999).
     pub fn internal(msg: impl Into<String>) -> Self {
-        Error::new(code::INTERNAL, msg)
+        Error::with_text(code::INTERNAL, msg.into())
+    }
+
+    /// The same error with a CNI code of its own.
+    #[must_use]
+    pub fn with_code(mut self, code: u32) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The same error with the kernel's error number.
+    #[must_use]
+    pub fn with_errno(mut self, errno: Errno) -> Self {
+        self.errno = Some(errno);
+        self
     }
 
     /// The same error with the `details` field set.
@@ -70,10 +107,14 @@ impl Error {
     /// Puts `what: ` in front of the message. An error with a CNI code of its own passes unchanged, as it does in the
     /// reference implementation, where such an error object replaces everything wrapped around it.
     #[must_use]
-    pub fn context(mut self, what: &str) -> Self {
-        if self.code == code::INTERNAL {
-            self.msg = format!("{what}: {}", self.msg);
-        }
+    pub fn context(self, what: &str) -> Self {
+        if self.code == code::INTERNAL { self.behind(what) } else { self }
+    }
+
+    /// Puts `what: ` in front of the message, whatever the error's code.
+    #[must_use]
+    pub fn behind(mut self, what: &str) -> Self {
+        self.msg = format!("{what}: {}", self.msg);
         self
     }
 
@@ -106,7 +147,7 @@ impl From<Errno> for Error {
         let mut letters = text.chars();
         msg.extend(letters.next().map(|first| first.to_ascii_lowercase()));
         msg.push_str(letters.as_str());
-        Error { errno: Some(errno), ..Error::internal(msg) }
+        Error::internal(msg).with_errno(errno)
     }
 }
 

@@ -39,8 +39,9 @@ fn explain(error: Error, place: &Path) -> Error {
     } else {
         ""
     };
-    let error = error.context(&format!("failed to install {}", place.display()));
-    Error { msg: error.msg + hint, details: error.details, ..error }
+    let mut error = error.context(&format!("failed to install {}", place.display()));
+    error.msg += hint;
+    error
 }
 
 /// Removes every name that leads to this program or equals it; a line for each. Other files stay.

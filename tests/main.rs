@@ -3,7 +3,7 @@
 //! `CNI_BOX_BIN` names the program (default: cargo's debug build), `CNI_REFERENCE_DIR` the reference plugins (default
 //! `/usr/lib/cni`). `CNI_TEST_PLUGINS=reference` puts the reference plugins in the place of ours; tests whose
 //! name starts with `better_` (we do better on purpose) or `newer_` (Debian's reference is 1.1.1), and those of programs
-//! that it does not have (cnitool, dispatch, tap), then fail by design.
+//! that it does not have (cnitool, dispatch, tap, the flags of today's dhcp daemon), then fail by design.
 //!
 //! What is below `guest` needs devices that not every kernel has: `make test-vm` runs it in a virtual machine.
 #![allow(
@@ -28,6 +28,11 @@ mod cnitool;
 mod cnitool_lists;
 mod cross;
 mod devices;
+mod dhcp;
+mod dhcp_client;
+mod dhcp_daemon;
+mod dhcp_go;
+mod dhcp_servers;
 mod dispatch;
 mod firewall;
 mod firewall_after;

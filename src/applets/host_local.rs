@@ -219,7 +219,7 @@ impl Plugin for HostLocal {
         for (index, set) in config.sets.iter().enumerate() {
             if !has_room(&mut store, set, index).map_err(unusable)? {
                 let error = exhausted(set).context(&format!("failed to allocate for range {index}"));
-                return Err(Error::new(code::NOT_AVAILABLE, error.msg));
+                return Err(error.with_code(code::NOT_AVAILABLE));
             }
         }
         Ok(())
@@ -331,7 +331,7 @@ mod tests {
         let data = Directory::new();
         let check = |ips: Value| {
             let more = json!({"prevResult": {"cniVersion": "1.0.0", "ips": ips}});
-            HOST_LOCAL.check(&request(&data, two_sets(), more, "")).map_err(|error| error.msg)
+            HOST_LOCAL.check(&request(&data, two_sets(), more, "")).map_err(|error| error.msg.clone())
         };
         let missing = |what: &str| Err(format!("host-local: Failed to find address {what}added by container c1"));
         assert_eq!(check(json!([])), missing(""));

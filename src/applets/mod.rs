@@ -3,6 +3,7 @@
 
 pub mod bridge;
 pub mod cnitool;
+pub mod dhcp;
 pub mod dummy;
 pub mod firewall;
 pub mod host_device;
@@ -35,12 +36,16 @@ pub enum Kind {
     Plugin(&'static dyn Plugin),
     /// Called by people, with arguments (without the program's name).
     Tool(fn(&[String], &Host) -> Answer),
+    /// A plugin that also runs as a daemon: with `daemon` as its first argument; the function gets the others and says
+    /// what is left to print, and the exit status.
+    Daemon(&'static dyn Plugin, fn(&[String], &Host) -> (Answer, u8)),
 }
 
 /// All applets, sorted by name.
 pub const APPLETS: &[Applet] = &[
     plugin("bridge", &bridge::BRIDGE),
     Applet { name: "cnitool", kind: Kind::Tool(cnitool::run) },
+    Applet { name: "dhcp", kind: Kind::Daemon(&dhcp::DHCP, dhcp::run) },
     plugin("dummy", &dummy::DUMMY),
     plugin("firewall", &firewall::FIREWALL),
     plugin("host-device", &host_device::HOST_DEVICE),
@@ -100,7 +105,7 @@ pub fn find(name: &str) -> Option<&'static Applet> {
 /// The plugin with this name.
 pub fn find_plugin(name: &str) -> Option<&'static dyn Plugin> {
     match find(name)?.kind {
-        Kind::Plugin(plugin) => Some(plugin),
+        Kind::Plugin(plugin) | Kind::Daemon(plugin, _) => Some(plugin),
         Kind::Tool(_) => None,
     }
 }
@@ -113,7 +118,7 @@ mod tests {
     fn plugins_call_themselves_what_the_table_calls_them() {
         assert!(APPLETS.is_sorted_by_key(|applet| applet.name));
         for applet in APPLETS {
-            if let Kind::Plugin(plugin) = applet.kind {
+            if let Some(plugin) = find_plugin(applet.name) {
                 assert_eq!(plugin.name(), applet.name);
             }
         }

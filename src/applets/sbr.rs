@@ -128,7 +128,7 @@ impl Plugin for Sbr {
     /// Whether there are rules at all: kernels can do without.
     fn status(&self, request: &Request<'_>) -> Result<()> {
         let probed = Conf::of(request).and_then(|_| Handle::current()?.rules());
-        probed.map(drop).map_err(|error| Error { code: code::NOT_AVAILABLE, ..error })
+        probed.map(drop).map_err(|error| error.with_code(code::NOT_AVAILABLE))
     }
 }
 

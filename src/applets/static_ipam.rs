@@ -164,7 +164,7 @@ mod tests {
                 let texts: Vec<String> = texts(result);
                 texts.join(", ")
             })
-            .map_err(|error| error.msg)
+            .map_err(|error| error.msg.clone())
     }
 
     fn addresses() -> Value {
@@ -216,7 +216,7 @@ mod tests {
     fn check_compares_address_and_gateway() {
         let check = |ips: Value| {
             let more = json!({"prevResult": {"cniVersion": "1.0.0", "ips": ips}});
-            STATIC.check(&request("1.0.0", addresses(), more, "")).map_err(|error| error.msg)
+            STATIC.check(&request("1.0.0", addresses(), more, "")).map_err(|error| error.msg.clone())
         };
         let failed = |ip| Err(format!("static: Failed to match addr {ip} on interface eth0"));
         let second = json!({"address": "10.2.0.5/16", "gateway": "10.2.0.1"});

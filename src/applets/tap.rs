@@ -17,7 +17,7 @@ use crate::cni::result::{Dns, Interface, IpConfig};
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 use crate::ipam::apply::{self, Target};
-use crate::ipam::attach::{addresses, call_ipam, find_ipam, open_netns};
+use crate::ipam::attach::{addresses, call_ipam, find_ipam, open_netns, release_lease};
 use crate::ipam::mtu::Mtu;
 use crate::ipam::verify;
 use crate::net::tap::{self, NewTap};
@@ -117,7 +117,7 @@ impl Plugin for Tap {
         result.ips = given.ips.into_iter().map(|ip| IpConfig { interface: Some(0), ..ip }).collect();
         result.routes = given.routes;
         let mut target = Target { netns: &container, handle: &mut inside, index: link.index, name: &request.ifname };
-        apply::configure(&mut target, &result, || ())?;
+        apply::configure(&mut target, &result, &|| ())?;
         Ok(result)
     }
 
@@ -136,7 +136,8 @@ impl Plugin for Tap {
     /// An interface that is still there keeps its address: somebody else would get it meanwhile.
     fn del(&self, request: &Request<'_>) -> Result<()> {
         let mut failures = Failures::default();
-        if failures.note(remove(request)).is_some() {
+        let released = release_lease(request, &mut failures);
+        if failures.note(remove(request)).is_some() && released == Some(false) {
             failures.note(call_ipam(request));
         }
         failures.finish()

@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn refuses_what_the_reference_refuses() {
-        let text = |args| Args::parse(args, &["IP"]).unwrap_err().msg;
+        let text = |args| Args::parse(args, &["IP"]).unwrap_err().msg.clone();
         assert_eq!(text("IP=1;"), "ARGS: invalid pair \"\"");
         assert_eq!(text("IP=1=2"), "ARGS: invalid pair \"IP=1=2\"");
         assert_eq!(text("ip=1;A=B"), "ARGS: unknown args [\"ip=1\" \"A=B\"]");

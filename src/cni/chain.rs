@@ -69,7 +69,7 @@ impl<'a> Chain<'a> {
         }
         let remembered = self.remembered();
         let remembered =
-            remembered.map_err(|error| prefixed(&format!("failed to get network {name:?} cached result"), error))?;
+            remembered.map_err(|error| error.behind(&format!("failed to get network {name:?} cached result")))?;
         let (prev_result, added) = remembered.unzip();
         let attachment = self.with_arguments_of(added.unwrap_or_default());
         let chain = Chain { attachment: &attachment, ..*self };
@@ -180,9 +180,8 @@ impl<'a> Chain<'a> {
         let Some(cached) = self.cache.read(&self.list.name, self.attachment)? else { return Ok(None) };
         let version = &self.list.cni_version;
         let result = cached.result.to_json(version);
-        let result = result.map_err(|error| {
-            prefixed(&format!("failed to convert cached result to config version {version:?}"), error)
-        })?;
+        let result = result
+            .map_err(|error| error.behind(&format!("failed to convert cached result to config version {version:?}")))?;
         Ok(Some((result.into_value(), cached.attachment)))
     }
 
@@ -207,18 +206,14 @@ impl<'a> Chain<'a> {
     }
 
     fn not_remembered(&self, error: Error) -> Error {
-        prefixed(&format!("failed to set network {:?} cached result", self.list.name), error)
+        error.behind(&format!("failed to set network {:?} cached result", self.list.name))
     }
 }
 
 fn failed(plugin: &PluginConfig, action: &str, error: Error) -> Error {
     let own_name = if plugin.name.is_empty() { String::new() } else { format!(" name={:?}", plugin.name) };
-    prefixed(&format!("plugin type={:?}{own_name} failed ({action})", plugin.kind), error)
-}
-
-/// Unlike [`Error::context`] also for errors with a CNI code: a runtime reports texts, not codes.
-fn prefixed(what: &str, error: Error) -> Error {
-    Error { msg: format!("{what}: {}", error.msg), ..error }
+    // Also errors with a CNI code: a runtime reports texts, not codes.
+    error.behind(&format!("plugin type={:?}{own_name} failed ({action})", plugin.kind))
 }
 
 fn take_back(undo: Undo, cause: Error) -> Error {

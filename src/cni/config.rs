@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn a_wrong_type_names_key_and_type() {
         let config = config(r#"{"mtu":"9","ipam":{"type":1},"dns":{"search":[1]},"x":1.5}"#);
-        let text = |result: Result<()>| result.unwrap_err().msg;
+        let text = |result: Result<()>| result.unwrap_err().msg.clone();
         let top = config.top();
         assert_eq!(text(top.integer("mtu").map(drop)), r#"json: cannot unmarshal string into key "mtu" of type int"#);
         assert_eq!(text(top.integer("x").map(drop)), r#"json: cannot unmarshal number 1.5 into key "x" of type int"#);

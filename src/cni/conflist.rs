@@ -141,7 +141,7 @@ fn plugin((index, entry): (usize, &Value)) -> Result<PluginConfig> {
             Err(Error::internal(format!("error parsing configuration: {what}")))
         }
     };
-    decoded.map_err(|error| Error { msg: format!("failed to parse plugin config {index}: {}", error.msg), ..error })
+    decoded.map_err(|error| error.behind(&format!("failed to parse plugin config {index}")))
 }
 
 /// What Go calls the type of a generically decoded value.

@@ -143,7 +143,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn in_file(path: &Path, error: Error) -> Error {
-    Error { msg: format!("{}: {}", path.display(), error.msg), ..error }
+    error.behind(&path.display().to_string())
 }
 
 #[cfg(test)]

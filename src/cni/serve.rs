@@ -160,8 +160,7 @@ pub fn gate(plugin: &dyn Plugin, request: &Request<'_>) -> Result<()> {
 }
 
 fn gate_verb(plugin: &dyn Plugin, request: &Request<'_>, least: Number) -> Result<()> {
-    let wanted =
-        version::parse(request.config.version()).map_err(|error| Error::new(code::DECODING_FAILURE, error.msg))?;
+    let wanted = version::parse(request.config.version()).map_err(|error| error.with_code(code::DECODING_FAILURE))?;
     let refuse = |who: &str| {
         let msg = format!("{who} version does not allow {}", request.verb.name());
         Err(Error::new(code::INCOMPATIBLE_VERSION, msg))

@@ -27,8 +27,8 @@ pub struct Target<'a> {
 }
 
 /// Adds the addresses, sets the link up and adds the routes. `prepare` runs inside the namespace before anything else,
-/// for the plugin's own settings.
-pub fn configure(target: &mut Target<'_>, result: &CniResult, prepare: impl FnOnce()) -> Result<()> {
+/// for the plugin's own settings. (`dyn`: one copy for all plugins is enough.)
+pub fn configure(target: &mut Target<'_>, result: &CniResult, prepare: &dyn Fn()) -> Result<()> {
     if result.interfaces.is_empty() {
         return Err(Error::internal("no interfaces to configure"));
     }

@@ -4,7 +4,7 @@
 use crate::cni::delegate::Delegate;
 use crate::cni::result::Interface;
 use crate::cni::{CniResult, Request, Undo};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Failures, Result};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::verify;
 use crate::net::devices::{self, Device, Wanted};
@@ -68,7 +68,7 @@ pub fn configure(request: &Request<'_>, netns: &Netns, device: &Device, mut resu
     result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
     let mut target = Target { netns, handle: &mut handle, index: *index, name };
     // As in the reference, also for addresses that are not the result's.
-    apply::configure(&mut target, &result, || apply::announce_v6(name))?;
+    apply::configure(&mut target, &result, &|| apply::announce_v6(name))?;
     Ok(result)
 }
 
@@ -118,11 +118,26 @@ impl Attached {
     }
 }
 
+/// A DHCP lease is given back over the interface, so before that goes. `Some(false)` when the addresses are of another
+/// kind, which only are given back when the interface has gone: somebody else would get them meanwhile.
+pub fn release_lease(request: &Request<'_>, failures: &mut Failures) -> Option<bool> {
+    match request.config.ipam_type() {
+        Ok("dhcp") => failures.note(call_ipam(request)).map(|()| true),
+        _ => Some(false),
+    }
+}
+
 /// DEL: `delete` takes the interface of this name out of what is left of the namespace, then IPAM gets the addresses back.
-/// An interface that is still there keeps them: somebody else would get them meanwhile.
+/// An interface that is still there keeps them.
 pub fn remove(request: &Request<'_>, delete: fn(&Netns, &str) -> Result<()>) -> Result<()> {
-    let container = Netns::open_if_left(&request.netns)?;
-    let removed = container.map_or(Ok(()), |container| delete(&container, &request.ifname));
-    removed.with_context(|| format!("failed to remove {:?} from {:?}", request.ifname, request.netns))?;
-    call_ipam(request)
+    let mut failures = Failures::default();
+    let released = release_lease(request, &mut failures);
+    let removed = Netns::open_if_left(&request.netns).and_then(|container| {
+        let removed = container.map_or(Ok(()), |container| delete(&container, &request.ifname));
+        removed.with_context(|| format!("failed to remove {:?} from {:?}", request.ifname, request.netns))
+    });
+    if failures.note(removed).is_some() && released == Some(false) {
+        failures.note(call_ipam(request));
+    }
+    failures.finish()
 }

@@ -175,7 +175,7 @@ impl Handle {
 
     /// The link with this name; `Link not found` as the reference says when there is none.
     pub fn link(&mut self, name: &str) -> Result<Link> {
-        let missing = || Error { errno: Some(Errno::ENODEV), ..Error::internal("Link not found") };
+        let missing = || Error::internal("Link not found").with_errno(Errno::ENODEV);
         self.find_link(name)?.ok_or_else(missing)
     }
 

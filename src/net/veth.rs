@@ -81,7 +81,7 @@ fn create_links(host: &mut Handle, wanted: &Wanted<'_>, mac: &Mac, container_mac
             Err(_) if links::index_of(wanted.container, wanted.ifname)?.is_some() => {
                 let ifname = wanted.ifname;
                 let msg = format!("container veth name ({ifname:?}) peer provided ({name:?}) already exists");
-                return Err(Error { errno: Some(Errno::EEXIST), ..Error::internal(msg) });
+                return Err(Error::internal(msg).with_errno(Errno::EEXIST));
             }
             // The random name was taken: another one will do.
             Err(_) => {}

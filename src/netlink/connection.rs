@@ -1,5 +1,6 @@
 //! The one door for requests: sequence numbers, acknowledgements, the kernel's error texts, dumps and their retry.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::error::{Errno, Error, Result};
@@ -234,6 +235,12 @@ impl Connection {
             }
         }
         outcome.unwrap_or_else(|| Err(Error::internal("the kernel did not answer a transaction")))
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

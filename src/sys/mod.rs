@@ -2,12 +2,15 @@
 #![allow(unsafe_code)] // This is the layer that the rest of the crate forbids it for.
 
 pub mod background;
+pub mod events;
 pub mod file;
 mod heap;
+pub mod listen;
 pub mod lock;
 pub mod namespaces;
 pub mod netns;
 pub mod output;
+pub mod packet_socket;
 pub mod process;
 pub mod random;
 pub mod socket;

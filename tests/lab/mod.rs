@@ -6,6 +6,7 @@
 
 mod call;
 mod configs;
+pub mod dhcp;
 mod state;
 
 use std::fs::{self, File};

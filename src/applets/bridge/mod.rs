@@ -45,7 +45,7 @@ use crate::cni::result::{Dns, Interface};
 use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::firewall::Session;
-use crate::ipam::attach::{call_ipam, find_ipam, open_netns};
+use crate::ipam::attach::{call_ipam, find_ipam, open_netns, release_lease};
 use crate::ipam::detach::Attachment;
 use crate::ipam::mtu::Mtu;
 use crate::net::Mac;
@@ -111,6 +111,7 @@ impl Plugin for Bridge {
         let wishes = Wishes::of(&request.config).context("failed to load netconf")?;
         let mut failures = Failures::default();
         let mut session = Session::default();
+        let released = release_lease(request, &mut failures);
         let removed = failures.note(Attachment::find(request)).and_then(|mut attachment| {
             if wishes.masquerade {
                 failures.note(firewall::end_masquerade(request, &mut attachment, &mut session));
@@ -122,7 +123,9 @@ impl Plugin for Bridge {
             if wishes.spoof_check {
                 failures.note(firewall::spoof_check(request).del(&mut session));
             }
-            failures.note(call_ipam(request));
+            if released == Some(false) {
+                failures.note(call_ipam(request));
+            }
         }
         failures.finish()
     }

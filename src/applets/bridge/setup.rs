@@ -111,7 +111,7 @@ impl Attaching<'_, '_> {
         complete(self.conf, result);
         let name = &self.request.ifname;
         let mut target = Target { netns: self.container, handle: inside, index, name };
-        apply::configure(&mut target, result, || prepare_container(name, self.conf.enable_dad))
+        apply::configure(&mut target, result, &|| prepare_container(name, self.conf.enable_dad))
     }
 
     /// Gateway addresses, forwarding and masquerading.

@@ -101,9 +101,10 @@ impl SharedBridge {
     pub(super) fn ensure_gateway(&mut self, host: &mut Handle, bridge: &Link, conf: &Conf) -> Result<Link> {
         let Some(name) = self.gateway_name.clone() else { return Ok(bridge.clone()) };
         let found = host.find_link(&name).with_context(|| format!("failed to find interface {name:?}"))?;
-        // It is set up last, so one that is up is complete, unless the bridge that it was on is gone.
+        // It is set up last, so one that is up is complete, unless the bridge that it was on is gone. Who has made the
+        // present one may have been another network, which knows nothing of this gateway.
         match found {
-            Some(link) if link.is_up() && !self.bridge.created => Ok(link),
+            Some(link) if link.is_up() && port_of(host, &link)?.is_none_or(|port| port.master.is_some()) => Ok(link),
             _ => {
                 self.hold_alone();
                 self.complete_gateway(host, bridge, conf, &name)

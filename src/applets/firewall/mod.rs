@@ -114,9 +114,11 @@ impl Plugin for Firewall {
     /// Asks what ADD will ask.
     fn status(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::of(request)?;
-        conf.probe(request).map_err(|error| Error {
-            code: if error.code == code::INTERNAL { code::NOT_AVAILABLE } else { error.code },
-            ..error
+        conf.probe(request).map_err(|mut error| {
+            if error.code == code::INTERNAL {
+                error.code = code::NOT_AVAILABLE;
+            }
+            error
         })
     }
 }

@@ -132,7 +132,7 @@ impl<'a> Selector<'a> {
             _ => return Ok(()),
         };
         let found = fs::metadata(&path).with_context(|| format!("failed to find host device: {path}"));
-        found.map(drop).map_err(|error| Error::new(code::NOT_AVAILABLE, error.msg))
+        found.map(drop).map_err(|error| error.with_code(code::NOT_AVAILABLE))
     }
 }
 

@@ -69,7 +69,7 @@ impl Plugin for HostDevice {
         result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
         if let Some(Link { index, name, .. }) = &link {
             let mut target = Target { netns: &container, handle: &mut inside.handle, index: *index, name };
-            apply::configure(&mut target, &result, || {})?;
+            apply::configure(&mut target, &result, &|| {})?;
         }
         Ok(result)
     }
@@ -90,9 +90,10 @@ impl Plugin for HostDevice {
     fn del(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::for_del(request)?;
         let mut failures = Failures::default();
+        let released = attach::release_lease(request, &mut failures);
         let given_back = if conf.dpdk { Ok(()) } else { remove::give_back(&conf, request) };
         // A device that is still there keeps its address: somebody else would get it meanwhile.
-        if failures.note(given_back).is_some() {
+        if failures.note(given_back).is_some() && released == Some(false) {
             failures.note(attach::call_ipam(request));
         }
         failures.finish()
@@ -156,8 +157,9 @@ fn move_in(
 }
 
 /// The reference's words, which have no colon here.
-fn in_moving(error: Error) -> Error {
-    Error { msg: format!("failed to move link {}", error.msg), ..error }
+fn in_moving(mut error: Error) -> Error {
+    error.msg.insert_str(0, "failed to move link ");
+    error
 }
 
 /// Takes the device back to the host and makes it what it was there.

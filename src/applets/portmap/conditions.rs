@@ -244,7 +244,7 @@ mod tests {
         let words: Vec<String> = text.split(' ').map(str::to_string).collect();
         parse("conditionsV4", family, &words).map_err(|error| {
             assert_eq!(error.code, code::INVALID_CONFIG);
-            error.msg
+            error.msg.clone()
         })
     }
 

@@ -101,7 +101,7 @@ impl Plugin for Tuning {
             names(&conf, "eth0")?;
             if conf.wanted.is_empty() { Ok(()) } else { tuned::probe(data_directory(request)?) }
         });
-        probed.map_err(|error| Error { code: code::NOT_AVAILABLE, ..error })
+        probed.map_err(|error| error.with_code(code::NOT_AVAILABLE))
     }
 }
 

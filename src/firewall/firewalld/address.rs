@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn malformed_addresses_are_named() {
         for bad in ["path", "unix:path", "unix:path=%4", "unix:path=%zz", "unix:path=/a;/b"] {
-            let error = parse(bad).unwrap_err().msg;
+            let error = parse(bad).unwrap_err().msg.clone();
             assert!(error.starts_with("malformed D-Bus address"), "{bad}: {error}");
         }
     }

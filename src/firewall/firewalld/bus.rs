@@ -170,7 +170,7 @@ fn dial(address: &Address, deadline: Instant) -> Result<UnixStream> {
 
 fn refuse_user(line: &str) -> Result<()> {
     let msg = format!("the bus refuses this user ({})", line.trim());
-    Err(Error { errno: Some(Errno::EACCES), ..Error::internal(msg) })
+    Err(Error::internal(msg).with_errno(Errno::EACCES))
 }
 
 fn hung_up(cause: impl Into<Error>) -> Error {
@@ -179,7 +179,7 @@ fn hung_up(cause: impl Into<Error>) -> Error {
 
 fn timed_out() -> Error {
     let msg = format!("no answer within {} seconds", LIMIT.as_secs());
-    Error { errno: Some(Errno::ETIMEDOUT), ..Error::internal(msg) }
+    Error::internal(msg).with_errno(Errno::ETIMEDOUT)
 }
 
 /// Continues after signals. A timeout of the socket is the end of the conversation.

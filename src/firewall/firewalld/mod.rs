@@ -114,7 +114,7 @@ impl Refusal {
 fn failed(member: &str, refusal: &Refusal) -> Error {
     let error = Error::internal(format!("{ZONE}.{member}: {refusal}"));
     if DENIED.contains(&refusal.name.as_str()) {
-        let error = Error { errno: Some(Errno::EACCES), ..error };
+        let error = error.with_errno(Errno::EACCES);
         return error.with_details("firewalld obeys the host's root only; without those rights choose another backend");
     }
     error

@@ -236,7 +236,7 @@ fn errors_of_firewalld_that_mean_done_are_success() {
     assert_eq!(firewalld.add_source("trusted", container()), Ok(false));
     assert_eq!(firewalld.remove_source("trusted", container()), Ok(()));
     assert_eq!(firewalld.remove_source("trusted", container()), Ok(()));
-    let conflict = firewalld.add_source("trusted", container()).unwrap_err().msg;
+    let conflict = firewalld.add_source("trusted", container()).unwrap_err().msg.clone();
     assert_eq!(
         conflict,
         "failed to add the address 10.0.0.2/32 to trusted zone: org.fedoraproject.FirewallD1.zone.addSource: \
@@ -304,6 +304,6 @@ fn a_bus_that_refuses_or_hangs_up_is_named() {
         authenticate(&mut reader, &stream);
         next_call(&mut reader);
     });
-    let error = refused(&bus.address).msg;
+    let error = refused(&bus.address).msg.clone();
     assert!(error.contains("org.freedesktop.DBus.Hello") && error.contains("the bus hung up"), "{error}");
 }

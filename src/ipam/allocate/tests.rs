@@ -19,7 +19,9 @@ fn add(data: &Directory, set: &RangeSet, wanted: Option<&str>, id: &str) -> std:
     let mut store = Store::open(data.path(), "net").unwrap();
     let held = store.held_by(&attachment).unwrap();
     let wanted = wanted.map(|ip| ip.parse().unwrap());
-    allocate(&mut store, set, 0, wanted, &attachment, &held).map(|ip| ip.address.to_string()).map_err(|error| error.msg)
+    allocate(&mut store, set, 0, wanted, &attachment, &held)
+        .map(|ip| ip.address.to_string())
+        .map_err(|error| error.msg.clone())
 }
 
 fn del(data: &Directory, id: &str) {

@@ -9,7 +9,7 @@ fn complete_json(sets: Value, cni_version: &str) -> Result<Vec<RangeSet>> {
 }
 
 fn text(sets: Value) -> String {
-    complete_json(sets, "1.0.0").unwrap_err().msg
+    complete_json(sets, "1.0.0").unwrap_err().msg.clone()
 }
 
 /// One range set of one range.

@@ -1,0 +1,376 @@
+//! The client of RFC 2131 for one lease, without clock, socket or memory of its namespace. The daemon
+//!
+//! 1. makes one with [`Client::acquire`], or with [`Client::restore`] from what it has kept on disk;
+//! 2. calls [`Client::poll`] at [`Client::deadline`] (the first is at once), [`Client::receive`] for each packet, and does
+//!    what the [`Output`] says: sends `send`, and acts on `event`;
+//! 3. keeps a [`crate::dhcp::socket::Socket`] open while [`Client::listening`], and only then: a socket pins its namespace;
+//! 4. calls [`Client::record`] after [`Event::Bound`] and [`Event::Renewed`] and keeps it with the names of the attachment;
+//! 5. on DEL sends [`Client::release`], if there is anything to release.
+
+mod interface;
+mod messages;
+
+pub use interface::{Datagram, Event, Output, Timing};
+
+use std::net::Ipv4Addr;
+
+use crate::cni::config::Object;
+use crate::cni::json::Node;
+use crate::dhcp::lease::{Lease, unreadable};
+use crate::dhcp::packet::{self, Options, Packet, code, kind};
+use crate::dhcp::settings::Settings;
+use crate::dhcp::{Clock, Moment, hexadecimal};
+use crate::error::{Error, Result};
+
+/// One lease being acquired or kept.
+#[derive(Debug)]
+pub struct Client {
+    settings: Settings,
+    timing: Timing,
+    lease: Option<Lease>,
+    stage: Stage,
+    /// Transaction of the exchange in progress.
+    xid: u32,
+    /// How often the message of this stage was sent.
+    sends: u8,
+    /// How many attempts have failed since the last success.
+    failures: u8,
+    /// When something was sent last.
+    sent: Moment,
+    /// When to do something next.
+    wake: Moment,
+    /// When there is no hope any more: the lease expires, or the acquisition is given up.
+    end: Moment,
+    /// Why the last attempt failed.
+    trouble: String,
+    random: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// DISCOVER was sent, or will be.
+    Selecting,
+    /// This server has offered this address, and REQUEST was sent.
+    Requesting(Ipv4Addr, Ipv4Addr),
+    /// A pause before the next attempt.
+    Resting,
+    /// After a restart: whoever knows of the lease is asked to confirm it.
+    Rebooting,
+    Bound,
+    /// The server of the lease is asked.
+    Renewing,
+    /// Any server is asked.
+    Rebinding,
+    Ended,
+}
+
+/// How often a message is sent before the attempt has failed.
+const TRIES: u8 = 3;
+/// After how many refusals there is a pause before the next attempt.
+const EAGER: u8 = 3;
+/// Pauses that are short, before they are doubled each time.
+const SHORT_PAUSES: u8 = 4;
+const SHORT_PAUSE: Moment = 2_000;
+const FIRST_LONG_PAUSE: Moment = 4_000;
+const SECOND: Moment = 1_000;
+/// Shortest wait between requests to renew a lease, after the first [`TRIES`] (RFC 2131, 4.4.5).
+const LONG_WAIT: Moment = 60_000;
+
+impl Client {
+    /// Begins to acquire a lease: the deadline is `now`. `seed` is random (8 bytes of `sys::random`).
+    pub fn acquire(settings: Settings, timing: Timing, now: Moment, seed: u64) -> Client {
+        let end = now.saturating_add(timing.resend_timeout.into());
+        Client::new(settings, timing, None, (now, end), seed)
+    }
+
+    /// Goes on with a recorded lease: the deadline is now, when servers are asked to confirm it (INIT-REBOOT). Who has many
+    /// of them does not let all begin at once. A lease that has expired meanwhile is asked for for `resend_timeout`. The
+    /// caller has checked that namespace, link and hardware address are those of old. Fails when the record cannot be read.
+    pub fn restore(record: &Object<'_>, timing: Timing, clock: Clock, seed: u64) -> Result<Client> {
+        let bytes = |key| hexadecimal::read(record.string(key)?).ok_or_else(|| unreadable(key));
+        let hardware = bytes("dhcpHardware")?.try_into().map_err(|_| unreadable("dhcpHardware"))?;
+        let options = Options::from_bytes(&bytes("dhcpOptions")?).ok_or_else(|| unreadable("dhcpOptions"))?;
+        let settings = Settings { hardware, broadcast: record.boolean("dhcpBroadcast")?, options };
+        let lease = Lease::read(record, clock)?;
+        let end = lease.expires().max(clock.now.saturating_add(timing.resend_timeout.into()));
+        Ok(Client::new(settings, timing, Some(lease), (clock.now, end), seed))
+    }
+
+    fn new(settings: Settings, timing: Timing, lease: Option<Lease>, times: (Moment, Moment), seed: u64) -> Client {
+        let stage = if lease.is_some() { Stage::Rebooting } else { Stage::Selecting };
+        let ((wake, end), sent, trouble) = (times, times.0, String::new());
+        let mut client = Client {
+            settings,
+            timing,
+            lease,
+            stage,
+            xid: 0,
+            sends: 0,
+            failures: 0,
+            sent,
+            wake,
+            end,
+            trouble,
+            random: seed,
+        };
+        client.xid = client.random() as u32;
+        client
+    }
+
+    /// What [`Client::restore`] reads, members of a JSON object (the daemon adds its own): settings and lease, times as
+    /// wall-clock. Keys begin with `dhcp`, nobody else's may. Without a lease there is nothing to restore.
+    pub fn record(&self, clock: Clock) -> Option<Vec<(&'static str, Node)>> {
+        let mut members = self.lease.as_ref()?.members(clock);
+        members.push(("dhcpHardware", hexadecimal::write(&self.settings.hardware).into()));
+        members.push(("dhcpBroadcast", self.settings.broadcast.into()));
+        members.push(("dhcpOptions", hexadecimal::write(self.settings.options.as_bytes()).into()));
+        Some(members)
+    }
+
+    /// The settings it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The link has another hardware address from now on.
+    pub fn set_hardware(&mut self, hardware: [u8; 6]) {
+        self.settings.hardware = hardware;
+    }
+
+    /// The lease that is held.
+    pub fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
+    /// When to call [`Client::poll`]; `None` when never (ended, or held for ever).
+    pub fn deadline(&self) -> Option<Moment> {
+        (self.stage != Stage::Ended && self.wake != Moment::MAX).then_some(self.wake)
+    }
+
+    /// True while an answer is awaited.
+    pub fn listening(&self) -> bool {
+        self.sends > 0 && !matches!(self.stage, Stage::Resting | Stage::Bound | Stage::Ended)
+    }
+
+    /// Time has passed. Harmless before the deadline.
+    pub fn poll(&mut self, now: Moment) -> Output {
+        if now < self.wake || self.stage == Stage::Ended {
+            return Output::default();
+        }
+        if now >= self.end {
+            return self.give_up();
+        }
+        let rebinds = self.lease.as_ref().map_or(Moment::MAX, Lease::rebinds);
+        match self.stage {
+            Stage::Resting => self.begin(Stage::Selecting, now),
+            Stage::Bound | Stage::Renewing if now >= rebinds => self.begin(Stage::Rebinding, now),
+            Stage::Bound => self.begin(Stage::Renewing, now),
+            Stage::Rebooting if self.sends >= TRIES => self.unconfirmed(now),
+            Stage::Selecting | Stage::Requesting(..) if self.sends >= TRIES => self.unanswered(now),
+            _ => self.transmit(now),
+        }
+    }
+
+    /// A packet has come, from this hardware address. What is not for us or makes no sense is passed over.
+    pub fn receive(&mut self, now: Moment, packet: &Packet, from: Option<[u8; 6]>) -> Output {
+        let ours = packet.xid == self.xid && packet.hardware == self.settings.hardware;
+        if packet.op != packet::REPLY || !ours || !self.listening() {
+            return Output::default();
+        }
+        match (packet.kind(), self.stage) {
+            (Some(kind::OFFER), Stage::Selecting) => self.offered(now, Lease::granted(packet, from, now)),
+            (_, Stage::Selecting) => Output::default(),
+            (Some(kind::ACK), _) => self.granted(Lease::granted(packet, from, self.sent)),
+            (Some(kind::NAK), _) => self.refused(now, packet),
+            _ => Output::default(),
+        }
+    }
+
+    /// The link has come up, so what was sent before went nowhere: an exchange in progress begins again at once.
+    pub fn link_is_up(&mut self, now: Moment) {
+        if !matches!(self.stage, Stage::Bound | Stage::Ended) {
+            (self.sends, self.wake) = (0, now);
+        }
+    }
+
+    /// Ends the client; what gives the lease back to the server, if there is one that has not expired. An address that was
+    /// requested a moment ago is given back too: the server may have granted it.
+    pub fn release(&mut self, now: Moment) -> Option<Datagram> {
+        let requested = match self.stage {
+            Stage::Requesting(server, address) => Some((server, address, None)),
+            _ => None,
+        };
+        self.stage = Stage::Ended;
+        let held = self.lease.take().filter(|lease| lease.expires() > now);
+        let held = held.map(|lease| (lease.server, lease.address, lease.server_mac));
+        let (server, address, mac) = held.or(requested)?;
+        Some(self.release_message(server, address, mac))
+    }
+
+    fn begin(&mut self, stage: Stage, now: Moment) -> Output {
+        self.xid = self.random() as u32;
+        (self.stage, self.sends) = (stage, 0);
+        self.transmit(now)
+    }
+
+    fn transmit(&mut self, now: Moment) -> Output {
+        self.sends = self.sends.saturating_add(1);
+        self.sent = now;
+        self.wake = now.saturating_add(self.patience(now)).min(self.end);
+        Output { send: Some(self.message()), event: None }
+    }
+
+    /// How long to wait for the answer to what was just sent. While a lease is being renewed the time left until the next
+    /// stage is halved each time, so that even a short lease is asked for more than once.
+    fn patience(&mut self, now: Moment) -> Moment {
+        let tries = self.sends.clamp(1, TRIES);
+        let wait = Moment::from(self.timing.timeout) << (tries - 1);
+        let wait = wait + self.within((wait / 10).min(SECOND));
+        let left = match (&self.lease, self.stage) {
+            (Some(lease), Stage::Renewing) => lease.rebinds() - now,
+            (Some(lease), Stage::Rebinding) => lease.expires() - now,
+            _ => return wait,
+        };
+        let wait = if self.sends <= TRIES { wait.min((left / 2).max(SECOND)) } else { (left / 2).max(LONG_WAIT) };
+        wait.min(left)
+    }
+
+    fn offered(&mut self, now: Moment, offer: Option<Lease>) -> Output {
+        let Some(offer) = offer else { return Output::default() };
+        if let Some(event) = self.other_address(&offer) {
+            return event;
+        }
+        // The transaction stays the same.
+        (self.stage, self.sends) = (Stage::Requesting(offer.server, offer.address), 0);
+        self.transmit(now)
+    }
+
+    fn granted(&mut self, lease: Option<Lease>) -> Output {
+        let Some(lease) = lease.filter(|lease| self.may_answer(lease.server)) else { return Output::default() };
+        if let Some(event) = self.other_address(&lease) {
+            return event;
+        }
+        let (lease, event) = match self.lease.take() {
+            Some(old) => (old.followed_by(lease), Event::Renewed),
+            None => (lease, Event::Bound),
+        };
+        self.end = lease.expires();
+        self.failures = 0;
+        self.hold(lease.renews(), lease.renew_after);
+        self.lease = Some(lease);
+        Output { send: None, event: Some(event) }
+    }
+
+    fn refused(&mut self, now: Moment, packet: &Packet) -> Output {
+        let Some(server) = packet.options.address(code::SERVER_ID).filter(|server| self.may_answer(*server)) else {
+            return Output::default();
+        };
+        let message = printable(packet.options.get(code::MESSAGE).unwrap_or_default());
+        let said = if message.is_empty() { String::new() } else { format!(" (msg: {message})") };
+        self.trouble = format!("server {server} rejected request with Nak{said}");
+        // dnsmasq offers the same address to several who ask at once: all but one are refused, and get another at once.
+        let output = match self.stage {
+            Stage::Requesting(..) if self.failures >= EAGER => self.rest(now),
+            _ => self.begin(Stage::Selecting, now),
+        };
+        self.failures = self.failures.saturating_add(1);
+        Output { event: Some(Event::Refused(message)), ..output }
+    }
+
+    /// Whether this server's answer counts: to what was said to one server nobody else may answer.
+    fn may_answer(&self, server: Ipv4Addr) -> bool {
+        match (self.stage, &self.lease) {
+            (Stage::Requesting(chosen, _), _) => server == chosen,
+            (Stage::Renewing, Some(lease)) => server == lease.server,
+            _ => true,
+        }
+    }
+
+    /// The answer to a server that wants us to have another address than the one we have.
+    fn other_address(&self, lease: &Lease) -> Option<Output> {
+        self.lease.as_ref().filter(|held| held.address != lease.address)?;
+        Some(Output { send: None, event: Some(Event::OtherAddress(lease.address)) })
+    }
+
+    /// Nobody has confirmed the lease after a restart: it stays ours while it lasts (RFC 2131, 4.4.2).
+    fn unconfirmed(&mut self, now: Moment) -> Output {
+        match &self.lease {
+            Some(lease) if lease.expires() > now => {
+                self.hold(lease.renews(), 0);
+                self.wake = self.wake.max(now);
+                Output { send: None, event: Some(Event::Unconfirmed) }
+            }
+            _ => self.begin(Stage::Selecting, now),
+        }
+    }
+
+    fn unanswered(&mut self, now: Moment) -> Output {
+        self.trouble = self.silence();
+        let output = self.rest(now);
+        self.failures = self.failures.saturating_add(1);
+        output
+    }
+
+    /// What was not answered.
+    fn silence(&self) -> String {
+        let what = match self.stage {
+            Stage::Requesting(server, address) => format!("REQUEST of {address} to server {server}"),
+            _ => "DISCOVER".to_string(),
+        };
+        format!("no matching response packet received for {what}")
+    }
+
+    /// A pause before the next attempt, as long as the reference's.
+    fn rest(&mut self, now: Moment) -> Output {
+        let mut pause = if self.failures < SHORT_PAUSES { SHORT_PAUSE } else { FIRST_LONG_PAUSE };
+        for _ in SHORT_PAUSES..=self.failures {
+            if pause < self.timing.resend_max.into() {
+                pause *= 2;
+            }
+        }
+        self.stage = Stage::Resting;
+        self.wake = now.saturating_add(pause + self.within(SECOND)).min(self.end);
+        Output::default()
+    }
+
+    fn hold(&mut self, renews: Moment, renew_after: u32) {
+        // Leases that were obtained together must not all be renewed together.
+        let earlier = self.within(Moment::from(renew_after) * 1000 / 32).abs();
+        self.stage = Stage::Bound;
+        self.wake = if renews == Moment::MAX { renews } else { renews - earlier };
+    }
+
+    fn give_up(&mut self) -> Output {
+        let trouble = if self.trouble.is_empty() { self.silence() } else { std::mem::take(&mut self.trouble) };
+        self.stage = Stage::Ended;
+        let event = match self.lease.take() {
+            Some(_) => Event::Expired,
+            None => Event::Failed(Error::internal(format!("no more tries: {trouble}"))),
+        };
+        Output { send: None, event: Some(event) }
+    }
+
+    /// A random number of at most this size, either side of zero.
+    fn within(&mut self, size: Moment) -> Moment {
+        let range = size.unsigned_abs() * 2 + 1;
+        (self.random() % range) as Moment - size
+    }
+
+    /// The next number of "splitmix64": nobody should guess the transaction of one client from another's.
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// What may go into a log of what a server says.
+fn printable(message: &[u8]) -> String {
+    let letters = message.iter().take(128).filter(|byte| matches!(byte, b' '..=b'~'));
+    letters.map(|byte| char::from(*byte)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! What a client is told and what it says.
+
+use std::net::Ipv4Addr;
+
+use crate::error::Error;
+
+/// The daemon's flags, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// `-timeout`: how long to wait for the answer to a packet, doubled for each time it is sent again.
+    pub timeout: u32,
+    /// `-resendmax`: pauses between attempts are doubled until they are this long.
+    pub resend_max: u32,
+    /// `-resendtimeout`: when an acquisition is given up.
+    pub resend_timeout: u32,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing { timeout: 10_000, resend_max: 62_000, resend_timeout: 208_000 }
+    }
+}
+
+/// A DHCP message with where it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datagram {
+    /// IP source: unspecified, or the leased address.
+    pub source: Ipv4Addr,
+    /// IP destination: broadcast, or the server.
+    pub destination: Ipv4Addr,
+    /// Hardware address of the frame.
+    pub mac: [u8; 6],
+    /// The UDP payload.
+    pub payload: Vec<u8>,
+}
+
+/// What has come of a step.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A server granted the first lease: [`Client::lease`]. The answer to a waiting ADD.
+    Bound,
+    /// The lease got new times (and perhaps another server).
+    Renewed,
+    /// Nobody confirmed the lease after a restart; it is kept as long as it was granted.
+    Unconfirmed,
+    /// The server said no (NAK), with its message. If it was about a lease we held we keep asking for that address until the
+    /// lease has expired.
+    Refused(String),
+    /// A server wants us to have another address. It is not taken: a container's address does not change.
+    OtherAddress(Ipv4Addr),
+    /// No lease was to be had within `-resendtimeout`; the client has ended. The answer to a waiting ADD.
+    Failed(Error),
+    /// The lease has expired; the client has ended. The address must not be used any more: set the link down.
+    Expired,
+}
+
+/// What to do now.
+#[derive(Debug, Default, PartialEq)]
+pub struct Output {
+    /// To be sent.
+    pub send: Option<Datagram>,
+    /// To be told to whom it concerns.
+    pub event: Option<Event>,
+}

@@ -1,0 +1,321 @@
+use super::*;
+use serde_json::Map;
+
+mod keeping;
+
+const BROADCAST_MAC: [u8; 6] = [0xff; 6];
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 1);
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 77);
+const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+fn settings() -> Settings {
+    let mut options = Options::default();
+    options.set(code::PARAMETER_LIST, &[3, 1]);
+    options.set(code::CLIENT_ID, b"\0c/n/eth0");
+    Settings { hardware: MAC, broadcast: false, options }
+}
+
+fn client() -> Client {
+    Client::acquire(settings(), Timing::default(), 0, 1)
+}
+
+/// What was sent, read as a server would.
+fn sent(output: &Output) -> Packet {
+    Packet::decode(&output.send.as_ref().expect("something is sent").payload).unwrap()
+}
+
+/// The server's answer to a message.
+fn answer(kind: u8, to: &Packet) -> Packet {
+    let mut answer = Packet { op: packet::REPLY, yours: ADDRESS, options: Options::default(), ..to.clone() };
+    answer.options.set(code::MESSAGE_TYPE, &[kind]);
+    answer.options.set(code::SERVER_ID, &SERVER.octets());
+    if kind == kind::NAK {
+        answer.yours = NOBODY;
+        return answer;
+    }
+    answer.options.set(code::LEASE_TIME, &1000_u32.to_be_bytes());
+    answer.options.set(code::SUBNET_MASK, &[255, 255, 255, 0]);
+    answer
+}
+
+fn hear(client: &mut Client, now: Moment, packet: &Packet) -> Output {
+    client.receive(now, packet, Some(SERVER_MAC))
+}
+
+/// A client that got its lease of 1000 seconds at time 0.
+fn bound() -> Client {
+    let mut client = client();
+    let discover = sent(&client.poll(0));
+    let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, &discover)));
+    let event = hear(&mut client, 0, &answer(kind::ACK, &request)).event;
+    assert_eq!(event, Some(Event::Bound));
+    client
+}
+
+/// Lets time pass to the next deadline.
+fn next(client: &mut Client) -> (Moment, Output) {
+    let deadline = client.deadline().expect("there is something to do");
+    assert_eq!(client.poll(deadline - 1), Output::default());
+    (deadline, client.poll(deadline))
+}
+
+fn near(moment: Moment, wanted: Moment, by: Moment) {
+    assert!((moment - wanted).abs() <= by, "{moment} is not {wanted} +-{by}");
+}
+
+/// Everything that happens until the client ends, nobody answering: sends with their times, and the last event.
+fn silence(client: &mut Client) -> (Vec<(Moment, u8)>, Moment, Event) {
+    let mut sends = Vec::new();
+    loop {
+        let (now, output) = next(client);
+        if output.send.is_some() {
+            sends.push((now, sent(&output).kind().unwrap()));
+        }
+        if let Some(event) = output.event {
+            return (sends, now, event);
+        }
+    }
+}
+
+/// What the reference (1.9.1) says to dnsmasq: headers of IP and UDP, the message up to the hardware address, and from the
+/// cookie to the end option; in between, and behind, are zeros. tcpdump has seen it.
+const REFERENCE: [(&str, &str, &str); 2] = [
+    (
+        "4500014800000000401179a600000000ffffffff004400430134f5b0",
+        "0101060010df45f00000000000000000000000000000000000000000020000000001",
+        "6382536335010137020301390205dc3d0c0063312f6e65742f65746830ff",
+    ),
+    (
+        "4500014800000000401179a600000000ffffffff004400430134af2a",
+        "0101060010df45f00000000000000000000000000000000000000000020000000001",
+        "6382536332040a01023f35010336040a01020137020301390205dc3d0c0063312f6e65742f65746830ff",
+    ),
+];
+
+#[test]
+fn the_first_messages_are_the_references_to_the_byte() {
+    let ipam = Map::new();
+    let id = crate::dhcp::settings::client_id("c1", "net", "eth0");
+    let settings = Settings::decode(&Object::top(&ipam), "", &id, MAC, false).unwrap();
+    let mut client = Client::acquire(settings, Timing::default(), 0, 1);
+    client.xid = 0x10df_45f0;
+    let discover = client.poll(0);
+    let mut offer = answer(kind::OFFER, &sent(&discover));
+    offer.yours = Ipv4Addr::new(10, 1, 2, 63);
+    let request = hear(&mut client, 0, &offer);
+    for (output, (headers, begin, options)) in [discover, request].into_iter().zip(REFERENCE) {
+        let datagram = output.send.unwrap();
+        let frame = crate::dhcp::frame::encode(datagram.source, datagram.destination, &datagram.payload);
+        assert_eq!(hexadecimal::write(&frame[..28]), headers);
+        assert_eq!(hexadecimal::write(&frame[28..62]), begin);
+        assert!(frame[62..264].iter().all(|byte| *byte == 0));
+        assert_eq!(hexadecimal::write(&frame[264..]).trim_end_matches('0'), options);
+        assert_eq!(frame.len(), 328);
+    }
+}
+
+#[test]
+fn a_lease_is_acquired_in_four_messages() {
+    let mut client = client();
+    assert_eq!((client.deadline(), client.lease()), (Some(0), None));
+    let output = client.poll(0);
+    let datagram = output.send.clone().unwrap();
+    assert_eq!((datagram.source, datagram.destination, datagram.mac), (NOBODY, Ipv4Addr::BROADCAST, BROADCAST_MAC));
+    let discover = sent(&output);
+    assert_eq!((discover.op, discover.flags, discover.client, discover.hardware), (packet::REQUEST, 0, NOBODY, MAC));
+    let codes: Vec<_> = discover.options.iter().map(|(code, _)| code).collect();
+    assert_eq!((discover.kind(), codes), (Some(kind::DISCOVER), vec![53, 55, 61]));
+    let output = hear(&mut client, 3, &answer(kind::OFFER, &discover));
+    let request = sent(&output);
+    assert_eq!((request.kind(), request.xid, request.client), (Some(kind::REQUEST), discover.xid, NOBODY));
+    assert_eq!(request.options.address(code::REQUESTED_ADDRESS), Some(ADDRESS));
+    assert_eq!(request.options.address(code::SERVER_ID), Some(SERVER));
+    let output = hear(&mut client, 5, &answer(kind::ACK, &request));
+    assert_eq!((output.send, output.event), (None, Some(Event::Bound)));
+    let lease = client.lease().unwrap();
+    assert_eq!((lease.address, lease.server, lease.server_mac), (ADDRESS, SERVER, Some(SERVER_MAC)));
+    assert_eq!((lease.obtained, lease.expires(), client.listening()), (3, 1_000_003, false));
+    near(client.deadline().unwrap(), 500_003 - 8_000, 8_000);
+}
+
+#[test]
+fn the_broadcast_flag_is_for_those_without_an_address() {
+    let mut client = Client::acquire(Settings { broadcast: true, ..settings() }, Timing::default(), 0, 1);
+    let discover = sent(&client.poll(0));
+    let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, &discover)));
+    assert_eq!((discover.flags, request.flags), (packet::BROADCAST, packet::BROADCAST));
+    hear(&mut client, 0, &answer(kind::ACK, &request));
+    assert_eq!(sent(&next(&mut client).1).flags, 0);
+}
+
+#[test]
+fn what_is_provided_does_not_break_the_protocol() {
+    let mut settings = settings();
+    settings.options.set(code::MESSAGE_TYPE, &[9]);
+    settings.options.set(code::REQUESTED_ADDRESS, &[10, 1, 2, 90]);
+    settings.options.set(code::SERVER_ID, &[10, 1, 2, 9]);
+    settings.options.set(code::CLIENT_ID, b"me");
+    let mut client = Client::acquire(settings, Timing::default(), 0, 1);
+    let discover = sent(&client.poll(0));
+    // A wish for an address is none of the protocol's matters.
+    assert_eq!(discover.options.address(code::REQUESTED_ADDRESS), Some(Ipv4Addr::new(10, 1, 2, 90)));
+    let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, &discover)));
+    let named = (request.options.address(code::REQUESTED_ADDRESS), request.options.address(code::SERVER_ID));
+    assert_eq!((request.kind(), named), (Some(kind::REQUEST), (Some(ADDRESS), Some(SERVER))));
+    hear(&mut client, 0, &answer(kind::ACK, &request));
+    let renewal = sent(&next(&mut client).1).options;
+    assert_eq!((renewal.get(code::REQUESTED_ADDRESS), renewal.get(code::SERVER_ID)), (None, None));
+    let release = Packet::decode(&client.release(0).unwrap().payload).unwrap();
+    assert_eq!(
+        (release.options.get(code::CLIENT_ID), release.options.get(code::REQUESTED_ADDRESS)),
+        (Some(&b"me"[..]), None)
+    );
+}
+
+#[test]
+fn what_is_not_for_us_is_passed_over() {
+    let mut client = client();
+    let discover = sent(&client.poll(0));
+    let offer = answer(kind::OFFER, &discover);
+    let mut others = Vec::new();
+    let mut other = |change: &dyn Fn(&mut Packet)| {
+        let mut packet = offer.clone();
+        change(&mut packet);
+        others.push(packet);
+    };
+    other(&|packet| packet.xid ^= 1);
+    other(&|packet| packet.hardware = SERVER_MAC);
+    other(&|packet| packet.op = packet::REQUEST);
+    other(&|packet| packet.yours = NOBODY);
+    other(&|packet| packet.options.remove(code::SERVER_ID));
+    other(&|packet| packet.options.remove(code::MESSAGE_TYPE));
+    other(&|packet| packet.options.set(code::LEASE_TIME, &[0; 4]));
+    other(&|packet| packet.options.set(code::MESSAGE_TYPE, &[kind::ACK]));
+    other(&|packet| packet.options.set(code::MESSAGE_TYPE, &[kind::NAK]));
+    for packet in &others {
+        assert_eq!(hear(&mut client, 1, packet), Output::default(), "{packet:?}");
+    }
+    let request = sent(&hear(&mut client, 1, &offer));
+    // The second offer, an answer of a server that was not asked, and nonsense of the one that was.
+    let mut ack = answer(kind::ACK, &request);
+    ack.options.set(code::SERVER_ID, &[10, 1, 2, 2]);
+    let mut nak = answer(kind::NAK, &request);
+    nak.options.set(code::SERVER_ID, &[10, 1, 2, 2]);
+    let mut short = answer(kind::ACK, &request);
+    short.options.set(code::LEASE_TIME, &[0, 0, 1]);
+    for packet in [offer, ack, nak, short] {
+        assert_eq!(hear(&mut client, 2, &packet), Output::default(), "{packet:?}");
+    }
+    assert_eq!(client.lease(), None);
+}
+
+#[test]
+fn silence_is_met_as_the_reference_meets_it() {
+    let mut client = client();
+    let (sends, end, event) = silence(&mut client);
+    // Three times each with waits of 10, 20, 40 seconds, a pause of two seconds, until 208 seconds are over.
+    let wanted = [0, 10, 30, 72, 82, 102, 144, 154, 174];
+    assert_eq!(sends.len(), wanted.len(), "{sends:?}");
+    for ((at, kind), wanted) in sends.into_iter().zip(wanted) {
+        near(at, wanted * 1000, 9_000);
+        assert_eq!(kind, kind::DISCOVER);
+    }
+    let error = Error::internal("no more tries: no matching response packet received for DISCOVER");
+    assert_eq!((end, event), (208_000, Event::Failed(error)));
+    assert_eq!((client.deadline(), client.listening(), client.release(end)), (None, false, None));
+}
+
+#[test]
+fn pauses_grow_until_they_are_long_enough() {
+    let timing = Timing { timeout: 0, resend_max: 20_000, resend_timeout: 100_000 };
+    let mut client = Client::acquire(settings(), timing, 0, 7);
+    let (sends, ..) = silence(&mut client);
+    let starts: Vec<_> = sends.iter().step_by(3).map(|(at, _)| *at).collect();
+    for (pause, wanted) in starts.windows(2).map(|pair| pair[1] - pair[0]).zip([2, 2, 2, 2, 8, 16, 32, 32]) {
+        near(pause, wanted * 1000, 1000);
+    }
+    assert_eq!(starts.len(), 9);
+}
+
+#[test]
+fn a_server_that_offers_and_then_says_nothing_is_named() {
+    let timing = Timing { resend_timeout: 75_000, ..Timing::default() };
+    let mut client = Client::acquire(settings(), timing, 0, 1);
+    let discover = sent(&client.poll(0));
+    hear(&mut client, 0, &answer(kind::OFFER, &discover));
+    let (_, _, event) = silence(&mut client);
+    let text = "no more tries: no matching response packet received for REQUEST of 10.1.2.77 to server 10.1.2.1";
+    assert_eq!(event, Event::Failed(Error::internal(text)));
+}
+
+#[test]
+fn a_refusal_ends_the_attempt_at_once() {
+    let timing = Timing { resend_timeout: 3_500, ..Timing::default() };
+    let mut client = Client::acquire(settings(), timing, 0, 1);
+    let mut discover = sent(&client.poll(0));
+    let mut refuse = |discover: &Packet| {
+        let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, discover)));
+        let mut nak = answer(kind::NAK, &request);
+        nak.options.set(code::MESSAGE, b"address\nin use\0");
+        let output = hear(&mut client, 10, &nak);
+        assert_eq!(output.event, Some(Event::Refused("addressin use".to_string())));
+        output
+    };
+    for _ in 0..3 {
+        let again = sent(&refuse(&discover));
+        assert!(again.kind() == Some(kind::DISCOVER) && again.xid != discover.xid);
+        discover = again;
+    }
+    // A server that says no to everything is not asked all the time.
+    assert_eq!(refuse(&discover).send, None);
+    assert!(!client.listening());
+    near(client.deadline().unwrap(), 2_010, 1_000);
+    let (_, _, event) = silence(&mut client);
+    let text = "no more tries: server 10.1.2.1 rejected request with Nak (msg: addressin use)";
+    assert_eq!(event, Event::Failed(Error::internal(text)));
+}
+
+#[test]
+fn no_order_of_events_does_harm() {
+    for seed in 0..300 {
+        let timing = Timing { timeout: 3_000, resend_max: 10_000, resend_timeout: 30_000 };
+        let mut dice = Client::acquire(settings(), timing, 0, seed);
+        let mut client = Client::acquire(settings(), timing, 0, seed);
+        let (mut now, mut last, mut sends) = (0, Packet::to_server(kind::DISCOVER, 0, MAC), 0);
+        for _ in 0..400 {
+            let kind = [kind::OFFER, kind::ACK, kind::NAK, kind::OFFER, kind::ACK, 77][dice.random() as usize % 6];
+            let mut packet = answer(kind, &last);
+            match dice.random() % 12 {
+                0 => packet.yours = Ipv4Addr::from(dice.random() as u32),
+                1 => packet.options.set(code::LEASE_TIME, &(dice.random() as u32).to_be_bytes()),
+                2 => packet.options.set(code::LEASE_TIME, &(dice.random() as u32 % 60).to_be_bytes()),
+                3 => packet.options.set(code::RENEWAL_TIME, &(dice.random() as u32 % 1000).to_be_bytes()),
+                4 => packet.options.set(code::SERVER_ID, &(dice.random() as u32).to_be_bytes()),
+                5 => client.link_is_up(now),
+                6 => packet.options.set(dice.random() as u8, &dice.random().to_be_bytes()),
+                7 => packet.options.set(code::MESSAGE, &[dice.random() as u8; 200]),
+                _ => {}
+            }
+            let output = match dice.random() % 3 {
+                0 => hear(&mut client, now, &packet),
+                _ => {
+                    now = now.max(client.deadline().unwrap_or(now));
+                    client.poll(now)
+                }
+            };
+            if output.send.is_some() {
+                (last, sends) = (sent(&output), sends + 1);
+            }
+            assert!(client.lease().is_none_or(|lease| lease.expires() >= now - 1 || client.deadline() == Some(now)));
+            assert!(client.deadline().is_some() || !client.listening());
+        }
+        assert!(sends <= 400);
+    }
+}
+
+#[test]
+fn a_lease_takes_little_memory() {
+    assert!(size_of::<Client>() <= 320, "{}", size_of::<Client>());
+}

@@ -1,0 +1,209 @@
+//! What becomes of a lease after it was granted.
+
+use super::*;
+use serde_json::Value;
+
+#[test]
+fn a_lease_is_renewed_by_its_server() {
+    let mut client = bound();
+    let (now, output) = next(&mut client);
+    near(now, 492_000, 8_000);
+    let datagram = output.send.clone().unwrap();
+    assert_eq!((datagram.source, datagram.destination, datagram.mac), (ADDRESS, SERVER, SERVER_MAC));
+    let request = sent(&output);
+    assert_eq!((request.kind(), request.client), (Some(kind::REQUEST), ADDRESS));
+    let codes: Vec<_> = request.options.iter().map(|(code, _)| code).collect();
+    assert_eq!(codes, [53, 55, 61]);
+    // Not from anybody else.
+    let mut ack = answer(kind::ACK, &request);
+    ack.options.set(code::SERVER_ID, &[10, 1, 2, 2]);
+    assert_eq!(hear(&mut client, now, &ack), Output::default());
+    // Nor with another address.
+    let mut ack = answer(kind::ACK, &request);
+    ack.yours = Ipv4Addr::new(10, 1, 2, 78);
+    assert_eq!(hear(&mut client, now, &ack).event, Some(Event::OtherAddress(ack.yours)));
+    // The second try goes to whoever has the server's address.
+    let (_, output) = next(&mut client);
+    assert_eq!(output.send.as_ref().map(|send| (send.destination, send.mac)), Some((SERVER, BROADCAST_MAC)));
+    assert_eq!(sent(&output).xid, request.xid);
+    let output = hear(&mut client, 510_000, &answer(kind::ACK, &request));
+    assert_eq!(output.event, Some(Event::Renewed));
+    assert!(client.lease().unwrap().expires() > 1_490_000);
+}
+
+#[test]
+fn without_its_server_a_lease_is_renewed_by_any() {
+    let mut client = bound();
+    let (mut renewing, mut rebinding) = (0, 0);
+    let request = loop {
+        let (now, output) = next(&mut client);
+        let request = sent(&output);
+        assert_eq!((request.client, request.options.get(code::SERVER_ID)), (ADDRESS, None));
+        match output.send.unwrap().destination {
+            SERVER => renewing += 1,
+            _ => rebinding += 1,
+        }
+        if rebinding > 0 {
+            assert_eq!(now, 850_000);
+            break request;
+        }
+    };
+    assert!((5..9).contains(&renewing), "{renewing}");
+    let mut ack = answer(kind::ACK, &request);
+    ack.options.set(code::SERVER_ID, &[10, 1, 2, 2]);
+    assert_eq!(hear(&mut client, 850_001, &ack).event, Some(Event::Renewed));
+    assert_eq!(client.lease().unwrap().server, Ipv4Addr::new(10, 1, 2, 2));
+}
+
+#[test]
+fn a_lease_that_nobody_renews_expires() {
+    let mut client = bound();
+    let (sends, end, event) = silence(&mut client);
+    assert_eq!((end, event), (1_000_000, Event::Expired));
+    assert!((7..16).contains(&sends.len()), "{sends:?}");
+    assert_eq!((client.release(end), client.lease(), client.deadline()), (None, None, None));
+}
+
+#[test]
+fn even_a_short_lease_is_asked_for_more_than_once() {
+    let mut client = client();
+    let discover = sent(&client.poll(0));
+    let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, &discover)));
+    let mut ack = answer(kind::ACK, &request);
+    ack.options.set(code::LEASE_TIME, &10_u32.to_be_bytes());
+    hear(&mut client, 0, &ack);
+    let (sends, end, _) = silence(&mut client);
+    assert_eq!(end, 10_000);
+    assert!((3..8).contains(&sends.len()), "{sends:?}");
+    assert!(sends.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 500), "{sends:?}");
+}
+
+#[test]
+fn a_lease_without_end_is_left_alone() {
+    let mut client = client();
+    let discover = sent(&client.poll(0));
+    let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, &discover)));
+    let mut ack = answer(kind::ACK, &request);
+    ack.options.set(code::LEASE_TIME, &[255; 4]);
+    assert_eq!(hear(&mut client, 0, &ack).event, Some(Event::Bound));
+    assert_eq!((client.deadline(), client.listening()), (None, false));
+    assert!(client.release(1 << 40).is_some());
+}
+
+#[test]
+fn after_a_refusal_the_same_address_is_asked_for_again() {
+    let mut client = bound();
+    let (now, output) = next(&mut client);
+    let output = hear(&mut client, now, &answer(kind::NAK, &sent(&output)));
+    assert_eq!(output.event, Some(Event::Refused(String::new())));
+    let discover = sent(&output);
+    assert_eq!(discover.options.address(code::REQUESTED_ADDRESS), Some(ADDRESS));
+    let mut other = answer(kind::OFFER, &discover);
+    other.yours = Ipv4Addr::new(10, 1, 2, 78);
+    let output = hear(&mut client, now, &other);
+    assert_eq!((output.send, output.event), (None, Some(Event::OtherAddress(other.yours))));
+    let request = sent(&hear(&mut client, now, &answer(kind::OFFER, &discover)));
+    assert_eq!(hear(&mut client, now, &answer(kind::ACK, &request)).event, Some(Event::Renewed));
+    // Or it is not to be had again.
+    let (now, output) = next(&mut client);
+    hear(&mut client, now, &answer(kind::NAK, &sent(&output)));
+    let (_, end, event) = silence(&mut client);
+    assert_eq!(event, Event::Expired);
+    near(end, 1_490_000, 20_000);
+}
+
+#[test]
+fn a_lease_is_released_to_its_server() {
+    let mut client = bound();
+    let datagram = client.release(1000).unwrap();
+    assert_eq!((datagram.source, datagram.destination, datagram.mac), (ADDRESS, SERVER, SERVER_MAC));
+    let packet = Packet::decode(&datagram.payload).unwrap();
+    let codes: Vec<_> = packet.options.iter().map(|(code, _)| code).collect();
+    assert_eq!((packet.kind(), packet.client, codes), (Some(kind::RELEASE), ADDRESS, vec![53, 54, 61]));
+    assert_eq!((client.release(1000), client.deadline(), client.lease()), (None, None, None));
+    assert_eq!(bound().release(1_000_000), None, "it has expired");
+    // What may have been granted a moment ago.
+    let mut client = self::client();
+    let discover = sent(&client.poll(0));
+    assert_eq!(self::client().release(0), None);
+    hear(&mut client, 0, &answer(kind::OFFER, &discover));
+    assert_eq!(client.release(1).map(|datagram| (datagram.source, datagram.mac)), Some((ADDRESS, BROADCAST_MAC)));
+}
+
+#[test]
+fn a_link_that_comes_up_is_used_at_once() {
+    let mut client = client();
+    let discover = sent(&client.poll(0));
+    client.link_is_up(700);
+    let (now, output) = next(&mut client);
+    assert_eq!((now, sent(&output)), (700, discover));
+    near(client.deadline().unwrap(), 10_700, 1_000);
+    let mut client = bound();
+    let before = client.deadline();
+    client.link_is_up(700);
+    assert_eq!(client.deadline(), before);
+}
+
+fn record(client: &Client, now: Moment) -> Map<String, Value> {
+    let members = client.record(Clock { now, wall: 1_700_000_000_000 + now }).unwrap();
+    let Value::Object(map) = Node::Object(members).into_value() else { panic!("no object") };
+    map
+}
+
+/// After a restart, at this time of the old clock; the new one begins with 0.
+fn restored(map: &Map<String, Value>, wall: Moment) -> Client {
+    let clock = Clock { now: 0, wall: 1_700_000_000_000 + wall };
+    Client::restore(&Object::top(map), Timing::default(), clock, 2_000).unwrap()
+}
+
+#[test]
+fn a_recorded_lease_is_confirmed() {
+    let client = bound();
+    let mut again = restored(&record(&client, 5_000), 60_000);
+    assert_eq!((again.settings(), again.deadline()), (client.settings(), Some(0)));
+    let output = again.poll(0);
+    let request = sent(&output);
+    assert_eq!((request.kind(), request.client), (Some(kind::REQUEST), NOBODY));
+    let codes: Vec<_> = request.options.iter().map(|(code, _)| code).collect();
+    assert_eq!((codes, output.send.unwrap().source), (vec![50, 53, 55, 61], NOBODY));
+    assert_eq!(hear(&mut again, 0, &answer(kind::ACK, &request)).event, Some(Event::Renewed));
+    assert_eq!(again.lease().unwrap().expires(), 1_000_000);
+    assert_eq!(self::client().record(Clock { now: 0, wall: 0 }), None);
+    for key in ["dhcpHardware", "dhcpOptions", "dhcpAddress"] {
+        let mut map = record(&client, 0);
+        map.insert(key.to_string(), "00".into());
+        let text = format!("recorded lease has an unreadable {key:?}");
+        let clock = Clock { now: 0, wall: 0 };
+        assert_eq!(Client::restore(&Object::top(&map), Timing::default(), clock, 2).unwrap_err().msg, text);
+    }
+}
+
+#[test]
+fn a_recorded_lease_that_nobody_confirms_lasts_as_long_as_it_was_granted() {
+    let map = record(&bound(), 0);
+    let mut again = restored(&map, 60_000);
+    let (sends, now, event) = silence(&mut again);
+    assert_eq!((sends.len(), event), (3, Event::Unconfirmed));
+    near(now, 70_000, 3_000);
+    assert_eq!(again.deadline(), Some(440_000));
+    assert_eq!(silence(&mut again).1, 940_000);
+    // Past T2 any server is asked.
+    let mut again = restored(&map, 860_000);
+    silence(&mut again);
+    assert_eq!(
+        next(&mut again).1.send.map(|send| (send.source, send.destination)),
+        Some((ADDRESS, Ipv4Addr::BROADCAST))
+    );
+}
+
+#[test]
+fn a_recorded_lease_that_has_expired_is_asked_for_once_more() {
+    let map = record(&bound(), 0);
+    let mut again = restored(&map, 5_000_000);
+    let (sends, end, event) = silence(&mut again);
+    assert_eq!((end, event), (208_000, Event::Expired));
+    assert_eq!((sends[0].1, sends[3].1), (kind::REQUEST, kind::DISCOVER));
+    let mut again = restored(&map, 5_000_000);
+    let request = sent(&again.poll(0));
+    assert_eq!(hear(&mut again, 0, &answer(kind::ACK, &request)).event, Some(Event::Renewed));
+}
