@@ -14,8 +14,10 @@ pub mod loopback;
 pub mod macvlan;
 pub mod portmap;
 pub mod ptp;
+pub mod sbr;
 pub mod static_ipam;
 pub mod tap;
+pub mod tuning;
 pub mod vlan;
 
 use crate::cni::serve::Answer;
@@ -55,8 +57,10 @@ pub const APPLETS: &[Applet] = &[
     plugin("macvlan", &macvlan::MACVLAN),
     plugin("portmap", &portmap::PORTMAP),
     plugin("ptp", &ptp::PTP),
+    plugin("sbr", &sbr::SBR),
     plugin("static", &static_ipam::STATIC),
     plugin("tap", &tap::TAP),
+    plugin("tuning", &tuning::TUNING),
     plugin("vlan", &vlan::VLAN),
 ];
 

@@ -27,6 +27,11 @@ impl<'a> Object<'a> {
         Object { map: Some(map), path: String::new() }
     }
 
+    /// An object in which nothing is set.
+    pub fn null() -> Self {
+        Object { map: None, path: String::new() }
+    }
+
     /// True for null in place of an object.
     pub fn is_null(&self) -> bool {
         self.map.is_none()

@@ -1,6 +1,7 @@
 //! Address management: ranges (pure), the reservation store (disk, lock and index), applying an IPAM plugin's result to
 //! an interface, verifying that it is still applied, and finding what is left of it. What plugins with one interface in the
-//! container have in common is here too (attach, master), because this is where configurations and the kernel meet.
+//! container have in common is here too (attach, master), and what `tuning` remembers of links (tuned), because this is where
+//! configurations and the kernel meet.
 
 pub mod allocate;
 pub mod apply;
@@ -18,4 +19,5 @@ pub mod store;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod tuned;
 pub mod verify;

@@ -34,6 +34,8 @@ pub struct Link {
     pub mac: Mac,
     /// Maximum transmission unit in bytes.
     pub mtu: u32,
+    /// Packets that may wait to be sent.
+    pub queue: u32,
     /// `IFF_…` flags.
     pub flags: u32,
     /// Operational state (RFC 2863).
@@ -135,6 +137,7 @@ impl Link {
                 IFLA_LINKINFO => (link.kind, link.setting) = kind(attribute).unwrap_or_default(),
                 IFLA_ADDRESS => link.mac = Mac::from_bytes(attribute.payload),
                 IFLA_MTU => link.mtu = attribute.u32().unwrap_or(0),
+                IFLA_TXQLEN => link.queue = attribute.u32().unwrap_or(0),
                 IFLA_OPERSTATE => link.state = State(attribute.u8().unwrap_or(0)),
                 IFLA_MASTER => link.master = attribute.u32(),
                 IFLA_LINK => link.lower = attribute.u32(),

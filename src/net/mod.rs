@@ -11,9 +11,12 @@ pub mod links;
 pub mod mac;
 pub mod moving;
 pub mod routes;
+pub mod rules;
 pub mod steps;
 pub mod sysctls;
+pub mod tables;
 pub mod tap;
+pub mod tuning;
 pub mod veth;
 
 pub use crate::sys::netns::Netns;

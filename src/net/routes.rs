@@ -7,12 +7,18 @@ use ipnet::IpNet;
 use crate::error::{Context, Errno, Result};
 use crate::net::Handle;
 use crate::net::addresses::{family_of, ip_from, push_ip};
-use crate::netlink::message::CREATE;
+use crate::netlink::message::{CREATE, REPLACE};
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Message};
 
 /// The table that routes are in when nothing else is said.
 pub const MAIN: u32 = RT_TABLE_MAIN;
+
+/// The table that is asked after main; empty unless somebody fills it.
+pub const DEFAULT: u32 = RT_TABLE_MAIN - 1;
+
+/// The table of the host's own addresses.
+pub const LOCAL: u32 = RT_TABLE_MAIN + 1;
 
 /// No address in particular, of each family.
 const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
@@ -77,6 +83,11 @@ impl Route {
     /// another next hop is added beside the first.
     pub(crate) fn message(&self) -> Message {
         self.request(RTM_NEWROUTE, CREATE)
+    }
+
+    /// The request that adds the route in place of one with the same destination and metric, for pipelines.
+    pub(crate) fn replacement(&self) -> Message {
+        self.request(RTM_NEWROUTE, CREATE | REPLACE)
     }
 
     /// The request that removes the route, for pipelines.

@@ -10,6 +10,8 @@ pub const ACK: u16 = 0x004;
 pub const DUMP: u16 = 0x300;
 /// Fail if it exists (`NLM_F_EXCL`).
 pub const EXCL: u16 = 0x200;
+/// Take the place of what is there (`NLM_F_REPLACE`).
+pub const REPLACE: u16 = 0x100;
 /// Create if it is missing (`NLM_F_CREATE`).
 pub const CREATE: u16 = 0x400;
 /// Put it at the end (`NLM_F_APPEND`).

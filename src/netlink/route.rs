@@ -12,6 +12,10 @@ pub const RTM_NEWROUTE: u16 = 24;
 pub const RTM_DELROUTE: u16 = 25;
 pub const RTM_GETROUTE: u16 = 26;
 
+pub const RTM_NEWRULE: u16 = 32;
+pub const RTM_DELRULE: u16 = 33;
+pub const RTM_GETRULE: u16 = 34;
+
 pub const RTNLGRP_LINK: u32 = 1;
 pub const RTNLGRP_IPV6_IFADDR: u32 = 9;
 
@@ -63,6 +67,7 @@ pub const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 pub const IFF_UP: u32 = 0x1;
 pub const IFF_LOOPBACK: u32 = 0x8;
 pub const IFF_PROMISC: u32 = 0x100;
+pub const IFF_ALLMULTI: u32 = 0x200;
 pub const IFF_LOWER_UP: u32 = 0x1_0000;
 
 pub const IFA_ADDRESS: u16 = 1;
@@ -81,12 +86,20 @@ pub const RTA_PRIORITY: u16 = 6;
 pub const RTA_PREFSRC: u16 = 7;
 pub const RTA_METRICS: u16 = 8;
 pub const RTA_MULTIPATH: u16 = 9;
+pub const RTA_CACHEINFO: u16 = 12;
 pub const RTA_TABLE: u16 = 15;
 pub const RTAX_MTU: u16 = 2;
 pub const RTAX_ADVMSS: u16 = 8;
 
+pub const FRA_SRC: u16 = 2;
+pub const FRA_PRIORITY: u16 = 6;
+pub const FRA_TABLE: u16 = 15;
+pub const FR_ACT_TO_TBL: u8 = 1;
+
 pub const RT_TABLE_MAIN: u32 = 254;
 pub const RTPROT_BOOT: u8 = 3;
+pub const RTM_F_CLONED: u32 = 0x200;
+pub const RTNH_F_ONLINK: u32 = 4;
 pub const RTN_UNICAST: u8 = 1;
 pub const RTN_LOCAL: u8 = 2;
 

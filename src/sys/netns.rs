@@ -10,6 +10,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::fstatfs;
 
 use crate::error::{Errno, Error, Result};
+use crate::sys::lock::{Lock, Mode};
 
 /// Namespace of the process.
 pub(super) const OWN: &str = "/proc/self/ns/net";
@@ -112,6 +113,12 @@ impl Netns {
             std::process::abort();
         }
         Ok(result)
+    }
+
+    /// Waits until nobody else holds the namespace's lock, which we share with the reference's `sbr`, and holds it until
+    /// the lock is dropped.
+    pub fn lock(&self) -> Result<Lock> {
+        Lock::acquire(self.file.try_clone()?, Mode::Exclusive)
     }
 
     /// A second handle on the same namespace.

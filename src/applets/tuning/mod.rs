@@ -1,0 +1,216 @@
+//! `tuning`: sets sysctls in the container's namespace and properties of its interface. Runs behind the plugin that made
+//! the interface; its result is passed on with the new hardware address and MTU.
+//!
+//! | key | default | meaning |
+//! |---|---|---|
+//! | `sysctl` | | keys with values: `net.` only, with dots or slashes; the first `IFNAME` in a key is the interface |
+//! | `mac` | | hardware address; CNI_ARGS `MAC` overrides it, `runtimeConfig.mac` both |
+//! | `promisc` | false | true: take all packets |
+//! | `mtu` | 0: leave it | |
+//! | `allmulti` | leave it | take all multicast packets, or only those for it |
+//! | `txQLen` | leave it | packets that may wait to be sent |
+//! | `dataDir` | `/run/cni/tuning` | where the interface's original properties are kept until DEL |
+//!
+//! `args.cni` may hold all of them but `dataDir`, and overrides the rest. If /etc/cni/tuning/allowlist.conf exists, ADD sets
+//! only sysctls that match one of the patterns in it. DEL restores the interface, not the sysctls.
+
+mod allowlist;
+mod conf;
+mod pattern;
+
+use conf::{Conf, data_directory, name_of};
+
+use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::error::{Context, Errno, Error, Result, code};
+use crate::ipam::tuned::{self, Originals};
+use crate::net::tuning::Property;
+use crate::net::{Handle, Netns, sysctls};
+
+/// The applet.
+pub static TUNING: Tuning = Tuning;
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Tuning;
+
+/// A sysctl of the namespace we are in.
+#[derive(Debug)]
+struct Setting {
+    name: String,
+    value: String,
+    /// What it is now; `None` for those that can only be written.
+    before: Option<String>,
+}
+
+impl Plugin for Tuning {
+    fn name(&self) -> &'static str {
+        "tuning"
+    }
+
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let conf = Conf::of(request)?;
+        allowlist::check(conf.sysctls.iter().map(|(key, _)| key))?;
+        let result = previous(request)?;
+        let names = names(&conf, &request.ifname)?;
+        let netns = Netns::open(&request.netns)?;
+        let settings = netns.run(|| names.into_iter().map(Setting::look).collect::<Result<Vec<_>>>())??;
+        if conf.wanted.is_empty() {
+            netns.run(|| set_all(settings, &netns, undo))??;
+            return Ok(result);
+        }
+        let mut inside = Handle::inside(&netns)?;
+        let link = inside.link(&request.ifname).with_context(|| format!("failed to get {:?}", request.ifname))?;
+        let now: Vec<Property> = conf.wanted.iter().map(|property| property.of(&link)).collect();
+        Originals::of(request, data_directory(request)?).save(request, &netns, &now, undo)?;
+        netns.run(|| set_all(settings, &netns, undo))??;
+        let again = netns.duplicate()?;
+        undo.push(move || tune(&mut Handle::inside(&again)?, link.index, &now));
+        tune(&mut inside, link.index, &conf.wanted)?;
+        Ok(updated(result, &conf, request))
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        previous(request)?;
+        let names = names(&conf, &request.ifname)?;
+        let netns = Netns::open(&request.netns)?;
+        netns.run(|| names.into_iter().try_for_each(|name| Setting::look(name)?.verify()))??;
+        let missing = || Error::internal(format!("Cannot find container link {}", request.ifname));
+        let link = Handle::inside(&netns)?.find_link(&request.ifname)?.ok_or_else(missing)?;
+        conf.wanted.iter().try_for_each(|wanted| verify(wanted, &wanted.of(&link), &request.ifname))
+    }
+
+    /// Restores the interface. Nothing that prevents it is an error, as in the reference: the plugins before this one have
+    /// still to be called.
+    fn del(&self, request: &Request<'_>) -> Result<()> {
+        let originals = Originals::of(request, data_directory(request)?);
+        if let Ok(netns) = Netns::open_if_left(&request.netns) {
+            let _ = originals.restore(netns.as_ref(), &request.ifname);
+        }
+        Ok(())
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<()> {
+        tuned::collect(request, data_directory(request)?)
+    }
+
+    /// Whether the sysctls are allowed, and originals could be saved.
+    fn status(&self, request: &Request<'_>) -> Result<()> {
+        let probed = Conf::of(request).and_then(|conf| {
+            allowlist::check(conf.sysctls.iter().map(|(key, _)| key))?;
+            names(&conf, "eth0")?;
+            if conf.wanted.is_empty() { Ok(()) } else { tuned::probe(data_directory(request)?) }
+        });
+        probed.map_err(|error| error.with_code(code::NOT_AVAILABLE))
+    }
+}
+
+fn previous(request: &Request<'_>) -> Result<CniResult> {
+    request.config.prev_result()?.ok_or_else(|| Error::internal("Required prevResult missing"))
+}
+
+/// The sysctls' names below /proc/sys with the values they are to have.
+fn names(conf: &Conf, ifname: &str) -> Result<Vec<(String, String)>> {
+    conf.sysctls.iter().map(|(key, value)| Ok((name_of(key, ifname)?, value.clone()))).collect()
+}
+
+/// Sets what is not yet as it should be.
+fn set_all(settings: Vec<Setting>, netns: &Netns, undo: &mut Undo) -> Result<()> {
+    for setting in settings {
+        let is_written = setting.write()?;
+        if let (true, Setting { name, before: Some(before), .. }) = (is_written, setting) {
+            let netns = netns.duplicate()?;
+            undo.push(move || netns.run(|| sysctls::write(&name, &before))?);
+        }
+    }
+    Ok(())
+}
+
+impl Setting {
+    /// Looks at a sysctl before anything is changed: one that does not exist is found out here.
+    fn look((name, value): (String, String)) -> Result<Self> {
+        match sysctls::read(&name) {
+            Ok(before) => Ok(Setting { name, value, before: Some(before) }),
+            Err(error) if error.is(Errno::EACCES) || error.is(Errno::EPERM) => {
+                Ok(Setting { name, value, before: None })
+            }
+            Err(error) => Err(refused("open", &name, error)),
+        }
+    }
+
+    /// Sets it. What has the value already is not written, so that a read-only /proc/sys does no harm; but `all` is, because
+    /// the kernel gives its value to every interface, whatever theirs are. True if something was written.
+    fn write(&self) -> Result<bool> {
+        let is_set = self.before.as_ref().is_some_and(|before| same(before, &self.value));
+        if is_set && !self.name.contains("/conf/all/") {
+            return Ok(false);
+        }
+        match sysctls::write(&self.name, &self.value) {
+            Err(error) if is_set && [Errno::EROFS, Errno::EACCES, Errno::EPERM].iter().any(|no| error.is(*no)) => {
+                Ok(false)
+            }
+            Err(error) => Err(refused("write", &self.name, error)),
+            Ok(()) => Ok(true),
+        }
+    }
+
+    fn verify(&self) -> Result<()> {
+        let (name, value) = (&self.name, &self.value);
+        match &self.before {
+            Some(now) if !same(now, value) => Err(Error::internal(format!(
+                "Error: Tuning configured value of /proc/sys/{name} is {value}, current value is {now}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The kernel separates several values by tabs.
+fn same(one: &str, other: &str) -> bool {
+    one.split_whitespace().eq(other.split_whitespace())
+}
+
+/// In the reference's words.
+fn refused(what: &str, name: &str, error: Error) -> Error {
+    let cause = error.errno.map_or(error, Error::from);
+    cause.context(&format!("failed to set sysctl: {what} /proc/sys/{name}"))
+}
+
+fn tune(inside: &mut Handle, link: u32, wanted: &[Property]) -> Result<()> {
+    inside.tune(link, wanted).map_err(|(at, error)| match wanted.get(at) {
+        Some(property) => error.context(&format!("failed to set {} to {property}", property.name())),
+        None => error,
+    })
+}
+
+/// The hardware address as it was written, as the reference passes it on.
+fn updated(mut result: CniResult, conf: &Conf, request: &Request<'_>) -> CniResult {
+    for interface in result.interfaces.iter_mut().filter(|interface| interface.name == request.ifname) {
+        if !conf.mac.is_empty() {
+            interface.mac.clone_from(&conf.mac);
+        }
+        // Results had no MTU before.
+        let is_told = request.config.version() == "1.1.0" && !interface.sandbox.is_empty();
+        if let Some(mtu) = conf.mtu().filter(|_| is_told) {
+            interface.mtu = i64::from(mtu);
+        }
+    }
+    result
+}
+
+fn verify(wanted: &Property, found: &Property, ifname: &str) -> Result<()> {
+    if wanted == found {
+        return Ok(());
+    }
+    let what = match wanted {
+        Property::Promiscuous(_) => {
+            let msg = format!("Error: Tuning link {ifname} configured promisc is true, current value is 0");
+            return Err(Error::internal(msg));
+        }
+        Property::Mac(_) => "Ethernet",
+        Property::Mtu(_) => "MTU",
+        Property::AllMulticast(_) => "all-multicast mode",
+        Property::Queue(_) => "Transmit Queue Length",
+    };
+    Err(Error::internal(format!("Error: Tuning configured {what} of {ifname} is {wanted}, current value is {found}")))
+}
