@@ -20,6 +20,8 @@
 mod accidents;
 mod announce;
 mod architecture;
+mod bandwidth;
+mod bandwidth_after;
 mod bridge;
 mod bridge_addresses;
 mod bridge_after;

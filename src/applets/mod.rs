@@ -1,6 +1,7 @@
 //! The applets, one file (or folder) each, and the table of them. An applet speaks to `cni`, `ipam`, `net` and `firewall`,
 //! never to the layers below and never to another applet: it calls other plugins as any plugin does, by name.
 
+pub mod bandwidth;
 pub mod bridge;
 pub mod cnitool;
 pub mod dummy;
@@ -37,6 +38,7 @@ pub enum Kind {
 
 /// All applets, sorted by name.
 pub const APPLETS: &[Applet] = &[
+    plugin("bandwidth", &bandwidth::BANDWIDTH),
     plugin("bridge", &bridge::BRIDGE),
     Applet { name: "cnitool", kind: Kind::Tool(cnitool::run) },
     plugin("dummy", &dummy::DUMMY),

@@ -13,6 +13,7 @@ pub mod routes;
 pub mod steps;
 pub mod sysctls;
 pub mod tap;
+pub mod traffic;
 pub mod veth;
 
 pub use crate::sys::netns::Netns;
@@ -63,7 +64,17 @@ pub struct SharedLinks(Option<Lock>);
 impl SharedLinks {
     /// Holds the lock together with others.
     pub fn together() -> Self {
-        let file = file::open_or_create(Path::new(LOCK), 0o600);
+        SharedLinks::at(LOCK)
+    }
+
+    /// The same for ifbs: who creates one holds this together with others until something is sent to it; who looks for
+    /// those that nothing is sent to holds it alone. Not the lock of bridges, which the same process may hold alone.
+    pub fn ifbs() -> Self {
+        SharedLinks::at("/run/cni-box-ifb.lock")
+    }
+
+    fn at(path: &str) -> Self {
+        let file = file::open_or_create(Path::new(path), 0o600);
         SharedLinks(file.and_then(|file| Lock::acquire_within(file, Mode::Shared, LOCK_LIMIT)).ok())
     }
 

@@ -1,0 +1,150 @@
+//! `bandwidth`: limits what goes to and from a container. Runs behind a plugin that made a veth pair; its result is passed on,
+//! with the ifb if there is one.
+//!
+//! | key | default | meaning |
+//! |---|---|---|
+//! | `ingressRate` | no limit | towards the container, in bits a second |
+//! | `egressRate` | no limit | from the container, in bits a second |
+//! | `ingressBurst`, `egressBurst` | 20 ms of the rate, at least 15,000 bytes | how much may go at once, in bits |
+//!
+//! They are at the top level, or else in `runtimeConfig.bandwidth`.
+//!
+//! What goes to the container goes out through the host's end of the pair, whose root is a token bucket. What comes from it
+//! cannot be limited where it comes in, so a filter sends it through an ifb first. That is called `bwp` and a hash of the
+//! network's name and the container's id; a second interface of one container has the interface's name in the hash, too.
+
+mod attach;
+mod conf;
+mod ifb;
+mod remove;
+
+use crate::cni::result::Interface;
+use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::error::{Context, Error, Result, code};
+use crate::ipam::attach::open_netns;
+use crate::net::traffic::{Root, Tbf};
+use crate::net::{Handle, Link, Netns};
+
+use conf::Conf;
+
+/// The applet.
+pub static BANDWIDTH: Bandwidth = Bandwidth;
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Bandwidth;
+
+impl Plugin for Bandwidth {
+    fn name(&self) -> &'static str {
+        "bandwidth"
+    }
+
+    fn versions(&self) -> &'static [&'static str] {
+        &["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]
+    }
+
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let conf = Conf::of(request)?;
+        let previous = request.config.prev_result()?;
+        let mut result = previous.ok_or_else(|| Error::internal("must be called as chained plugin"))?;
+        if conf.is_empty() {
+            return Ok(result);
+        }
+        let mut host = Handle::current()?;
+        let link = host_link(&mut host, request, &result)?;
+        let mut shaper = attach::Shaper { host: &mut host, link: &link, undo };
+        if let Some(tbf) = &conf.ingress {
+            shaper.limit(link.index, tbf)?;
+        }
+        if let Some(tbf) = &conf.egress {
+            let ifb = shaper.limit_egress(request, tbf)?;
+            result.interfaces.retain(|interface| interface.name != ifb.name || !interface.sandbox.is_empty());
+            result.interfaces.push(Interface { name: ifb.name, mac: ifb.mac.to_string(), ..Interface::default() });
+        }
+        Ok(result)
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        let previous = request.config.prev_result()?;
+        let previous = previous.ok_or_else(|| Error::internal("must be called as a chained plugin"))?;
+        let mut host = Handle::current()?;
+        let link = host_link(&mut host, request, &previous)?;
+        if let Some(tbf) = &conf.ingress {
+            verify(&mut host, &link, tbf)?;
+        }
+        let Some(tbf) = &conf.egress else { return Ok(()) };
+        let ifb = ifb::of(&mut host, request, link.index)?;
+        verify(&mut host, &ifb.ok_or_else(|| Error::internal("get ifb device: Link not found"))?, tbf)
+    }
+
+    fn del(&self, request: &Request<'_>) -> Result<()> {
+        remove::del(request)
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<()> {
+        remove::gc(request)
+    }
+
+    /// Does what ADD would do, in a namespace of its own that goes away at once.
+    fn status(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        probe(&conf).map_err(|error| {
+            let msg = format!("bandwidth cannot be limited: {}", error.msg);
+            Error::new(code::NOT_AVAILABLE, msg)
+        })
+    }
+}
+
+/// The host's end of the pair, which must be one that the previous plugins have told of.
+fn host_link(host: &mut Handle, request: &Request<'_>, previous: &CniResult) -> Result<Link> {
+    let container = open_netns(request)?;
+    if previous.interfaces.is_empty() {
+        return Err(Error::internal("no interfaces provided"));
+    }
+    let (index, peer) = peer_of(&container, &request.ifname)?;
+    let missing = || Error::internal(format!("veth peer with index {peer} is not in host ns"));
+    let link = host.find_link_at(peer)?.ok_or_else(missing)?;
+    let is_told = previous.interfaces.iter().any(|told| told.sandbox.is_empty() && told.name == link.name);
+    // Some other link of the host may have the number that the peer has in its namespace.
+    match is_told && link.kind == "veth" && link.lower == Some(index) {
+        true => Ok(link),
+        false => Err(Error::internal("no veth peer of container interface found in host ns")),
+    }
+}
+
+/// Indices of the container's interface and of its peer.
+fn peer_of(container: &Netns, ifname: &str) -> Result<(u32, u32)> {
+    let cause = |cause: &str| Error::internal(format!("container interface {ifname} has no veth peer: {cause}"));
+    match Handle::inside(container)?.find_link(ifname)? {
+        None => Err(cause(&format!("could not look up {ifname:?}: Link not found"))),
+        Some(Link { kind, index, lower: Some(peer), .. }) if kind == "veth" => Ok((index, peer)),
+        Some(_) => Err(cause(&format!("interface {ifname:?} was not a veth interface"))),
+    }
+}
+
+/// The bucket at the root of a link is as configured.
+fn verify(host: &mut Handle, link: &Link, wanted: &Tbf) -> Result<()> {
+    let (what, wanted, found) = match host.root_qdisc(link.index)? {
+        Root::Tbf(found) if found.rate != wanted.rate => ("Rate", wanted.rate, found.rate),
+        Root::Tbf(found) if found.limit != wanted.limit => ("Limit", wanted.limit.into(), found.limit.into()),
+        Root::Tbf(found) if found.buffer != wanted.effective_buffer() => {
+            ("Buffer", wanted.effective_buffer().into(), found.buffer.into())
+        }
+        Root::Tbf(_) => return Ok(()),
+        _ => return Err(Error::internal(format!("Failed to find qdisc tbf of {:?}", link.name))),
+    };
+    let msg = format!("{what} doesn't match");
+    Err(Error::internal(msg).with_details(format!("{:?}: expected {wanted}, found {found}", link.name)))
+}
+
+fn probe(conf: &Conf) -> Result<()> {
+    const LOOPBACK: u32 = 1;
+    let any = Tbf::new(1_000_000, 100_000);
+    let mut scratch = Handle::inside(&Netns::scratch()?)?;
+    scratch.add_tbf(LOOPBACK, conf.ingress.as_ref().unwrap_or(&any)).context("create qdisc")?;
+    let ifb = scratch.create_ifb("ifb", 0).context("adding link")?;
+    scratch.add_tbf(ifb.index, conf.egress.as_ref().unwrap_or(&any)).context("create qdisc")?;
+    scratch.add_ingress(LOOPBACK).context("create ingress qdisc")?;
+    scratch.add_redirect(LOOPBACK, ifb.index).context("add filter")
+}
