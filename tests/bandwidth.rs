@@ -24,7 +24,9 @@ pub fn attached(changes: &Value) -> (Lab, Value) {
 /// Attaches one more interface and gives the configuration that limits it.
 pub fn limits(lab: &Lab, container: &str, netns: &str, ifname: &str, changes: &Value) -> Value {
     let ranges = json!([[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00:1:2::/64"}]]);
-    let bridge = bridge_config(&json!({"isGateway": true, "ipam": {"subnet": null, "ranges": ranges}}));
+    let version = changes.get("cniVersion").and_then(Value::as_str).unwrap_or("1.0.0");
+    let bridge = json!({"cniVersion": version, "isGateway": true, "ipam": {"subnet": null, "ranges": ranges}});
+    let bridge = bridge_config(&bridge);
     let call = lab.plugin("bridge").container(container).netns(&format!("/var/run/netns/{netns}")).ifname(ifname);
     let result = call.config(&bridge).run().result();
     let config = json!({"cniVersion": "1.0.0", "name": "net", "type": "bandwidth", "prevResult": result});
@@ -206,7 +208,7 @@ pub fn assert_limited(lab: &Lab, from: &str, to: &str, address: &str) {
 fn twenty_megabit_a_second_are_twenty_megabit_a_second() {
     let (lab, config) = attached(&json!({"ingressRate": 20_000_000, "egressRate": 20_000_000, "ingressBurst": 400_000, "egressBurst": 400_000}));
     run(&lab, Ours, "ADD", &config).result();
-    wait_for("addresses", || lab.ok("ip -n ns1 addr show tentative").is_empty() && lab.ok("ip addr show tentative").is_empty());
+    wait_for("addresses", || lab.ok("ip -n ns1 -o addr show tentative").is_empty() && lab.ok("ip -o addr show tentative").is_empty());
     for (from, to, address) in [("", "ns1", "10.1.2.2"), ("", "ns1", "fd00:1:2::2"), ("ns1", "", "10.1.2.1"), ("ns1", "", "fd00:1:2::1")] {
         assert_limited(&lab, from, to, address);
     }

@@ -66,13 +66,9 @@ impl Tbf {
         Tbf {
             rate,
             limit: narrow(rate / (MICROSECONDS / LATENCY)).saturating_add(burst),
-            buffer: narrow(u64::from(microseconds) * 1000 / TICK),
+            // The kernel takes no bucket that fills at once.
+            buffer: narrow(u64::from(microseconds) * 1000 / TICK).max(1),
         }
-    }
-
-    /// The size that the kernel gives it: at most 2^32 ns.
-    pub fn effective_buffer(&self) -> u32 {
-        self.buffer.min((u64::from(u32::MAX) / TICK) as u32)
     }
 
     fn write(&self, options: &mut Message) {

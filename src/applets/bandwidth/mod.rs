@@ -128,9 +128,7 @@ fn verify(host: &mut Handle, link: &Link, wanted: &Tbf) -> Result<()> {
     let (what, wanted, found) = match host.root_qdisc(link.index)? {
         Root::Tbf(found) if found.rate != wanted.rate => ("Rate", wanted.rate, found.rate),
         Root::Tbf(found) if found.limit != wanted.limit => ("Limit", wanted.limit.into(), found.limit.into()),
-        Root::Tbf(found) if found.buffer != wanted.effective_buffer() => {
-            ("Buffer", wanted.effective_buffer().into(), found.buffer.into())
-        }
+        Root::Tbf(found) if found.buffer != wanted.buffer => ("Buffer", wanted.buffer.into(), found.buffer.into()),
         Root::Tbf(_) => return Ok(()),
         _ => return Err(Error::internal(format!("Failed to find qdisc tbf of {:?}", link.name))),
     };
