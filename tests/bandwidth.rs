@@ -70,7 +70,10 @@ fn configurations() -> Configurations {
         ("both", both()),
         ("to the container", json!({"ingressRate": 1_000_000, "ingressBurst": 160_000})),
         ("from the container", json!({"egressRate": 8000, "egressBurst": 80_000})),
-        ("fast", json!({"ingressRate": 40_000_000_000_u64, "ingressBurst": 8_000_000, "egressRate": 34_359_738_368_u64, "egressBurst": 2_147_483_647})),
+        (
+            "fast",
+            json!({"ingressRate": 40_000_000_000_u64, "ingressBurst": 8_000_000, "egressRate": 34_359_738_368_u64, "egressBurst": 2_147_483_647}),
+        ),
         ("of the runtime", runtime.clone()),
         ("of both", merged(runtime.clone(), &json!({"egressRate": 3_000_000, "egressBurst": 30_000}))),
         ("none by a null", merged(runtime, &json!({"ingressRate": 0}))),
@@ -136,7 +139,8 @@ fn better_a_rate_without_a_burst_gets_one_of_20_ms() {
 
 #[test]
 fn better_numbers_beyond_32_bits_are_the_greatest_possible() {
-    let (lab, config) = attached(&json!({"ingressRate": u64::MAX, "ingressBurst": 8_000_000, "egressRate": 8, "egressBurst": 160_000}));
+    let (lab, config) =
+        attached(&json!({"ingressRate": u64::MAX, "ingressBurst": 8_000_000, "egressRate": 8, "egressBurst": 160_000}));
     run(&lab, Ours, "ADD", &config).result();
     let text = lab.ok(&format!("tc qdisc show dev {}", host_end(&config)));
     assert!(text.contains("rate 18446744Tbit"), "{text}");
@@ -206,10 +210,16 @@ pub fn assert_limited(lab: &Lab, from: &str, to: &str, address: &str) {
 
 #[test]
 fn twenty_megabit_a_second_are_twenty_megabit_a_second() {
-    let (lab, config) = attached(&json!({"ingressRate": 20_000_000, "egressRate": 20_000_000, "ingressBurst": 400_000, "egressBurst": 400_000}));
+    let (lab, config) = attached(
+        &json!({"ingressRate": 20_000_000, "egressRate": 20_000_000, "ingressBurst": 400_000, "egressBurst": 400_000}),
+    );
     run(&lab, Ours, "ADD", &config).result();
-    wait_for("addresses", || lab.ok("ip -n ns1 -o addr show tentative").is_empty() && lab.ok("ip -o addr show tentative").is_empty());
-    for (from, to, address) in [("", "ns1", "10.1.2.2"), ("", "ns1", "fd00:1:2::2"), ("ns1", "", "10.1.2.1"), ("ns1", "", "fd00:1:2::1")] {
+    wait_for("addresses", || {
+        lab.ok("ip -n ns1 -o addr show tentative").is_empty() && lab.ok("ip -o addr show tentative").is_empty()
+    });
+    for (from, to, address) in
+        [("", "ns1", "10.1.2.2"), ("", "ns1", "fd00:1:2::2"), ("ns1", "", "10.1.2.1"), ("ns1", "", "fd00:1:2::1")]
+    {
         assert_limited(&lab, from, to, address);
     }
     run(&lab, Ours, "DEL", &config).silent();

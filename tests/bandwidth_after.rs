@@ -10,7 +10,9 @@ use crate::lab::{Lab, merged};
 #[test]
 fn better_a_second_add_replaces_the_first() {
     for first in [Ours, Theirs] {
-        let (lab, config) = attached(&json!({"ingressRate": 1_000_000, "ingressBurst": 80_000, "egressRate": 8_000_000, "egressBurst": 80_000}));
+        let (lab, config) = attached(
+            &json!({"ingressRate": 1_000_000, "ingressBurst": 80_000, "egressRate": 8_000_000, "egressBurst": 80_000}),
+        );
         run(&lab, first, "ADD", &config).result();
         let second = merged(config, &both());
         let result = run(&lab, Ours, "ADD", &second).result();
@@ -83,7 +85,10 @@ fn better_a_failed_add_is_undone() {
     let veth = host_end(&config);
     for (obstacle, text) in [
         (format!("tc qdisc add dev {veth} clsact"), "create ingress qdisc: file exists"),
-        (format!("tc qdisc add dev {veth} root handle 7: tbf rate 1mbit burst 2000 limit 2000"), "create qdisc: file exists"),
+        (
+            format!("tc qdisc add dev {veth} root handle 7: tbf rate 1mbit burst 2000 limit 2000"),
+            "create qdisc: file exists",
+        ),
     ] {
         lab.ok(&obstacle);
         let before = (lab.snapshot(), traffic_control(&lab));
@@ -146,7 +151,10 @@ fn better_check_names_what_is_wrong() {
         run(&lab, Ours, "CHECK", &merged(config.clone(), &change)).fails(999, text);
     }
     for (change, parts) in [
-        (format!("tc qdisc replace dev {veth} root handle 1: tbf rate 20mbit burst 50001 limit 112500"), vec!["Buffer doesn't match"]),
+        (
+            format!("tc qdisc replace dev {veth} root handle 1: tbf rate 20mbit burst 50001 limit 112500"),
+            vec!["Buffer doesn't match"],
+        ),
         (format!("tc qdisc del dev {veth} root"), vec!["Failed to find qdisc", &veth]),
         (format!("tc qdisc del dev {veth} ingress"), vec!["get ifb device: Link not found"]),
         (format!("tc qdisc del dev {IFB} root"), vec!["Failed to find qdisc", IFB]),
@@ -168,13 +176,18 @@ fn newer_gc_removes_ifbs_that_nobody_uses() {
     }
     lab.ok("ip link add bwpbridge type bridge");
     let gc = |valid: &Value| {
-        let gc = merged(config.clone(), &json!({"cniVersion": "1.1.0", "prevResult": null, "cni.dev/valid-attachments": valid}));
+        let gc = merged(
+            config.clone(),
+            &json!({"cniVersion": "1.1.0", "prevResult": null, "cni.dev/valid-attachments": valid}),
+        );
         run(&lab, Ours, "GC", &gc).silent();
     };
     gc(&Value::Null);
     assert_ne!(lab.link("bwp000000000001"), Value::Null, "a GC that names no attachments");
     gc(&json!([]));
-    for (name, stays) in [(IFB, true), ("other", true), ("bwpbridge", true), ("bwp000000000001", false), ("bwp000000000002", false)] {
+    for (name, stays) in
+        [(IFB, true), ("other", true), ("bwpbridge", true), ("bwp000000000001", false), ("bwp000000000002", false)]
+    {
         assert_eq!(lab.link(name) != Value::Null, stays, "{name}");
     }
     lab.ok(&format!("ip link del {}", host_end(&config)));
@@ -208,14 +221,20 @@ fn bad_input_is_refused_in_the_references_words_and_nothing_changes() {
         (json!({"egressBurst": 34_359_738_360_u64}), "burst cannot be more than 4GB"),
         (json!({"prevResult": null}), "must be called as chained plugin"),
         (json!({"prevResult": {"interfaces": []}}), "no interfaces provided"),
-        (json!({"prevResult": {"interfaces": [{"name": "eth0", "sandbox": "/var/run/netns/ns1"}]}}), "no veth peer of container interface found in host ns"),
+        (
+            json!({"prevResult": {"interfaces": [{"name": "eth0", "sandbox": "/var/run/netns/ns1"}]}}),
+            "no veth peer of container interface found in host ns",
+        ),
     ] {
         let config = merged(config.clone(), &changes);
         run(&lab, Ours, "ADD", &config).fails(999, text);
         run(&lab, Theirs, "ADD", &config).fails(999, text);
     }
     for (changes, parts) in [
-        (json!({"ingressRate": -1}), vec!["failed to parse network configuration: json: cannot unmarshal number -1", "uint64"]),
+        (
+            json!({"ingressRate": -1}),
+            vec!["failed to parse network configuration: json: cannot unmarshal number -1", "uint64"],
+        ),
         (json!({"ingressRate": 1.5}), vec!["failed to parse network configuration: json: cannot unmarshal number 1.5"]),
         (json!({"egressBurst": "1"}), vec!["failed to parse network configuration: json: cannot unmarshal string"]),
     ] {
@@ -234,7 +253,9 @@ fn bad_input_is_refused_in_the_references_words_and_nothing_changes() {
 fn an_interface_that_is_no_veth_is_refused() {
     let (lab, config) = attached(&both());
     lab.ok("ip -n ns1 link add other type bridge");
-    for (ifname, part) in [("other", "\"other\" was not a veth interface"), ("nope", "could not look up \"nope\": Link not found")] {
+    for (ifname, part) in
+        [("other", "\"other\" was not a veth interface"), ("nope", "could not look up \"nope\": Link not found")]
+    {
         for side in [Ours, Theirs] {
             let text = [&format!("container interface {ifname} has no veth peer: "), part];
             call(&lab, side, "ADD", &config).ifname(ifname).run().fails_with(999, &text[..1]);

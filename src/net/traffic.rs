@@ -1,6 +1,10 @@
 //! Traffic control as limits on bandwidth need it: a token bucket at the root of a link, and an ingress qdisc whose one
 //! filter sends what comes in through another link (an ifb), where it can be limited on its way out.
 
+mod htb;
+
+use ipnet::IpNet;
+
 use crate::error::{Context, Errno, Error, Result};
 use crate::net::links::{message, push_mtu};
 use crate::net::{Handle, Link};
@@ -9,10 +13,12 @@ use crate::netlink::route::{IFF_UP, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO, 
 use crate::netlink::traffic::*;
 use crate::netlink::{Attribute, Attributes, Message};
 
+pub use htb::Remote;
+
 /// Length of `struct tcmsg` in bytes.
 const TCMSG: usize = 20;
 /// Handle of the qdiscs that limit: `1:`.
-pub(super) const OURS: u32 = 0x1_0000;
+const OURS: u32 = 0x1_0000;
 /// Handle of an ingress qdisc: `ffff:`.
 const INGRESS: u32 = 0xffff_0000;
 /// Where the filter's packets would go if there were classes: `1:1`.
@@ -34,6 +40,19 @@ pub struct Tbf {
     pub limit: u32,
     /// Its size, as the time in ticks in which it fills.
     pub buffer: u32,
+}
+
+/// A limit on what goes out through a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// How much.
+    pub bucket: Tbf,
+    /// Networks that it depends on; without any it counts for everything.
+    pub subnets: Vec<IpNet>,
+    /// It counts for remote addresses in these networks only; otherwise for those outside.
+    pub only_listed: bool,
+    /// Where remote addresses are.
+    pub remote: Remote,
 }
 
 /// What is at the root of a link.
@@ -79,8 +98,7 @@ impl Tbf {
 
     fn parse(options: Attributes<'_>) -> Option<Tbf> {
         let numbers = options.find(TCA_TBF_PARMS)?.payload;
-        let wide = options.find(TCA_TBF_RATE64).and_then(|rate| Some(u64::from_ne_bytes(rate.payload.try_into().ok()?)));
-        let rate = wide.unwrap_or(u64::from(word(numbers, 8)));
+        let rate = read_rate(numbers, options.find(TCA_TBF_RATE64));
         Some(Tbf { rate, limit: word(numbers, 24), buffer: word(numbers, 28) })
     }
 }
@@ -95,6 +113,23 @@ impl Handle {
     }
 
     /// Limits what goes out through a link; `EEXIST` if it has a qdisc of somebody's.
+    pub fn add_limit(&mut self, link: u32, limit: &Limit) -> Result<()> {
+        match limit.subnets.is_empty() {
+            true => self.add_tbf(link, &limit.bucket),
+            false => self.add_htb(link, limit),
+        }
+    }
+
+    /// The limit of a link that has one of this kind; its queue and networks are as wanted, or that is an error.
+    pub fn limit(&mut self, link: u32, wanted: &Limit) -> Result<Option<Tbf>> {
+        match (self.root_qdisc(link)?, wanted.subnets.is_empty()) {
+            (Root::Tbf(found), true) => Ok(Some(found)),
+            (Root::Htb, false) => self.htb(link, wanted),
+            _ => Ok(None),
+        }
+    }
+
+    /// The same for a bucket alone.
     pub fn add_tbf(&mut self, link: u32, tbf: &Tbf) -> Result<()> {
         self.connection.request(tbf_message(link, EXCL, tbf))
     }
@@ -142,7 +177,9 @@ impl Handle {
             Ok(())
         });
         match listed {
-            Err(error) if [Errno::ENODEV, Errno::EINVAL, Errno::ENOENT].iter().any(|no| error.is(*no)) => Ok(Vec::new()),
+            Err(error) if [Errno::ENODEV, Errno::EINVAL, Errno::ENOENT].iter().any(|no| error.is(*no)) => {
+                Ok(Vec::new())
+            }
             result => result.context("failed to list filters"),
         }
     }
@@ -164,7 +201,9 @@ impl Handle {
 
     fn has_ingress(&mut self, link: u32) -> Result<bool> {
         let request = tcmsg(RTM_GETQDISC, ACK | ECHO, link, 0, TC_H_INGRESS, 0);
-        let kind = self.connection.get(&request, |body| Ok(Attributes::after(body, TCMSG)?.find(TCA_KIND).map(Attribute::text)))?;
+        let kind = self
+            .connection
+            .get(&request, |body| Ok(Attributes::after(body, TCMSG)?.find(TCA_KIND).map(Attribute::text)))?;
         Ok(kind.flatten().as_deref() == Some("ingress"))
     }
 
@@ -178,33 +217,39 @@ impl Handle {
 }
 
 /// A filter's priority and protocol.
-pub(super) const fn priority(priority: u32, protocol: u16) -> u32 {
+const fn priority(priority: u32, protocol: u16) -> u32 {
     priority << 16 | protocol.to_be() as u32
 }
 
 /// A request about a qdisc, class or filter (`struct tcmsg`).
-pub(super) fn tcmsg(kind: u16, flags: u16, link: u32, handle: u32, parent: u32, info: u32) -> Message {
+fn tcmsg(kind: u16, flags: u16, link: u32, handle: u32, parent: u32, info: u32) -> Message {
     let mut message = Message::new(kind, flags);
     message.raw(&words(&[0, link, handle, parent, info]));
     message
 }
 
 /// Numbers in a row, in host order.
-pub(super) fn words(numbers: &[u32]) -> Vec<u8> {
+fn words(numbers: &[u32]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
 }
 
 /// The number at an offset; 0 behind the end.
-pub(super) fn word(bytes: &[u8], at: usize) -> u32 {
+fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
 }
 
 /// What goes into a 32-bit field, and 1 if the rate needs a wide attribute beside it.
-pub(super) fn split_rate(rate: u64) -> [u32; 2] {
+fn split_rate(rate: u64) -> [u32; 2] {
     u32::try_from(rate).map_or([u32::MAX, 1], |rate| [rate, 0])
 }
 
-pub(super) fn push_wide(options: &mut Message, kind: u16, rate: u64, needed: u32) {
+/// The rate in a 32-bit field, or in the wide attribute beside it.
+fn read_rate(parameters: &[u8], wide: Option<Attribute<'_>>) -> u64 {
+    let wide = wide.and_then(|rate| Some(u64::from_ne_bytes(rate.payload.try_into().ok()?)));
+    wide.unwrap_or(u64::from(word(parameters, 8)))
+}
+
+fn push_wide(options: &mut Message, kind: u16, rate: u64, needed: u32) {
     if needed != 0 {
         options.attribute(kind, &rate.to_ne_bytes());
     }
@@ -242,7 +287,7 @@ fn redirect_message(link: u32, target: u32) -> Message {
 }
 
 /// `struct tc_u32_sel` with keys: mask and value in network order, and the offset behind the link layer's header.
-pub(super) fn selector(keys: &[[u32; 3]]) -> Vec<u8> {
+fn selector(keys: &[[u32; 3]]) -> Vec<u8> {
     let mut bytes = vec![0; 16];
     if let [flags, _, count, ..] = bytes.as_mut_slice() {
         (*flags, *count) = (TC_U32_TERMINAL, keys.len() as u8);

@@ -3,7 +3,7 @@
 use super::ifb;
 use crate::cni::{Request, Undo};
 use crate::error::{Context, Errno, Error, Result};
-use crate::net::traffic::{Root, Tbf, taken};
+use crate::net::traffic::{Limit, Root, Tbf, taken};
 use crate::net::{Handle, Link, SharedLinks};
 
 /// Limits at work on a host's end.
@@ -15,25 +15,37 @@ pub(super) struct Shaper<'a> {
 
 impl Shaper<'_> {
     /// Limits what goes out through a link, in place of an earlier limit of ours.
-    pub(super) fn limit(&mut self, link: u32, tbf: &Tbf) -> Result<()> {
-        match self.host.add_tbf(link, tbf) {
-            Err(error) if error.is(Errno::EEXIST) => self.change(link, tbf),
-            result => {
-                result.map(|()| self.undo.push(move || Handle::current()?.delete_root(link).context("failed to delete a qdisc")))
+    pub(super) fn limit(&mut self, link: u32, limit: &Limit) -> Result<()> {
+        match self.host.add_limit(link, limit) {
+            Err(error) if error.is(Errno::EEXIST) => self.replace(link, limit).context("create qdisc"),
+            added => {
+                added.context("create qdisc")?;
+                self.undo.push(move || Handle::current()?.delete_root(link).context("failed to delete a qdisc"));
+                Ok(())
             }
         }
-        .context("create qdisc")
     }
 
-    fn change(&mut self, link: u32, tbf: &Tbf) -> Result<()> {
-        let Root::Tbf(old) = self.host.root_qdisc(link)? else { return Err(taken()) };
-        self.host.change_tbf(link, tbf)?;
-        self.undo.push(move || Handle::current()?.change_tbf(link, &old).context("failed to change a qdisc back"));
+    /// A bucket is changed; where it is about networks there is no other way than to begin anew.
+    fn replace(&mut self, link: u32, limit: &Limit) -> Result<()> {
+        let old = match self.host.root_qdisc(link)? {
+            Root::Tbf(old) if limit.subnets.is_empty() => {
+                self.host.change_tbf(link, &limit.bucket)?;
+                Some(old)
+            }
+            Root::Default | Root::Foreign => return Err(taken()),
+            root => {
+                self.host.delete_root(link)?;
+                self.host.add_limit(link, limit)?;
+                if let Root::Tbf(old) = root { Some(old) } else { None }
+            }
+        };
+        self.undo.push(move || put_back(link, old).context("failed to change a qdisc back"));
         Ok(())
     }
 
     /// Sends what comes from the container through an ifb, and limits it there.
-    pub(super) fn limit_egress(&mut self, request: &Request<'_>, tbf: &Tbf) -> Result<Link> {
+    pub(super) fn limit_egress(&mut self, request: &Request<'_>, limit: &Limit) -> Result<Link> {
         // GC takes an ifb that nobody sends anything to for an orphan.
         let shared = SharedLinks::ifbs();
         self.undo.push(move || {
@@ -41,7 +53,7 @@ impl Shaper<'_> {
             Ok(())
         });
         let ifb = self.ifb(request)?;
-        self.limit(ifb.index, tbf).context("create ifb qdisc")?;
+        self.limit(ifb.index, limit).context("create ifb qdisc")?;
         self.redirect(&ifb)?;
         Ok(ifb)
     }
@@ -97,6 +109,13 @@ impl Shaper<'_> {
         self.undo.push(move || unredirect(link, target));
         Ok(())
     }
+}
+
+/// The bucket that was there before; nobody knows any more of which networks a hierarchy was.
+fn put_back(link: u32, old: Option<Tbf>) -> Result<()> {
+    let mut host = Handle::current()?;
+    host.delete_root(link)?;
+    old.map_or(Ok(()), |old| host.add_tbf(link, &old))
 }
 
 /// Removes the filters of a link that lead to another.

@@ -1,8 +1,11 @@
 //! The configuration of `bandwidth`.
 
+use ipnet::IpNet;
+
+use crate::cni::result::parse_cidr;
 use crate::cni::{Object, Request};
 use crate::error::{Context, Error, Result};
-use crate::net::traffic::Tbf;
+use crate::net::traffic::{Limit, Remote, Tbf};
 
 /// Bits in a byte: rates are configured in bits a second, bursts in bits.
 const BITS: u64 = 8;
@@ -14,13 +17,16 @@ const LEAST_DERIVED: u64 = 15_000;
 /// The keys. One of them at the top level, be it null, and those in `runtimeConfig` don't count.
 const KEYS: [&str; 4] = ["ingressRate", "ingressBurst", "egressRate", "egressBurst"];
 
+/// The same, for lists of networks.
+const LISTS: [&str; 2] = ["shapedSubnets", "unshapedSubnets"];
+
 /// A configuration that can be carried out.
 #[derive(Debug, Default)]
 pub(super) struct Conf {
     /// Towards the container.
-    pub(super) ingress: Option<Tbf>,
+    pub(super) ingress: Option<Limit>,
     /// From the container.
-    pub(super) egress: Option<Tbf>,
+    pub(super) egress: Option<Limit>,
 }
 
 impl Conf {
@@ -30,10 +36,18 @@ impl Conf {
         let top = request.config.top();
         let runtime = request.config.runtime().context(WHAT)?;
         let runtime = runtime.map_or(Ok(None), |runtime| runtime.object("bandwidth")).context(WHAT)?;
-        let own = KEYS.iter().any(|key| top.has(key)).then_some(top);
+        let own = KEYS.iter().chain(&LISTS).any(|key| top.has(key)).then_some(top);
         let Some(limits) = own.or(runtime) else { return Ok(Conf::default()) };
         let [ingress_rate, ingress_burst, egress_rate, egress_burst] = numbers(&limits).context(WHAT)?;
-        Ok(Conf { ingress: bucket(ingress_rate, ingress_burst)?, egress: bucket(egress_rate, egress_burst)? })
+        let (subnets, only_listed) = subnets(&limits)?;
+        let limit = |rate, burst, remote| {
+            let bucket = bucket(rate, burst)?;
+            Ok::<_, Error>(bucket.map(|bucket| Limit { bucket, subnets: subnets.clone(), only_listed, remote }))
+        };
+        Ok(Conf {
+            ingress: limit(ingress_rate, ingress_burst, Remote::Source)?,
+            egress: limit(egress_rate, egress_burst, Remote::Destination)?,
+        })
     }
 
     /// Nothing is limited.
@@ -49,6 +63,23 @@ fn numbers(limits: &Object<'_>) -> Result<[u64; 4]> {
         *number = limits.u64(key)?;
     }
     Ok(numbers)
+}
+
+/// The networks, and whether only they are limited.
+fn subnets(limits: &Object<'_>) -> Result<(Vec<IpNet>, bool)> {
+    let [shaped, unshaped] = LISTS.map(|key| limits.strings(key).context("failed to parse network configuration"));
+    let (shaped, unshaped) = (shaped?, unshaped?);
+    if !shaped.is_empty() && !unshaped.is_empty() {
+        let msg = "unshapedSubnets and shapedSubnets cannot be both specified, one of them should be discarded";
+        return Err(Error::internal(msg));
+    }
+    let only_listed = !shaped.is_empty();
+    let parse = |text: &String| {
+        let parsed = parse_cidr(text).map(|net| net.trunc());
+        parsed.map_err(|error| Error::internal(format!("bad subnet {text:?} provided, details {error}")))
+    };
+    let list = if only_listed { shaped } else { unshaped };
+    Ok((list.iter().map(parse).collect::<Result<Vec<IpNet>>>()?, only_listed))
 }
 
 fn bucket(rate: u64, burst: u64) -> Result<Option<Tbf>> {

@@ -7,6 +7,9 @@
 //! | `egressRate` | no limit | from the container, in bits a second |
 //! | `ingressBurst`, `egressBurst` | 20 ms of the rate, at least 15,000 bytes | how much may go at once, in bits |
 //!
+//! | `shapedSubnets` | | only what goes to or comes from these networks is limited |
+//! | `unshapedSubnets` | | what goes to or comes from these networks is not limited |
+//!
 //! They are at the top level, or else in `runtimeConfig.bandwidth`.
 //!
 //! What goes to the container goes out through the host's end of the pair, whose root is a token bucket. What comes from it
@@ -22,7 +25,7 @@ use crate::cni::result::Interface;
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Result, code};
 use crate::ipam::attach::open_netns;
-use crate::net::traffic::{Root, Tbf};
+use crate::net::traffic::{Limit, Remote, Tbf};
 use crate::net::{Handle, Link, Netns};
 
 use conf::Conf;
@@ -53,11 +56,11 @@ impl Plugin for Bandwidth {
         let mut host = Handle::current()?;
         let link = host_link(&mut host, request, &result)?;
         let mut shaper = attach::Shaper { host: &mut host, link: &link, undo };
-        if let Some(tbf) = &conf.ingress {
-            shaper.limit(link.index, tbf)?;
+        if let Some(limit) = &conf.ingress {
+            shaper.limit(link.index, limit)?;
         }
-        if let Some(tbf) = &conf.egress {
-            let ifb = shaper.limit_egress(request, tbf)?;
+        if let Some(limit) = &conf.egress {
+            let ifb = shaper.limit_egress(request, limit)?;
             result.interfaces.retain(|interface| interface.name != ifb.name || !interface.sandbox.is_empty());
             result.interfaces.push(Interface { name: ifb.name, mac: ifb.mac.to_string(), ..Interface::default() });
         }
@@ -70,12 +73,12 @@ impl Plugin for Bandwidth {
         let previous = previous.ok_or_else(|| Error::internal("must be called as a chained plugin"))?;
         let mut host = Handle::current()?;
         let link = host_link(&mut host, request, &previous)?;
-        if let Some(tbf) = &conf.ingress {
-            verify(&mut host, &link, tbf)?;
+        if let Some(limit) = &conf.ingress {
+            verify(&mut host, &link, limit)?;
         }
-        let Some(tbf) = &conf.egress else { return Ok(()) };
+        let Some(limit) = &conf.egress else { return Ok(()) };
         let ifb = ifb::of(&mut host, request, link.index)?;
-        verify(&mut host, &ifb.ok_or_else(|| Error::internal("get ifb device: Link not found"))?, tbf)
+        verify(&mut host, &ifb.ok_or_else(|| Error::internal("get ifb device: Link not found"))?, limit)
     }
 
     fn del(&self, request: &Request<'_>) -> Result<()> {
@@ -123,26 +126,35 @@ fn peer_of(container: &Netns, ifname: &str) -> Result<(u32, u32)> {
     }
 }
 
-/// The bucket at the root of a link is as configured.
-fn verify(host: &mut Handle, link: &Link, wanted: &Tbf) -> Result<()> {
-    let (what, wanted, found) = match host.root_qdisc(link.index)? {
-        Root::Tbf(found) if found.rate != wanted.rate => ("Rate", wanted.rate, found.rate),
-        Root::Tbf(found) if found.limit != wanted.limit => ("Limit", wanted.limit.into(), found.limit.into()),
-        Root::Tbf(found) if found.buffer != wanted.buffer => ("Buffer", wanted.buffer.into(), found.buffer.into()),
-        Root::Tbf(_) => return Ok(()),
-        _ => return Err(Error::internal(format!("Failed to find qdisc tbf of {:?}", link.name))),
-    };
-    let msg = format!("{what} doesn't match");
-    Err(Error::internal(msg).with_details(format!("{:?}: expected {wanted}, found {found}", link.name)))
+/// The limit of a link is as configured.
+fn verify(host: &mut Handle, link: &Link, wanted: &Limit) -> Result<()> {
+    let name = &link.name;
+    let found = host.limit(link.index, wanted).map_err(|error| error.with_details(format!("{name:?}")))?;
+    let found = found.ok_or_else(|| Error::internal(format!("Failed to find qdisc of {name:?}")))?;
+    let bucket = &wanted.bucket;
+    let numbers = [
+        ("Rate", bucket.rate, found.rate),
+        ("Limit", bucket.limit.into(), found.limit.into()),
+        ("Buffer", bucket.buffer.into(), found.buffer.into()),
+    ];
+    match numbers.iter().find(|(_, wanted, found)| wanted != found) {
+        None => Ok(()),
+        Some((what, wanted, found)) => {
+            let details = format!("{name:?}: expected {wanted}, found {found}");
+            Err(Error::internal(format!("{what} doesn't match")).with_details(details))
+        }
+    }
 }
 
+/// The loopback device of a new namespace stands for the host's end.
 fn probe(conf: &Conf) -> Result<()> {
     const LOOPBACK: u32 = 1;
-    let any = Tbf::new(1_000_000, 100_000);
+    let any =
+        Limit { bucket: Tbf::new(1_000_000, 100_000), subnets: Vec::new(), only_listed: false, remote: Remote::Source };
     let mut scratch = Handle::inside(&Netns::scratch()?)?;
-    scratch.add_tbf(LOOPBACK, conf.ingress.as_ref().unwrap_or(&any)).context("create qdisc")?;
+    scratch.add_limit(LOOPBACK, conf.ingress.as_ref().unwrap_or(&any)).context("create qdisc")?;
     let ifb = scratch.create_ifb("ifb", 0).context("adding link")?;
-    scratch.add_tbf(ifb.index, conf.egress.as_ref().unwrap_or(&any)).context("create qdisc")?;
+    scratch.add_limit(ifb.index, conf.egress.as_ref().unwrap_or(&any)).context("create qdisc")?;
     scratch.add_ingress(LOOPBACK).context("create ingress qdisc")?;
     scratch.add_redirect(LOOPBACK, ifb.index).context("add filter")
 }

@@ -70,7 +70,9 @@ fn host_ends(host: &mut Handle, request: &Request<'_>) -> Result<Vec<Link>> {
     let mut ends = Vec::new();
     for told in previous.interfaces.iter().filter(|told| told.sandbox.is_empty()) {
         let link = host.find_link(&told.name)?;
-        ends.extend(link.filter(|link| link.kind == "veth" && (told.mac.is_empty() || told.mac == link.mac.to_string())));
+        ends.extend(
+            link.filter(|link| link.kind == "veth" && (told.mac.is_empty() || told.mac == link.mac.to_string())),
+        );
     }
     Ok(ends)
 }
