@@ -66,4 +66,5 @@ mod shared_bridge;
 mod spoof_check;
 mod static_ipam;
 mod tap;
+mod vrf;
 mod walkthroughs;

@@ -16,6 +16,7 @@ pub mod ptp;
 pub mod static_ipam;
 pub mod tap;
 pub mod vlan;
+pub mod vrf;
 
 use crate::cni::serve::Answer;
 use crate::cni::{Host, Plugin};
@@ -53,6 +54,7 @@ pub const APPLETS: &[Applet] = &[
     plugin("static", &static_ipam::STATIC),
     plugin("tap", &tap::TAP),
     plugin("vlan", &vlan::VLAN),
+    plugin("vrf", &vrf::VRF),
 ];
 
 const fn plugin(name: &'static str, plugin: &'static dyn Plugin) -> Applet {

@@ -10,11 +10,13 @@ pub mod links;
 pub mod mac;
 pub mod moving;
 pub mod routes;
+pub mod snapshot;
 pub mod steps;
 pub mod sysctls;
 pub mod tap;
 pub mod traffic;
 pub mod veth;
+pub mod vrf;
 
 pub use crate::sys::netns::Netns;
 pub use links::Link;
@@ -71,6 +73,11 @@ impl SharedLinks {
     /// those that nothing is sent to holds it alone. Not the lock of bridges, which the same process may hold alone.
     pub fn ifbs() -> Self {
         SharedLinks::at("/run/cni-box-ifb.lock")
+    }
+
+    /// The same for VRFs of containers: whoever creates, fills, empties or deletes one.
+    pub fn vrfs() -> Self {
+        SharedLinks::at("/run/cni-box-vrf.lock")
     }
 
     fn at(path: &str) -> Self {

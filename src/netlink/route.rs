@@ -11,6 +11,7 @@ pub const RTM_GETADDR: u16 = 22;
 pub const RTM_NEWROUTE: u16 = 24;
 pub const RTM_DELROUTE: u16 = 25;
 pub const RTM_GETROUTE: u16 = 26;
+pub const RTM_GETRULE: u16 = 34;
 
 pub const RTNLGRP_LINK: u32 = 1;
 pub const RTNLGRP_IPV6_IFADDR: u32 = 9;
@@ -81,7 +82,11 @@ pub const RTA_PRIORITY: u16 = 6;
 pub const RTA_PREFSRC: u16 = 7;
 pub const RTA_METRICS: u16 = 8;
 pub const RTA_MULTIPATH: u16 = 9;
+pub const RTA_CACHEINFO: u16 = 12;
 pub const RTA_TABLE: u16 = 15;
+pub const RTA_VIA: u16 = 18;
+pub const RTA_NH_ID: u16 = 30;
+pub const FRA_TABLE: u16 = 15;
 pub const RTAX_MTU: u16 = 2;
 pub const RTAX_ADVMSS: u16 = 8;
 
