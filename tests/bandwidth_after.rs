@@ -35,7 +35,7 @@ fn better_an_add_after_the_references_del_works() {
 }
 
 #[test]
-fn better_del_leaves_nothing_on_the_hosts_end() {
+pub fn better_del_leaves_nothing_on_the_hosts_end() {
     let (lab, config) = attached(&both());
     let (before, links) = (traffic_control(&lab), lab.snapshot());
     run(&lab, Ours, "ADD", &config).result();
@@ -115,7 +115,7 @@ fn better_a_failed_second_add_brings_the_first_back() {
 }
 
 #[test]
-fn better_two_interfaces_of_one_container_are_limited_apart() {
+pub fn better_two_interfaces_of_one_container_are_limited_apart() {
     let (lab, first) = attached(&both());
     let second = limits(&lab, "c1", "ns1", "net1", &both());
     run(&lab, Ours, "ADD", &first).result();
@@ -137,7 +137,7 @@ fn better_two_interfaces_of_one_container_are_limited_apart() {
 }
 
 #[test]
-fn better_check_names_what_is_wrong() {
+pub fn better_check_names_what_is_wrong() {
     let (lab, config) = attached(&both());
     run(&lab, Ours, "ADD", &config).result();
     let veth = host_end(&config);

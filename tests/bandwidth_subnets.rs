@@ -67,7 +67,7 @@ fn newer_what_it_is_made_of() {
 }
 
 #[test]
-fn newer_a_second_add_changes_between_the_kinds() {
+pub fn newer_a_second_add_changes_between_the_kinds() {
     let plain = limited(&json!({}));
     let (lab, config) = attached(&plain);
     let subnets = merged(config.clone(), &json!({"unshapedSubnets": ["10.0.0.0/8"]}));

@@ -44,7 +44,8 @@ fn bad_input_is_refused_in_the_references_words_and_nothing_changes() {
         ("CHECK", json!({"vrfname": "green"}), "Netlink green is not a VRF"),
         ("CHECK", json!({}), "Link not found"),
     ] {
-        for side in [Ours, Theirs] {
+        // Debian's 1.1.1 checks nothing.
+        for side in if verb == "ADD" { vec![Ours, Theirs] } else { vec![Ours] } {
             call(&lab, side, verb, &merged(config.clone(), &changes)).run().fails(999, text);
         }
     }

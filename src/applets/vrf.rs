@@ -82,8 +82,7 @@ impl Plugin for Vrf {
         let mut inside = Handle::inside(&container)?;
         let Some(vrf) = inside.find_link(&conf.name)?.filter(|link| link.kind == "vrf") else { return Ok(()) };
         if let Some(link) = inside.find_link(&request.ifname)?.filter(|link| link.master == Some(vrf.index)) {
-            let ifname = &request.ifname;
-            inside.set_master(link.index, 0).with_context(|| format!("resetMaster: could reset master to {ifname}"))?;
+            leave(&mut inside, &link, &vrf)?;
         }
         delete_if_empty(&mut inside, &vrf)
     }
@@ -164,7 +163,7 @@ fn previous(request: &Request<'_>) -> Result<CniResult> {
 }
 
 fn enter(container: &Netns, inside: &mut Handle, link: &Link, vrf: &Link, undo: &mut Undo) -> Result<()> {
-    let snapshot = inside.snapshot(link.index)?;
+    let snapshot = inside.snapshot(link.index, MAIN)?;
     let (index, before, container) = (link.index, snapshot.clone(), container.duplicate()?);
     undo.push(move || {
         let mut inside = Handle::inside(&container)?;
@@ -174,6 +173,15 @@ fn enter(container: &Netns, inside: &mut Handle, link: &Link, vrf: &Link, undo: 
     let entered = inside.set_master(link.index, vrf.index);
     entered.with_context(|| format!("could not set vrf {} as master of {}", vrf.name, link.name))?;
     inside.restore(&snapshot, vrf.setting.unwrap_or(0))
+}
+
+/// What cannot be given back is no reason to fail: mostly the interface is about to go.
+fn leave(inside: &mut Handle, link: &Link, vrf: &Link) -> Result<()> {
+    let snapshot = inside.snapshot(link.index, vrf.setting.unwrap_or(0));
+    let left = inside.set_master(link.index, 0);
+    left.with_context(|| format!("resetMaster: could reset master to {}", link.name))?;
+    let _ = snapshot.and_then(|snapshot| inside.restore(&snapshot, MAIN));
+    Ok(())
 }
 
 fn delete_if_empty(inside: &mut Handle, vrf: &Link) -> Result<()> {

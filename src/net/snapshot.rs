@@ -4,7 +4,6 @@
 use crate::error::{Context, Errno, Result};
 use crate::net::Handle;
 use crate::net::addresses::Address;
-use crate::net::routes::MAIN;
 use crate::netlink::message::{APPEND, CREATE, EXCL};
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Message};
@@ -31,13 +30,13 @@ pub struct Snapshot {
 }
 
 impl Handle {
-    /// The global IPv6 addresses of a link, and its routes in the main table but those that come with addresses.
-    pub fn snapshot(&mut self, link: u32) -> Result<Snapshot> {
+    /// The global IPv6 addresses of a link, and its routes in a table but those that come with addresses.
+    pub fn snapshot(&mut self, link: u32, table: u32) -> Result<Snapshot> {
         let mut snapshot = Snapshot { link, ..Snapshot::default() };
         for family in [AF_INET, AF_INET6] {
             let mut request = Message::new(RTM_GETROUTE, 0);
-            request.raw(&[family, 0, 0, 0, MAIN as u8, 0, 0, 0, 0, 0, 0, 0]);
-            snapshot.routes.extend(self.bodies(&request, &|body| is_route_of(body, link))?);
+            request.raw(&[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            snapshot.routes.extend(self.bodies(&request, &|body| is_route_of(body, link, table))?);
         }
         // A gateway must be reachable by then.
         snapshot.routes.sort_by_key(|route| !is_on_link(route));
@@ -80,12 +79,13 @@ impl Handle {
     }
 }
 
-fn is_route_of(body: &[u8], link: u32) -> Result<bool> {
-    let &[_, _, _, _, table, protocol, _, kind, _, flags, ..] = body.first_chunk::<RTMSG>().unwrap_or(&[0; RTMSG]);
-    if u32::from(table) != MAIN || protocol == BY_KERNEL || kind != RTN_UNICAST || flags & CLONED != 0 {
+fn is_route_of(body: &[u8], link: u32, table: u32) -> Result<bool> {
+    let &[_, _, _, _, low, protocol, _, kind, _, flags, ..] = body.first_chunk::<RTMSG>().unwrap_or(&[0; RTMSG]);
+    let attributes = Attributes::after(body, RTMSG)?;
+    let place = attributes.find(RTA_TABLE).and_then(Attribute::u32).unwrap_or(u32::from(low));
+    if place != table || protocol == BY_KERNEL || kind != RTN_UNICAST || flags & CLONED != 0 {
         return Ok(false);
     }
-    let attributes = Attributes::after(body, RTMSG)?;
     let hops = attributes.find(RTA_MULTIPATH).map(|hops| hops_of(hops.payload, link));
     Ok(attributes.find(RTA_OIF).and_then(Attribute::u32) == Some(link) || hops.is_some_and(|hops| !hops.is_empty()))
 }
@@ -165,8 +165,8 @@ mod tests {
 
     #[test]
     fn of_several_next_hops_those_through_the_link_move() {
-        assert!(is_route_of(&MULTIPATH, 3).unwrap() && is_route_of(&MULTIPATH, 4).unwrap());
-        assert!(!is_route_of(&MULTIPATH, 5).unwrap());
+        let of = |link, table| is_route_of(&MULTIPATH, link, table).unwrap();
+        assert!(of(3, 254) && of(4, 254) && !of(5, 254) && !of(3, 1));
         #[rustfmt::skip]
         let golden = [
             2, 8, 0, 0, 0, 3, 0, 1, 0, 0, 0, 0,                 // rtmsg: the table does not fit

@@ -67,6 +67,9 @@ fn better_addresses_and_routes_move_with_all_they_have_and_come_back_if_add_fail
         lab.ok(&format!("ip netns exec ns1 ping -n -c 1 -W 5 -I blue {address}"));
     }
     call(&lab, Ours, "CHECK", &config).run().silent();
+    call(&lab, Ours, "DEL", &config).run().silent();
+    assert_eq!(routes(&lab, "main"), before);
+    call(&lab, Ours, "ADD", &config).run().result();
     lab.ok("ip -n ns1 route del 10.50.0.0/16 table 1000");
     call(&lab, Ours, "CHECK", &config).run().fails_with(999, &["10.50.0.0/16", "not found in routing table 1000"]);
     lab.ok("ip -n ns1 addr del 10.1.2.2/24 dev eth0");
@@ -81,7 +84,9 @@ fn what_one_adds_the_other_checks_and_deletes_and_both_make_the_same() {
         settle(&lab);
         let result = call(&lab, adds, "ADD", &config).run().result();
         assert_eq!(result["interfaces"], config["prevResult"]["interfaces"]);
-        made.push((table(&lab, "blue"), routes(&lab, "1"), lab.addresses("ns1", "eth0").len()));
+        made.push((table(&lab, "blue"), lab.addresses("ns1", "eth0")));
+        // Debian's 1.1.1 loses the routes.
+        let config = merged(config, &json!({"prevResult": {"routes": null}}));
         call(&lab, removes, "CHECK", &config).run().silent();
         call(&lab, removes, "DEL", &config).run().silent();
         assert_eq!(lab.link_in("ns1", "blue"), Value::Null);
