@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::accidents::Storm;
 use crate::bandwidth::{IFB, attached, both, call, host_end, limits, run, traffic_control};
 use crate::cross::Side::{Ours, Theirs};
-use crate::lab::{Lab, merged};
+use crate::kills::{Accident, Trial};
+use crate::lab::{Lab, bridge_config, merged};
 
 #[test]
 fn better_a_second_add_replaces_the_first() {
@@ -289,5 +290,44 @@ fn many_containers_are_limited_at_once() {
     assert_eq!(lab.ok("tc qdisc show").matches("qdisc tbf").count(), 2 * COUNT);
     storm.all("CHECK");
     storm.all("DEL");
+    assert_eq!(lab.ok("ip link show type ifb"), "");
+}
+
+fn accidents(accident: Accident) {
+    let (lab, config) = attached(&both());
+    let before = (lab.snapshot(), traffic_control(&lab));
+    let untouched = || {
+        before.0.assert_same(&lab.snapshot());
+        assert_eq!(before.1, traffic_control(&lab));
+    };
+    let add = call(&lab, Ours, "ADD", &config);
+    let delete = add.clone().verb("DEL");
+    Trial { lab: &lab, add, delete, ioctls: 0, untouched: &untouched }.suffers(accident);
+}
+
+#[test]
+fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
+    accidents(Accident::Killed);
+}
+
+#[test]
+fn better_an_add_that_is_refused_any_of_its_changes_leaves_everything_as_it_was() {
+    accidents(Accident::Refused);
+}
+
+#[test]
+fn better_a_chain_in_one_process_waits_for_no_lock_of_its_own() {
+    let lab = Lab::new();
+    let netns = lab.netns("ns1");
+    let bridge = bridge_config(&json!({"isGateway": true}));
+    let plugins = json!([bridge, merged(both(), &json!({"type": "bandwidth"}))]);
+    let list = json!({"cniVersion": "1.0.0", "name": "net", "plugins": plugins});
+    lab.write("/etc/cni/net.d/net.conflist", list.to_string());
+    let start = std::time::Instant::now();
+    let result = lab.cnitool(&["add", "net", &netns]).run().result();
+    assert!(start.elapsed() < std::time::Duration::from_secs(4), "waited for a lock");
+    assert_eq!(result["interfaces"].as_array().unwrap().len(), 4);
+    lab.cnitool(&["check", "net", &netns]).run().success();
+    lab.cnitool(&["del", "net", &netns]).run().success();
     assert_eq!(lab.ok("ip link show type ifb"), "");
 }

@@ -147,7 +147,7 @@ impl Handle {
     /// Gives a link an ingress qdisc. False when it has one.
     pub fn add_ingress(&mut self, link: u32) -> Result<bool> {
         match self.connection.request(ingress_message(link)) {
-            Err(error) if error.is(Errno::EEXIST) && self.has_ingress(link)? => Ok(false),
+            Err(error) if error.is(Errno::EEXIST) && self.has_ingress(link) => Ok(false),
             result => result.map(|()| true),
         }
     }
@@ -199,12 +199,28 @@ impl Handle {
         self.link(name)
     }
 
-    fn has_ingress(&mut self, link: u32) -> Result<bool> {
+    /// True when a link has an ingress qdisc without anybody else's filters.
+    pub fn has_own_ingress(&mut self, link: u32) -> Result<bool> {
+        if !self.has_ingress(link) {
+            return Ok(false);
+        }
+        let request = tcmsg(RTM_GETTFILTER, 0, link, 0, INGRESS, 0);
+        let foreign = self.connection.dump(
+            &request,
+            || false,
+            |foreign, reply| {
+                *foreign |= word(reply.body, 16) != FIRST;
+                Ok(())
+            },
+        );
+        Ok(!foreign.context("failed to list filters")?)
+    }
+
+    fn has_ingress(&mut self, link: u32) -> bool {
         let request = tcmsg(RTM_GETQDISC, ACK | ECHO, link, 0, TC_H_INGRESS, 0);
-        let kind = self
-            .connection
-            .get(&request, |body| Ok(Attributes::after(body, TCMSG)?.find(TCA_KIND).map(Attribute::text)))?;
-        Ok(kind.flatten().as_deref() == Some("ingress"))
+        let kind = |body: &[u8]| Ok(Attributes::after(body, TCMSG)?.find(TCA_KIND).map(Attribute::text));
+        // It is an error not to have one.
+        matches!(self.connection.get(&request, kind), Ok(Some(Some(kind))) if kind == "ingress")
     }
 
     fn delete_qdisc(&mut self, request: Message) -> Result<()> {

@@ -90,7 +90,7 @@ fn is_free(host: &mut Handle, ifb: &Link, ends: &[Link]) -> Result<bool> {
 /// Takes our limits from a link that stays.
 fn unshape(host: &mut Handle, end: &Link) -> Result<()> {
     let name = &end.name;
-    if !host.redirects(end.index)?.is_empty() {
+    if host.has_own_ingress(end.index)? {
         host.delete_ingress(end.index).with_context(|| format!("failed to delete the ingress qdisc of {name:?}"))?;
     }
     match host.root_qdisc(end.index)? {
