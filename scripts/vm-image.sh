@@ -41,7 +41,7 @@ LIST
 }
 
 # Those with which tests in the guest compare, and no more: each has 3 MB.
-reference_plugins() { echo bridge host-device host-local static firewall portmap ptp ipvlan vlan; }
+reference_plugins() { echo bridge host-device host-local static firewall portmap ptp ipvlan vlan vrf; }
 
 # Data of the programs: folders whole, what is not here is not needed.
 data() {

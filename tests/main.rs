@@ -20,6 +20,9 @@
 mod accidents;
 mod announce;
 mod architecture;
+mod bandwidth;
+mod bandwidth_after;
+mod bandwidth_subnets;
 mod bridge;
 mod bridge_addresses;
 mod bridge_after;
@@ -72,4 +75,5 @@ mod spoof_check;
 mod static_ipam;
 mod tap;
 mod tuning;
+mod vrf;
 mod walkthroughs;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::kills::{Accident, Trial};
+use crate::kills::{Accident, Trial, every};
 use crate::lab::{Call, Configurations, Lab, Outcome, merged};
 
 const V4: &[&str] = &["10.0.0.2/24"];
@@ -501,7 +501,7 @@ fn better_an_add_that_is_killed_or_refused_any_of_its_changes_is_undone() {
         add.run().result();
         delete.run().silent();
         refresh();
-        Trial { lab: &lab, add, delete, ioctls: 0, untouched: &untouched }.suffers(accident);
+        Trial { lab: &lab, add, delete, ioctls: 0, which: every, untouched: &untouched }.suffers(accident);
     }
 }
 

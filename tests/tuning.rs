@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::kills::{Accident, Trial};
+use crate::kills::{Accident, Trial, every};
 use crate::lab::{Call, Configurations, Lab, Outcome, merged};
 
 const SAVED: &str = "/run/cni/tuning";
@@ -511,7 +511,7 @@ fn better_an_add_that_is_killed_or_refused_any_of_its_changes_is_undone() {
             assert_eq!(link(&after), link(&before));
             restore();
         };
-        Trial { lab: &lab, add, delete, ioctls: 0, untouched: &untouched }.suffers(accident);
+        Trial { lab: &lab, add, delete, ioctls: 0, which: every, untouched: &untouched }.suffers(accident);
     }
 }
 

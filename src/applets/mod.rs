@@ -1,6 +1,7 @@
 //! The applets, one file (or folder) each, and the table of them. An applet speaks to `cni`, `ipam`, `net` and `firewall`,
 //! never to the layers below and never to another applet: it calls other plugins as any plugin does, by name.
 
+pub mod bandwidth;
 pub mod bridge;
 pub mod cnitool;
 pub mod dhcp;
@@ -19,6 +20,7 @@ pub mod static_ipam;
 pub mod tap;
 pub mod tuning;
 pub mod vlan;
+pub mod vrf;
 
 use crate::cni::serve::Answer;
 use crate::cni::{Host, Plugin};
@@ -44,6 +46,7 @@ pub enum Kind {
 
 /// All applets, sorted by name.
 pub const APPLETS: &[Applet] = &[
+    plugin("bandwidth", &bandwidth::BANDWIDTH),
     plugin("bridge", &bridge::BRIDGE),
     Applet { name: "cnitool", kind: Kind::Tool(cnitool::run) },
     Applet { name: "dhcp", kind: Kind::Daemon(&dhcp::DHCP, dhcp::run) },
@@ -62,6 +65,7 @@ pub const APPLETS: &[Applet] = &[
     plugin("tap", &tap::TAP),
     plugin("tuning", &tuning::TUNING),
     plugin("vlan", &vlan::VLAN),
+    plugin("vrf", &vrf::VRF),
 ];
 
 const fn plugin(name: &'static str, plugin: &'static dyn Plugin) -> Applet {

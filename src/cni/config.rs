@@ -45,6 +45,11 @@ impl<'a> Object<'a> {
         exact.or_else(folded).filter(|value| !value.is_null())
     }
 
+    /// True when a key is there, be it null.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.is_some_and(|map| map.keys().any(|name| name.eq_ignore_ascii_case(key)))
+    }
+
     /// A string; empty when missing.
     pub fn string(&self, key: &str) -> Result<&'a str> {
         self.get(key).map_or(Ok(""), |value| value.as_str().ok_or_else(|| self.mistyped(key, value, "string")))
@@ -74,6 +79,11 @@ impl<'a> Object<'a> {
     pub fn u32_if_set(&self, key: &str) -> Result<Option<u32>> {
         let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
         self.get(key).map(|value| number(value).ok_or_else(|| self.mistyped(key, value, "uint32"))).transpose()
+    }
+
+    /// A whole number of 64 bits without a sign; 0 when missing.
+    pub fn u64(&self, key: &str) -> Result<u64> {
+        self.get(key).map_or(Ok(0), |value| value.as_u64().ok_or_else(|| self.mistyped(key, value, "uint64")))
     }
 
     /// An object; `None` when missing.

@@ -142,7 +142,7 @@ fn address_message(kind: u16, flags: u16, index: u32, net: IpNet) -> Message {
 }
 
 /// One address of a dump. Kernels before 4.20 ignore the filter by link.
-fn parse(body: &[u8], wanted: u32) -> Result<Option<Address>> {
+pub(super) fn parse(body: &[u8], wanted: u32) -> Result<Option<Address>> {
     let &[family, prefix, flags, _, index @ ..] = body.first_chunk::<IFADDRMSG>().unwrap_or(&[0; IFADDRMSG]);
     if wanted != ALL_LINKS && u32::from_ne_bytes(index) != wanted {
         return Ok(None);

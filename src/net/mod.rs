@@ -12,12 +12,15 @@ pub mod mac;
 pub mod moving;
 pub mod routes;
 pub mod rules;
+pub mod snapshot;
 pub mod steps;
 pub mod sysctls;
 pub mod tables;
 pub mod tap;
+pub mod traffic;
 pub mod tuning;
 pub mod veth;
+pub mod vrf;
 
 pub use crate::sys::netns::Netns;
 pub use links::Link;
@@ -67,7 +70,22 @@ pub struct SharedLinks(Option<Lock>);
 impl SharedLinks {
     /// Holds the lock together with others.
     pub fn together() -> Self {
-        let file = file::open_or_create(Path::new(LOCK), 0o600);
+        SharedLinks::at(LOCK)
+    }
+
+    /// The same for ifbs: who creates one holds this together with others until something is sent to it; who looks for
+    /// those that nothing is sent to holds it alone. Not the lock of bridges, which the same process may hold alone.
+    pub fn ifbs() -> Self {
+        SharedLinks::at("/run/cni-box-ifb.lock")
+    }
+
+    /// The same for VRFs of containers: whoever creates, fills, empties or deletes one.
+    pub fn vrfs() -> Self {
+        SharedLinks::at("/run/cni-box-vrf.lock")
+    }
+
+    fn at(path: &str) -> Self {
+        let file = file::open_or_create(Path::new(path), 0o600);
         SharedLinks(file.and_then(|file| Lock::acquire_within(file, Mode::Shared, LOCK_LIMIT)).ok())
     }
 

@@ -131,7 +131,7 @@ impl Route {
     }
 
     /// A unicast route of a dump; `None` for anything else (local, broadcast, cached).
-    fn parse(body: &[u8]) -> Result<Option<Route>> {
+    pub(super) fn parse(body: &[u8]) -> Result<Option<Route>> {
         const CLONED: u32 = 0x200;
         let header = body.first_chunk::<RTMSG>().unwrap_or(&[0; RTMSG]);
         let &[family, prefix, _, _, table, _, scope, kind, flags @ ..] = header;

@@ -6,12 +6,14 @@ use smallvec::SmallVec;
 pub const REQUEST: u16 = 0x001;
 /// An answer is wanted even when nothing went wrong (`NLM_F_ACK`).
 pub const ACK: u16 = 0x004;
+/// The requester, too, gets what others are told about it (`NLM_F_ECHO`).
+pub const ECHO: u16 = 0x008;
 /// All objects instead of one (`NLM_F_DUMP`).
 pub const DUMP: u16 = 0x300;
+/// Change it if it exists (`NLM_F_REPLACE`).
+pub const REPLACE: u16 = 0x100;
 /// Fail if it exists (`NLM_F_EXCL`).
 pub const EXCL: u16 = 0x200;
-/// Take the place of what is there (`NLM_F_REPLACE`).
-pub const REPLACE: u16 = 0x100;
 /// Create if it is missing (`NLM_F_CREATE`).
 pub const CREATE: u16 = 0x400;
 /// Put it at the end (`NLM_F_APPEND`).

@@ -11,6 +11,7 @@ pub mod conntrack;
 pub mod message;
 pub mod nftables;
 pub mod route;
+pub mod traffic;
 
 pub use attributes::{Attribute, Attributes};
 pub use connection::{Connection, Reply};

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::fstatfs;
 
 use crate::error::{Errno, Error, Result};
@@ -83,6 +83,17 @@ impl Netns {
                 Ok(HOME.get_or_init(|| home))
             }
         }
+    }
+
+    /// A new namespace, which is gone when the value is dropped. If the way back is barred the process aborts.
+    pub fn scratch() -> Result<Self> {
+        let home = Netns::home()?;
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let opened = Netns::open("/proc/thread-self/ns/net");
+        if home.enter().is_err() {
+            std::process::abort();
+        }
+        opened
     }
 
     /// The path it was opened by.

@@ -2,7 +2,10 @@
 
 use crate::cross::Side::{Ours, Theirs};
 use crate::lab::chosen;
-use crate::{cross, firewall, host_local_life, masquerade, portmap, portmap_life, portmap_nft, ptp, tap};
+use crate::{
+    bandwidth_after, bandwidth_subnets, cross, firewall, host_local_life, masquerade, portmap, portmap_life,
+    portmap_nft, ptp, tap,
+};
 
 #[test]
 fn masquerade_both_flavours_hold_the_rules_that_the_reference_writes() {
@@ -91,4 +94,14 @@ fn host_local_who_sees_other_processes_takes_nothing_back() {
 #[test]
 fn host_local_a_restarted_container_gets_its_address_again() {
     host_local_life::better_a_restarted_container_gets_its_address_again();
+}
+
+// Qdiscs are asked for by number, and told of in another way.
+
+#[test]
+fn bandwidth_limits_are_replaced_checked_and_removed() {
+    bandwidth_after::better_check_names_what_is_wrong();
+    bandwidth_after::better_two_interfaces_of_one_container_are_limited_apart();
+    bandwidth_after::better_del_leaves_nothing_on_the_hosts_end();
+    bandwidth_subnets::newer_a_second_add_changes_between_the_kinds();
 }

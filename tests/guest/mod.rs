@@ -12,3 +12,4 @@ mod host_device;
 mod kernel;
 mod modes;
 mod traffic;
+mod vrf;

@@ -1,0 +1,160 @@
+//! `bandwidth`: limits what goes to and from a container. Runs behind a plugin that made a veth pair; its result is passed on,
+//! with the ifb if there is one.
+//!
+//! | key | default | meaning |
+//! |---|---|---|
+//! | `ingressRate` | no limit | towards the container, in bits a second |
+//! | `egressRate` | no limit | from the container, in bits a second |
+//! | `ingressBurst`, `egressBurst` | 20 ms of the rate, at least 15,000 bytes | how much may go at once, in bits |
+//!
+//! | `shapedSubnets` | | only what goes to or comes from these networks is limited |
+//! | `unshapedSubnets` | | what goes to or comes from these networks is not limited |
+//!
+//! They are at the top level, or else in `runtimeConfig.bandwidth`.
+//!
+//! What goes to the container goes out through the host's end of the pair, whose root is a token bucket. What comes from it
+//! cannot be limited where it comes in, so a filter sends it through an ifb first. That is called `bwp` and a hash of the
+//! network's name and the container's id; a second interface of one container has the interface's name in the hash, too.
+
+mod attach;
+mod conf;
+mod ifb;
+mod remove;
+
+use crate::cni::result::Interface;
+use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::error::{Context, Error, Result, code};
+use crate::ipam::attach::open_netns;
+use crate::net::traffic::{Limit, Remote, Tbf};
+use crate::net::{Handle, Link, Netns};
+
+use conf::Conf;
+
+/// The applet.
+pub static BANDWIDTH: Bandwidth = Bandwidth;
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Bandwidth;
+
+impl Plugin for Bandwidth {
+    fn name(&self) -> &'static str {
+        "bandwidth"
+    }
+
+    fn versions(&self) -> &'static [&'static str] {
+        &["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]
+    }
+
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let conf = Conf::of(request)?;
+        let previous = request.config.prev_result()?;
+        let mut result = previous.ok_or_else(|| Error::internal("must be called as chained plugin"))?;
+        if conf.is_empty() {
+            return Ok(result);
+        }
+        let mut host = Handle::current()?;
+        let link = host_link(&mut host, request, &result)?;
+        let mut shaper = attach::Shaper { host: &mut host, link: &link, undo };
+        if let Some(limit) = &conf.ingress {
+            shaper.limit(link.index, limit)?;
+        }
+        if let Some(limit) = &conf.egress {
+            let ifb = shaper.limit_egress(request, limit)?;
+            result.interfaces.retain(|interface| interface.name != ifb.name || !interface.sandbox.is_empty());
+            result.interfaces.push(Interface { name: ifb.name, mac: ifb.mac.to_string(), ..Interface::default() });
+        }
+        Ok(result)
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        let previous = request.config.prev_result()?;
+        let previous = previous.ok_or_else(|| Error::internal("must be called as a chained plugin"))?;
+        let mut host = Handle::current()?;
+        let link = host_link(&mut host, request, &previous)?;
+        if let Some(limit) = &conf.ingress {
+            verify(&mut host, &link, limit)?;
+        }
+        let Some(limit) = &conf.egress else { return Ok(()) };
+        let ifb = ifb::of(&mut host, request, link.index)?;
+        verify(&mut host, &ifb.ok_or_else(|| Error::internal("get ifb device: Link not found"))?, limit)
+    }
+
+    fn del(&self, request: &Request<'_>) -> Result<()> {
+        remove::del(request)
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<()> {
+        remove::gc(request)
+    }
+
+    /// Does what ADD would do, in a namespace of its own that goes away at once.
+    fn status(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        probe(&conf).map_err(|error| {
+            let msg = format!("bandwidth cannot be limited: {}", error.msg);
+            Error::new(code::NOT_AVAILABLE, msg)
+        })
+    }
+}
+
+/// The host's end of the pair, which must be one that the previous plugins have told of.
+fn host_link(host: &mut Handle, request: &Request<'_>, previous: &CniResult) -> Result<Link> {
+    let container = open_netns(request)?;
+    if previous.interfaces.is_empty() {
+        return Err(Error::internal("no interfaces provided"));
+    }
+    let (index, peer) = peer_of(&container, &request.ifname)?;
+    let missing = || Error::internal(format!("veth peer with index {peer} is not in host ns"));
+    let link = host.find_link_at(peer)?.ok_or_else(missing)?;
+    let is_told = previous.interfaces.iter().any(|told| told.sandbox.is_empty() && told.name == link.name);
+    // Some other link of the host may have the number that the peer has in its namespace.
+    match is_told && link.kind == "veth" && link.lower == Some(index) {
+        true => Ok(link),
+        false => Err(Error::internal("no veth peer of container interface found in host ns")),
+    }
+}
+
+/// Indices of the container's interface and of its peer.
+fn peer_of(container: &Netns, ifname: &str) -> Result<(u32, u32)> {
+    let cause = |cause: &str| Error::internal(format!("container interface {ifname} has no veth peer: {cause}"));
+    match Handle::inside(container)?.find_link(ifname)? {
+        None => Err(cause(&format!("could not look up {ifname:?}: Link not found"))),
+        Some(Link { kind, index, lower: Some(peer), .. }) if kind == "veth" => Ok((index, peer)),
+        Some(_) => Err(cause(&format!("interface {ifname:?} was not a veth interface"))),
+    }
+}
+
+/// The limit of a link is as configured.
+fn verify(host: &mut Handle, link: &Link, wanted: &Limit) -> Result<()> {
+    let name = &link.name;
+    let found = host.limit(link.index, wanted).map_err(|error| error.with_details(format!("{name:?}")))?;
+    let found = found.ok_or_else(|| Error::internal(format!("Failed to find qdisc of {name:?}")))?;
+    let bucket = &wanted.bucket;
+    let numbers = [
+        ("Rate", bucket.rate, found.rate),
+        ("Limit", bucket.limit.into(), found.limit.into()),
+        ("Buffer", bucket.buffer.into(), found.buffer.into()),
+    ];
+    match numbers.iter().find(|(_, wanted, found)| wanted != found) {
+        None => Ok(()),
+        Some((what, wanted, found)) => {
+            let details = format!("{name:?}: expected {wanted}, found {found}");
+            Err(Error::internal(format!("{what} doesn't match")).with_details(details))
+        }
+    }
+}
+
+/// The loopback device of a new namespace stands for the host's end.
+fn probe(conf: &Conf) -> Result<()> {
+    const LOOPBACK: u32 = 1;
+    let any =
+        Limit { bucket: Tbf::new(1_000_000, 100_000), subnets: Vec::new(), only_listed: false, remote: Remote::Source };
+    let mut scratch = Handle::inside(&Netns::scratch()?)?;
+    scratch.add_limit(LOOPBACK, conf.ingress.as_ref().unwrap_or(&any)).context("create qdisc")?;
+    let ifb = scratch.create_ifb("ifb", 0).context("adding link")?;
+    scratch.add_limit(ifb.index, conf.egress.as_ref().unwrap_or(&any)).context("create qdisc")?;
+    scratch.add_ingress(LOOPBACK).context("create ingress qdisc")?;
+    scratch.add_redirect(LOOPBACK, ifb.index).context("add filter")
+}

@@ -1,0 +1,192 @@
+//! `vrf`: puts the container's interface into a VRF, which has a routing table of its own. Runs behind the plugin that attached
+//! the container; its result is passed on unchanged.
+//!
+//! | key | default | meaning |
+//! |---|---|---|
+//! | `vrfname` | | the VRF, in the container; created with its first interface, deleted with its last |
+//! | `table` | the lowest that is free | its routing table |
+//!
+//! The kernel takes an interface down and up again when it enters a VRF. What it loses by that (routes, IPv6 addresses) is
+//! given back: routes into the VRF's table.
+
+use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::error::{Context, Error, Result, code};
+use crate::ipam::verify;
+use crate::net::routes::MAIN;
+use crate::net::{Handle, Link, Netns, SharedLinks};
+
+/// The applet.
+pub static VRF: Vrf = Vrf;
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Vrf;
+
+/// A configuration that can be carried out.
+#[derive(Debug)]
+struct Conf {
+    name: String,
+    /// 0 for any.
+    table: u32,
+}
+
+impl Plugin for Vrf {
+    fn name(&self) -> &'static str {
+        "vrf"
+    }
+
+    fn versions(&self) -> &'static [&'static str] {
+        &["0.3.1", "0.4.0", "1.0.0", "1.1.0"]
+    }
+
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let conf = Conf::of(request)?;
+        let previous = previous(request)?;
+        conf.add(request, undo).context("cmdAdd failed")?;
+        Ok(previous)
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        let previous = previous(request)?;
+        let mut inside = Handle::inside(&Netns::open(&request.netns)?)?;
+        let vrf = inside.link(&conf.name)?;
+        conf.accept(&vrf)?;
+        let link = inside.find_link(&request.ifname)?.filter(|link| link.master == Some(vrf.index));
+        let (ifname, name) = (&request.ifname, &conf.name);
+        let missing = || Error::internal(format!("failed to find {ifname} associated to vrf {name}"));
+        let link = link.ok_or_else(missing)?;
+        let present = inside.addresses(link.index)?;
+        let is_mine = |interface: Option<i64>| {
+            let named = interface.and_then(|index| previous.interfaces.get(usize::try_from(index).ok()?));
+            named.is_some_and(|named| named.name == *ifname)
+        };
+        for ip in previous.ips.iter().filter(|ip| is_mine(ip.interface)) {
+            if !present.iter().any(|address| address.net == ip.address) {
+                let address = ip.address;
+                return Err(Error::internal(format!("Failed to match addr {address} on interface {ifname}")));
+            }
+        }
+        let mut routes = previous.routes;
+        routes.retain(|route| route.table.is_none_or(|table| table == 0 || table == i64::from(MAIN)));
+        routes.iter_mut().for_each(|route| route.table = vrf.setting.map(i64::from));
+        verify::routes(&mut inside, &routes)
+    }
+
+    /// Without a name there is nothing that ADD could have done.
+    fn del(&self, request: &Request<'_>) -> Result<()> {
+        let Ok(conf) = Conf::of(request) else { return Ok(()) };
+        let Some(container) = Netns::open_if_left(&request.netns)? else { return Ok(()) };
+        let lock = SharedLinks::vrfs();
+        lock.hold_alone();
+        let mut inside = Handle::inside(&container)?;
+        let Some(vrf) = inside.find_link(&conf.name)?.filter(|link| link.kind == "vrf") else { return Ok(()) };
+        if let Some(link) = inside.find_link(&request.ifname)?.filter(|link| link.master == Some(vrf.index)) {
+            leave(&mut inside, &link, &vrf)?;
+        }
+        delete_if_empty(&mut inside, &vrf)
+    }
+
+    /// Nobody knows in which namespaces there are VRFs, and those go with them.
+    fn status(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::of(request)?;
+        let probe = || Handle::inside(&Netns::scratch()?)?.create_vrf(&conf.name, conf.table.max(1));
+        probe().map(drop).map_err(|error| {
+            let msg = format!("could not add VRF {}: {}", conf.name, error.msg);
+            Error::new(code::NOT_AVAILABLE, msg)
+        })
+    }
+}
+
+impl Conf {
+    fn of(request: &Request<'_>) -> Result<Conf> {
+        let top = request.config.top();
+        let name = top.string("vrfname").context("failed to load netconf")?.to_string();
+        let table = top.u32_if_set("table").context("failed to load netconf")?.unwrap_or(0);
+        match name.is_empty() {
+            true => Err(Error::internal("configuration is expected to have a valid vrf name")),
+            false => Ok(Conf { name, table }),
+        }
+    }
+
+    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<()> {
+        let container = Netns::open(&request.netns)?;
+        // Others may be choosing a table, or about to delete the VRF.
+        let lock = SharedLinks::vrfs();
+        lock.hold_alone();
+        let mut inside = Handle::inside(&container)?;
+        let ifname = &request.ifname;
+        let existing = inside.find_link(&self.name)?;
+        existing.as_ref().map_or(Ok(()), |vrf| self.accept(vrf))?;
+        let link = inside.find_link(ifname)?;
+        let link = link.ok_or_else(|| Error::internal(format!("could not get link by name {ifname}")))?;
+        match (link.master, &existing) {
+            (Some(master), Some(vrf)) if master == vrf.index => return Ok(()),
+            (Some(master), _) => {
+                let master = inside.find_link_at(master)?.map_or_else(|| master.to_string(), |master| master.name);
+                return Err(Error::internal(format!("interface {ifname} has already a master set: {master}")));
+            }
+            (None, _) => {}
+        }
+        let vrf = match existing {
+            Some(vrf) => vrf,
+            None => self.create(&container, &mut inside, undo)?,
+        };
+        enter(&container, &mut inside, &link, &vrf, undo)
+    }
+
+    /// An existing link may be the one that is meant.
+    fn accept(&self, link: &Link) -> Result<()> {
+        let (name, table) = (&self.name, link.setting.unwrap_or(0));
+        if link.kind != "vrf" {
+            return Err(Error::internal(format!("Netlink {name} is not a VRF")));
+        }
+        if self.table != 0 && self.table != table {
+            let msg = format!("VRF {name} already exist with different routing table {table}");
+            return Err(Error::internal(msg));
+        }
+        Ok(())
+    }
+
+    fn create(&self, container: &Netns, inside: &mut Handle, undo: &mut Undo) -> Result<Link> {
+        let table = if self.table == 0 { inside.free_table()? } else { self.table };
+        let created = inside.create_vrf(&self.name, table);
+        let vrf = created.with_context(|| format!("could not add VRF {}", self.name))?;
+        let (container, created) = (container.duplicate()?, vrf.clone());
+        undo.push(move || delete_if_empty(&mut Handle::inside(&container)?, &created));
+        Ok(vrf)
+    }
+}
+
+fn previous(request: &Request<'_>) -> Result<CniResult> {
+    request.config.prev_result()?.ok_or_else(|| Error::internal("missing prevResult from earlier plugin"))
+}
+
+fn enter(container: &Netns, inside: &mut Handle, link: &Link, vrf: &Link, undo: &mut Undo) -> Result<()> {
+    let snapshot = inside.snapshot(link.index, MAIN)?;
+    let (index, before, container) = (link.index, snapshot.clone(), container.duplicate()?);
+    undo.push(move || {
+        let mut inside = Handle::inside(&container)?;
+        inside.set_master(index, 0).context("failed to take the interface out of the VRF")?;
+        inside.restore(&before, MAIN)
+    });
+    let entered = inside.set_master(link.index, vrf.index);
+    entered.with_context(|| format!("could not set vrf {} as master of {}", vrf.name, link.name))?;
+    inside.restore(&snapshot, vrf.setting.unwrap_or(0))
+}
+
+/// What cannot be given back is no reason to fail: mostly the interface is about to go.
+fn leave(inside: &mut Handle, link: &Link, vrf: &Link) -> Result<()> {
+    let snapshot = inside.snapshot(link.index, vrf.setting.unwrap_or(0));
+    let left = inside.set_master(link.index, 0);
+    left.with_context(|| format!("resetMaster: could reset master to {}", link.name))?;
+    let _ = snapshot.and_then(|snapshot| inside.restore(&snapshot, MAIN));
+    Ok(())
+}
+
+fn delete_if_empty(inside: &mut Handle, vrf: &Link) -> Result<()> {
+    match inside.ports_of(vrf.index)?.is_empty() {
+        true => inside.delete_link(vrf.index).with_context(|| format!("failed to delete VRF {}", vrf.name)),
+        false => Ok(()),
+    }
+}

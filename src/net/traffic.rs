@@ -1,0 +1,364 @@
+//! Traffic control as limits on bandwidth need it: a token bucket at the root of a link, and an ingress qdisc whose one
+//! filter sends what comes in through another link (an ifb), where it can be limited on its way out.
+
+mod htb;
+
+use ipnet::IpNet;
+
+use crate::error::{Context, Errno, Error, Result};
+use crate::net::links::{message, push_mtu};
+use crate::net::{Handle, Link};
+use crate::netlink::message::{ACK, CREATE, ECHO, EXCL, REPLACE};
+use crate::netlink::route::{IFF_UP, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_TXQLEN, RTM_NEWLINK};
+use crate::netlink::traffic::*;
+use crate::netlink::{Attribute, Attributes, Message};
+
+pub use htb::Remote;
+
+/// Length of `struct tcmsg` in bytes.
+const TCMSG: usize = 20;
+/// Handle of the qdiscs that limit: `1:`.
+const OURS: u32 = 0x1_0000;
+/// Handle of an ingress qdisc: `ffff:`.
+const INGRESS: u32 = 0xffff_0000;
+/// Where the filter's packets would go if there were classes: `1:1`.
+const REDIRECT_CLASS: u32 = OURS | 1;
+/// The first of all filters, for every protocol.
+const FIRST: u32 = priority(1, ETH_P_ALL);
+/// Length of a tick in nanoseconds, since Linux 2.6.31 (`PSCHED_SHIFT`; the first two numbers of /proc/net/psched).
+const TICK: u64 = 64;
+/// How long a packet may wait for the bucket in microseconds, the reference's `latencyInMillis`.
+const LATENCY: u64 = 25_000;
+const MICROSECONDS: u64 = 1_000_000;
+
+/// A token bucket (`struct tc_tbf_qopt`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tbf {
+    /// In bytes a second.
+    pub rate: u64,
+    /// Bytes that may wait.
+    pub limit: u32,
+    /// Its size, as the time in ticks in which it fills.
+    pub buffer: u32,
+}
+
+/// A limit on what goes out through a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// How much.
+    pub bucket: Tbf,
+    /// Networks that it depends on; without any it counts for everything.
+    pub subnets: Vec<IpNet>,
+    /// It counts for remote addresses in these networks only; otherwise for those outside.
+    pub only_listed: bool,
+    /// Where remote addresses are.
+    pub remote: Remote,
+}
+
+/// What is at the root of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    /// Nothing but what the kernel puts there by itself.
+    Default,
+    /// A bucket with our handle.
+    Tbf(Tbf),
+    /// A hierarchy with our handle.
+    Htb,
+    /// Somebody else's.
+    Foreign,
+}
+
+/// A filter that sends what comes in through another link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Redirect {
+    handle: u32,
+    /// Index of the other link; 0 when it is gone.
+    pub target: u32,
+}
+
+impl Tbf {
+    /// `rate` in bytes a second, which is not 0, `burst` in bytes. The reference's numbers, but for those that are too great
+    /// for 32 bits.
+    pub fn new(rate: u64, burst: u32) -> Tbf {
+        let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let microseconds = narrow(u64::from(burst) * MICROSECONDS / rate.max(1));
+        Tbf {
+            rate,
+            limit: narrow(rate / (MICROSECONDS / LATENCY)).saturating_add(burst),
+            // The kernel takes no bucket that fills at once.
+            buffer: narrow(u64::from(microseconds) * 1000 / TICK).max(1),
+        }
+    }
+
+    fn write(&self, options: &mut Message) {
+        let [rate, wide] = split_rate(self.rate);
+        options.attribute(TCA_TBF_PARMS, &words(&[0, 0, rate, 0, 0, 0, self.limit, self.buffer, 0]));
+        push_wide(options, TCA_TBF_RATE64, self.rate, wide);
+    }
+
+    fn parse(options: Attributes<'_>) -> Option<Tbf> {
+        let numbers = options.find(TCA_TBF_PARMS)?.payload;
+        let rate = read_rate(numbers, options.find(TCA_TBF_RATE64));
+        Some(Tbf { rate, limit: word(numbers, 24), buffer: word(numbers, 28) })
+    }
+}
+
+impl Handle {
+    /// What is at the root of a link.
+    pub fn root_qdisc(&mut self, link: u32) -> Result<Root> {
+        match self.connection.get(&tcmsg(RTM_GETQDISC, ACK | ECHO, link, 0, TC_H_ROOT, 0), read_root) {
+            Err(error) if error.is(Errno::ENOENT) => Ok(Root::Default),
+            found => Ok(found.context("failed to look up a qdisc")?.flatten().unwrap_or(Root::Default)),
+        }
+    }
+
+    /// Limits what goes out through a link; `EEXIST` if it has a qdisc of somebody's.
+    pub fn add_limit(&mut self, link: u32, limit: &Limit) -> Result<()> {
+        match limit.subnets.is_empty() {
+            true => self.add_tbf(link, &limit.bucket),
+            false => self.add_htb(link, limit),
+        }
+    }
+
+    /// The limit of a link that has one of this kind; its queue and networks are as wanted, or that is an error.
+    pub fn limit(&mut self, link: u32, wanted: &Limit) -> Result<Option<Tbf>> {
+        match (self.root_qdisc(link)?, wanted.subnets.is_empty()) {
+            (Root::Tbf(found), true) => Ok(Some(found)),
+            (Root::Htb, false) => self.htb(link, wanted),
+            _ => Ok(None),
+        }
+    }
+
+    /// The same for a bucket alone.
+    pub fn add_tbf(&mut self, link: u32, tbf: &Tbf) -> Result<()> {
+        self.connection.request(tbf_message(link, EXCL, tbf))
+    }
+
+    /// Changes the limit of a link that has one.
+    pub fn change_tbf(&mut self, link: u32, tbf: &Tbf) -> Result<()> {
+        self.connection.request(tbf_message(link, REPLACE, tbf))
+    }
+
+    /// Removes the limit of a link; one that is gone already, with its link or without, counts as removed.
+    pub fn delete_root(&mut self, link: u32) -> Result<()> {
+        self.delete_qdisc(tcmsg(RTM_DELQDISC, 0, link, OURS, TC_H_ROOT, 0))
+    }
+
+    /// Gives a link an ingress qdisc. False when it has one.
+    pub fn add_ingress(&mut self, link: u32) -> Result<bool> {
+        match self.connection.request(ingress_message(link)) {
+            Err(error) if error.is(Errno::EEXIST) && self.has_ingress(link) => Ok(false),
+            result => result.map(|()| true),
+        }
+    }
+
+    /// Removes the ingress qdisc of a link with its filters; one that is gone already counts as removed.
+    pub fn delete_ingress(&mut self, link: u32) -> Result<()> {
+        self.delete_qdisc(tcmsg(RTM_DELQDISC, 0, link, INGRESS, TC_H_INGRESS, 0))
+    }
+
+    /// Sends what comes in through a link out through another one.
+    pub fn add_redirect(&mut self, link: u32, target: u32) -> Result<()> {
+        self.connection.request(redirect_message(link, target))
+    }
+
+    /// Removes a filter.
+    pub fn delete_redirect(&mut self, link: u32, redirect: Redirect) -> Result<()> {
+        let mut request = tcmsg(RTM_DELTFILTER, 0, link, redirect.handle, INGRESS, FIRST);
+        request.string(TCA_KIND, "u32");
+        self.connection.request(request)
+    }
+
+    /// The filters of a link that look like [`Handle::add_redirect`]'s. None if it has no ingress qdisc, or is gone.
+    pub fn redirects(&mut self, link: u32) -> Result<Vec<Redirect>> {
+        let request = tcmsg(RTM_GETTFILTER, 0, link, 0, INGRESS, 0);
+        let listed = self.connection.dump(&request, Vec::new, |redirects, reply| {
+            redirects.extend(read_redirect(reply.body)?);
+            Ok(())
+        });
+        match listed {
+            Err(error) if [Errno::ENODEV, Errno::EINVAL, Errno::ENOENT].iter().any(|no| error.is(*no)) => {
+                Ok(Vec::new())
+            }
+            result => result.context("failed to list filters"),
+        }
+    }
+
+    /// Indices of the links that have an ingress qdisc.
+    pub fn links_with_ingress(&mut self) -> Result<Vec<u32>> {
+        let listed = self.connection.dump(&tcmsg(RTM_GETQDISC, 0, 0, 0, 0, 0), Vec::new, |links, reply| {
+            links.extend((word(reply.body, 12) == TC_H_INGRESS).then_some(word(reply.body, 4)));
+            Ok(())
+        });
+        listed.context("failed to list qdiscs")
+    }
+
+    /// Creates an ifb that is up; `EEXIST` when the name is taken. Like the reference's it has no transmit queue of its own.
+    pub fn create_ifb(&mut self, name: &str, mtu: u32) -> Result<Link> {
+        self.connection.request(ifb_message(name, mtu))?;
+        self.link(name)
+    }
+
+    /// True when a link has an ingress qdisc without anybody else's filters.
+    pub fn has_own_ingress(&mut self, link: u32) -> Result<bool> {
+        if !self.has_ingress(link) {
+            return Ok(false);
+        }
+        let request = tcmsg(RTM_GETTFILTER, 0, link, 0, INGRESS, 0);
+        let foreign = self.connection.dump(
+            &request,
+            || false,
+            |foreign, reply| {
+                *foreign |= word(reply.body, 16) != FIRST;
+                Ok(())
+            },
+        );
+        Ok(!foreign.context("failed to list filters")?)
+    }
+
+    fn has_ingress(&mut self, link: u32) -> bool {
+        let request = tcmsg(RTM_GETQDISC, ACK | ECHO, link, 0, TC_H_INGRESS, 0);
+        let kind = |body: &[u8]| Ok(Attributes::after(body, TCMSG)?.find(TCA_KIND).map(Attribute::text));
+        // It is an error not to have one.
+        matches!(self.connection.get(&request, kind), Ok(Some(Some(kind))) if kind == "ingress")
+    }
+
+    fn delete_qdisc(&mut self, request: Message) -> Result<()> {
+        match self.connection.request(request) {
+            // No such link; no qdisc; the kernel's own; another one.
+            Err(error) if [Errno::ENODEV, Errno::ENOENT, Errno::EINVAL].iter().any(|no| error.is(*no)) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// A filter's priority and protocol.
+const fn priority(priority: u32, protocol: u16) -> u32 {
+    priority << 16 | protocol.to_be() as u32
+}
+
+/// A request about a qdisc, class or filter (`struct tcmsg`).
+fn tcmsg(kind: u16, flags: u16, link: u32, handle: u32, parent: u32, info: u32) -> Message {
+    let mut message = Message::new(kind, flags);
+    message.raw(&words(&[0, link, handle, parent, info]));
+    message
+}
+
+/// Numbers in a row, in host order.
+fn words(numbers: &[u32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
+}
+
+/// The number at an offset; 0 behind the end.
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
+}
+
+/// What goes into a 32-bit field, and 1 if the rate needs a wide attribute beside it.
+fn split_rate(rate: u64) -> [u32; 2] {
+    u32::try_from(rate).map_or([u32::MAX, 1], |rate| [rate, 0])
+}
+
+/// The rate in a 32-bit field, or in the wide attribute beside it.
+fn read_rate(parameters: &[u8], wide: Option<Attribute<'_>>) -> u64 {
+    let wide = wide.and_then(|rate| Some(u64::from_ne_bytes(rate.payload.try_into().ok()?)));
+    wide.unwrap_or(u64::from(word(parameters, 8)))
+}
+
+fn push_wide(options: &mut Message, kind: u16, rate: u64, needed: u32) {
+    if needed != 0 {
+        options.attribute(kind, &rate.to_ne_bytes());
+    }
+}
+
+fn tbf_message(link: u32, flags: u16, tbf: &Tbf) -> Message {
+    let mut request = tcmsg(RTM_NEWQDISC, CREATE | flags, link, OURS, TC_H_ROOT, 0);
+    request.string(TCA_KIND, "tbf").container(TCA_OPTIONS, |options| tbf.write(options));
+    request
+}
+
+fn ingress_message(link: u32) -> Message {
+    let mut request = tcmsg(RTM_NEWQDISC, CREATE | EXCL, link, INGRESS, TC_H_INGRESS, 0);
+    request.string(TCA_KIND, "ingress").attribute(TCA_OPTIONS, &[]);
+    request
+}
+
+/// As the reference's library makes it: one key that matches everything, and a second action that is never reached.
+fn redirect_message(link: u32, target: u32) -> Message {
+    let mut request = tcmsg(RTM_NEWTFILTER, CREATE | EXCL, link, 0, INGRESS, FIRST);
+    request.string(TCA_KIND, "u32").container(TCA_OPTIONS, |options| {
+        options.attribute(TCA_U32_SEL, &selector(&[[0; 3]])).u32(TCA_U32_CLASSID, REDIRECT_CLASS);
+        options.container(TCA_U32_ACT, |actions| {
+            for (order, verdict) in [(1, TC_ACT_STOLEN), (2, TC_ACT_OK)] {
+                actions.container(order, |action| {
+                    action.string(TCA_ACT_KIND, "mirred").container(TCA_ACT_OPTIONS, |options| {
+                        let parameters = [0, 0, verdict, 0, 0, TCA_EGRESS_REDIR, target];
+                        options.attribute(TCA_MIRRED_PARMS, &words(&parameters));
+                    });
+                });
+            }
+        });
+    });
+    request
+}
+
+/// `struct tc_u32_sel` with keys: mask and value in network order, and the offset behind the link layer's header.
+fn selector(keys: &[[u32; 3]]) -> Vec<u8> {
+    let mut bytes = vec![0; 16];
+    if let [flags, _, count, ..] = bytes.as_mut_slice() {
+        (*flags, *count) = (TC_U32_TERMINAL, keys.len() as u8);
+    }
+    for [mask, value, offset] in keys {
+        bytes.extend(words(&[mask.to_be(), value.to_be(), *offset, 0]));
+    }
+    bytes
+}
+
+fn ifb_message(name: &str, mtu: u32) -> Message {
+    let mut request = message(RTM_NEWLINK, CREATE | EXCL, 0, IFF_UP, IFF_UP);
+    request.string(IFLA_IFNAME, name);
+    push_mtu(&mut request, mtu);
+    request.u32(IFLA_TXQLEN, 0).container(IFLA_LINKINFO, |info| {
+        info.string(IFLA_INFO_KIND, "ifb");
+    });
+    request
+}
+
+fn read_root(body: &[u8]) -> Result<Option<Root>> {
+    let attributes = Attributes::after(body, TCMSG)?;
+    let kind = attributes.find(TCA_KIND).map(Attribute::text).unwrap_or_default();
+    let options = attributes.find(TCA_OPTIONS).and_then(|options| options.nested().ok());
+    Ok(Some(match (word(body, 8), kind.as_str()) {
+        (0, _) => Root::Default,
+        (OURS, "tbf") => options.and_then(Tbf::parse).map_or(Root::Foreign, Root::Tbf),
+        (OURS, "htb") => Root::Htb,
+        _ => Root::Foreign,
+    }))
+}
+
+fn read_redirect(body: &[u8]) -> Result<Option<Redirect>> {
+    let (handle, info) = (word(body, 8), word(body, 16));
+    let attributes = Attributes::after(body, TCMSG)?;
+    let is_u32 = attributes.find(TCA_KIND).map(Attribute::text).as_deref() == Some("u32");
+    let target = attributes.find(TCA_OPTIONS).and_then(redirect_target);
+    Ok(target.filter(|_| is_u32 && info == FIRST).map(|target| Redirect { handle, target }))
+}
+
+/// Where the first action sends everything.
+fn redirect_target(options: Attribute<'_>) -> Option<u32> {
+    let options = options.nested().ok()?;
+    let matches_all = options.find(TCA_U32_SEL)?.payload.get(16..24)? == [0; 8];
+    let action = options.find(TCA_U32_ACT)?.nested().ok()?.find(1)?.nested().ok()?;
+    let is_mirred = action.find(TCA_ACT_KIND)?.text() == "mirred";
+    let parameters = action.find(TCA_ACT_OPTIONS)?.nested().ok()?.find(TCA_MIRRED_PARMS)?.payload;
+    let redirects = word(parameters, 20) == TCA_EGRESS_REDIR;
+    (matches_all && is_mirred && redirects).then(|| word(parameters, 24))
+}
+
+/// The error for a link whose qdisc or name somebody else has.
+pub fn taken() -> Error {
+    Error::from(Errno::EEXIST)
+}
+
+#[cfg(test)]
+mod tests;
