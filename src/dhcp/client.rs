@@ -296,6 +296,8 @@ impl Client {
     fn unconfirmed(&mut self, now: Moment) -> Output {
         match &self.lease {
             Some(lease) if lease.expires() > now => {
+                // Not later: past its end there is nothing to wait for, so one request would follow on the other.
+                self.end = lease.expires();
                 self.hold(lease.renews(), 0);
                 self.wake = self.wake.max(now);
                 Output { send: None, event: Some(Event::Unconfirmed) }

@@ -196,6 +196,16 @@ fn a_recorded_lease_that_nobody_confirms_lasts_as_long_as_it_was_granted() {
     );
 }
 
+/// It ends with the lease, although asking for one that has expired would go on for longer.
+#[test]
+fn a_recorded_lease_that_is_soon_over_ends_in_time() {
+    let mut again = restored(&record(&bound(), 0), 860_000);
+    assert_eq!(silence(&mut again).2, Event::Unconfirmed);
+    let (sends, end, event) = silence(&mut again);
+    assert_eq!((end, event), (140_000, Event::Expired));
+    assert!(sends.len() < 6, "{sends:?}");
+}
+
 #[test]
 fn a_recorded_lease_that_has_expired_is_asked_for_once_more() {
     let map = record(&bound(), 0);
