@@ -233,6 +233,20 @@ fn better_a_namespace_that_is_deleted_goes_at_once_and_its_lease_when_it_is_due(
 }
 
 #[test]
+fn better_a_namespace_that_is_deleted_while_no_server_answers_goes_soon() {
+    let mut network = Network::new();
+    network.start_kea(POOL, [600, 2, 500]);
+    network.start_daemon(&[]);
+    network.container(1).run().result();
+    network.stop_server();
+    let idle = descriptors(&network);
+    wait_for("the first request to be renewed", || descriptors(&network) > idle);
+    network.lab.ok("ip netns delete ns1");
+    wait_for("the end of the namespace", || network.lab.link("v1").is_null());
+    network.wait_for_log(1, "the lease is not kept any more");
+}
+
+#[test]
 fn better_a_container_that_comes_back_in_another_namespace_gets_a_lease_there() {
     let network = Network::with_dnsmasq(&[]);
     let first = network.container(1).run().result();
