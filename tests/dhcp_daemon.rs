@@ -59,6 +59,22 @@ fn better_a_stale_socket_is_replaced_and_a_live_daemon_is_not() {
     network.start_daemon(&[]);
 }
 
+/// Its successor is there while it still removes its files, each half a second late.
+#[test]
+fn better_a_daemon_that_ends_leaves_its_successors_files() {
+    let mut network = Network::new();
+    let late = format!("strace -qq -o /dev/null -e inject=unlink:delay_enter=500000 {PLUGINS}/dhcp");
+    let old = network.spawn_daemon(&late, &["-pidfile", "/run/dhcp.pid"]);
+    wait_for("the daemon", || network.status().run().code == Some(0));
+    network.lab.ok(&format!("kill -TERM {}", network.lab.read("/run/dhcp.pid")));
+    let script = format!("until {PLUGINS}/dhcp daemon -pidfile /run/dhcp.pid; do :; done");
+    network.daemon = Some(Call::new(&network.lab, "sh").args_list(&["-c", &script]).spawn());
+    old.wait();
+    wait_for("the next daemon", || network.status().run().code == Some(0));
+    network.lab.ok(&format!("kill -TERM {}", network.lab.read("/run/dhcp.pid")));
+    network.daemon.take().unwrap().wait();
+}
+
 #[test]
 fn a_listener_may_come_from_the_service_manager() {
     let mut network = Network::new();

@@ -97,13 +97,16 @@ pub fn run(options: Options) -> Result<()> {
         // Without a newline, as the reference writes it.
         fs::write(&pid_file, std::process::id().to_string()).map_err(|error| in_pid_file(error.into()))?;
     }
-    let ended = Daemon::new(options, listener, &path).and_then(|daemon| daemon.serve(&signals));
-    if is_ours {
-        let _ = fs::remove_file(path);
-    }
+    let mut daemon = Daemon::new(options, listener, &path);
+    let ended = daemon.as_mut().map_err(|error| error.clone()).and_then(|daemon| daemon.serve(&signals));
+    // While we still listen: the next daemon would take the socket for stale, and lose its own files to us.
     if !pid_file.is_empty() {
         let _ = fs::remove_file(pid_file);
     }
+    if is_ours {
+        let _ = fs::remove_file(path);
+    }
+    drop(daemon);
     ended
 }
 
@@ -149,7 +152,7 @@ impl Daemon {
         }
     }
 
-    fn serve(mut self, signals: &EndSignals) -> Result<()> {
+    fn serve(&mut self, signals: &EndSignals) -> Result<()> {
         self.poller.add(signals, token(kind::SIGNALS, 0), Interest::Read)?;
         let mut tokens = Vec::new();
         loop {
