@@ -158,7 +158,12 @@ impl Client {
             return Output::default();
         }
         if now >= self.end {
-            return self.give_up();
+            // The machine was asleep when the lease was due: as after a restart it is asked for before it is given up.
+            if self.stage != Stage::Bound {
+                return self.give_up();
+            }
+            self.end = now.saturating_add(self.timing.resend_timeout.into());
+            return self.begin(Stage::Rebooting, now);
         }
         let rebinds = self.lease.as_ref().map_or(Moment::MAX, Lease::rebinds);
         match self.stage {

@@ -65,6 +65,18 @@ fn a_lease_that_nobody_renews_expires() {
 }
 
 #[test]
+fn a_lease_that_ended_while_the_machine_slept_is_asked_for_once_more() {
+    let mut client = bound();
+    let request = sent(&client.poll(5_000_000));
+    assert_eq!(request.options.address(code::REQUESTED_ADDRESS), Some(ADDRESS));
+    assert_eq!(hear(&mut client, 5_000_000, &answer(kind::ACK, &request)).event, Some(Event::Renewed));
+    assert_eq!(client.lease().unwrap().expires(), 6_000_000);
+    client.poll(9_000_000);
+    let (_, end, event) = silence(&mut client);
+    assert_eq!((end, event), (9_208_000, Event::Expired));
+}
+
+#[test]
 fn even_a_short_lease_is_asked_for_more_than_once() {
     let mut client = client();
     let discover = sent(&client.poll(0));
