@@ -6,7 +6,7 @@ use std::thread::scope;
 
 use serde_json::{Value, json};
 
-use crate::dhcp::{LOG, Network, POOL, SOCKET, address, config};
+use crate::dhcp::{LOG, Network, POOL, RECORDS, SOCKET, address, config};
 use crate::lab::{Call, PLUGINS, wait_for};
 
 fn daemon<'a>(network: &'a Network, flags: &[&str]) -> Call<'a> {
@@ -206,6 +206,17 @@ fn better_many_leases_at_once_need_little_memory_and_few_descriptors() {
     let (after, most) = (memory(&network, "VmRSS"), memory(&network, "VmHWM"));
     eprintln!("{count} leases: {before} kB before, {after} kB after, {most} kB at most; {idle} descriptors");
     assert!(most < 64 * 1024, "{most} kB");
+}
+
+/// Who sets it must not make a lease longer or shorter.
+#[test]
+fn better_records_do_not_know_the_time_of_day() {
+    let network = Network::with_dnsmasq(&[]);
+    network.container(1).run().result();
+    let record = network.lab.read(&format!("{RECORDS}/{}", network.lab.list(RECORDS)[0]));
+    let obtained = serde_json::from_str::<Value>(&record).unwrap()["dhcpObtained"].as_i64().unwrap();
+    let now = cni_box::sys::events::boottime();
+    assert!((now - 60_000..=now).contains(&obtained), "{obtained} at {now}");
 }
 
 #[test]

@@ -117,8 +117,8 @@ impl Client {
         client
     }
 
-    /// What [`Client::restore`] reads, members of a JSON object (the daemon adds its own): settings and lease, times as
-    /// wall-clock. Keys begin with `dhcp`, nobody else's may. Without a lease there is nothing to restore.
+    /// What [`Client::restore`] reads, members of a JSON object (the daemon adds its own): settings and lease, times by
+    /// the clock of records. Keys begin with `dhcp`, nobody else's may. Without a lease there is nothing to restore.
     pub fn record(&self, clock: Clock) -> Option<Vec<(&'static str, Node)>> {
         let mut members = self.lease.as_ref()?.members(clock);
         members.push(("dhcpHardware", hexadecimal::write(&self.settings.hardware).into()));

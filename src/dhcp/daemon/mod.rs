@@ -117,7 +117,10 @@ fn log(key: &[u8], text: &str) {
 }
 
 fn clock() -> Clock {
-    Clock { now: events::boottime(), wall: events::wall_time() }
+    // Records are of this boot ([`records`]). The time of day, which somebody may set, would make a lease that is good look
+    // over, or one that is over good.
+    let now = events::boottime();
+    Clock { now, kept: now }
 }
 
 impl Daemon {

@@ -157,14 +157,14 @@ fn a_link_that_comes_up_is_used_at_once() {
 }
 
 fn record(client: &Client, now: Moment) -> Map<String, Value> {
-    let members = client.record(Clock { now, wall: 1_700_000_000_000 + now }).unwrap();
+    let members = client.record(Clock { now, kept: 1_700_000_000_000 + now }).unwrap();
     let Value::Object(map) = Node::Object(members).into_value() else { panic!("no object") };
     map
 }
 
 /// After a restart, at this time of the old clock; the new one begins with 0.
-fn restored(map: &Map<String, Value>, wall: Moment) -> Client {
-    let clock = Clock { now: 0, wall: 1_700_000_000_000 + wall };
+fn restored(map: &Map<String, Value>, kept: Moment) -> Client {
+    let clock = Clock { now: 0, kept: 1_700_000_000_000 + kept };
     Client::restore(&Object::top(map), Timing::default(), clock, 2_000).unwrap()
 }
 
@@ -180,12 +180,12 @@ fn a_recorded_lease_is_confirmed() {
     assert_eq!((codes, output.send.unwrap().source), (vec![50, 53, 55, 61], NOBODY));
     assert_eq!(hear(&mut again, 0, &answer(kind::ACK, &request)).event, Some(Event::Renewed));
     assert_eq!(again.lease().unwrap().expires(), 1_000_000);
-    assert_eq!(self::client().record(Clock { now: 0, wall: 0 }), None);
+    assert_eq!(self::client().record(Clock { now: 0, kept: 0 }), None);
     for key in ["dhcpHardware", "dhcpOptions", "dhcpAddress"] {
         let mut map = record(&client, 0);
         map.insert(key.to_string(), "00".into());
         let text = format!("recorded lease has an unreadable {key:?}");
-        let clock = Clock { now: 0, wall: 0 };
+        let clock = Clock { now: 0, kept: 0 };
         assert_eq!(Client::restore(&Object::top(&map), Timing::default(), clock, 2).unwrap_err().msg, text);
     }
 }
