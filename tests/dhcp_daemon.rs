@@ -75,6 +75,23 @@ fn better_a_daemon_that_ends_leaves_its_successors_files() {
     network.daemon.take().unwrap().wait();
 }
 
+/// The first sees a stale socket, which it removes half a second later.
+#[test]
+fn better_of_two_daemons_that_find_a_stale_socket_one_stays() {
+    let mut network = Network::new();
+    network.start_daemon(&[]);
+    network.kill_daemon();
+    let late = format!("strace -qq -o /dev/null -e inject=unlink:delay_enter=500000 {PLUGINS}/dhcp");
+    network.daemon = Some(network.spawn_daemon(&late, &["-pidfile", "/run/dhcp.pid"]));
+    network.lab.ok("sleep 0.2");
+    let text = format!("Error getting listener: listen unix {SOCKET}: bind: address already in use");
+    let program = format!("{PLUGINS}/dhcp");
+    Call::new(&network.lab, "timeout").args_list(&["5", &program, "daemon"]).run().dies(&text);
+    wait_for("the first", || network.status().run().code == Some(0));
+    network.lab.ok(&format!("kill -TERM {}", network.lab.read("/run/dhcp.pid")));
+    network.daemon.take().unwrap().wait();
+}
+
 #[test]
 fn a_listener_may_come_from_the_service_manager() {
     let mut network = Network::new();
