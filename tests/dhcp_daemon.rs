@@ -311,3 +311,21 @@ fn better_a_changed_hardware_address_is_no_other_interface_if_the_address_is_the
     network.lab.ok("ip -n ns1 link set eth0 address 02:00:00:00:00:03");
     call.verb("CHECK").run().silent();
 }
+
+/// The open socket hears what is for the old address only.
+#[test]
+fn better_a_changed_hardware_address_is_heard_at_while_the_lease_is_renewed() {
+    let mut network = Network::new();
+    network.start_kea(POOL, [600, 2, 500]);
+    network.start_daemon(&[]);
+    let call = network.container(1);
+    let result = call.run().result();
+    network.lab.ok(&format!("ip -n ns1 addr add {} dev eth0", address(&result)));
+    network.stop_server();
+    let idle = descriptors(&network);
+    wait_for("the first request to be renewed", || descriptors(&network) > idle);
+    network.lab.ok("ip -n ns1 link set eth0 address 02:00:00:00:00:03");
+    network.call(1).verb("CHECK").run().silent();
+    network.start_kea(POOL, [600, 2, 500]);
+    network.wait_for_log(1, "lease renewed");
+}

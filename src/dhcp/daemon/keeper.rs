@@ -280,6 +280,8 @@ impl Keeper {
                     )));
                 }
             }
+            // It hears what is for the old one.
+            self.socket = None;
             self.client.set_hardware(now);
         }
         Ok(visit)
