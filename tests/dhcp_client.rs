@@ -65,7 +65,7 @@ impl Station {
     }
 
     fn clock(&self) -> Clock {
-        Clock { now: self.now(), wall: WALL + self.now() }
+        Clock { now: self.now(), kept: WALL + self.now() }
     }
 
     fn send(&mut self, datagram: &Datagram) {
@@ -141,7 +141,7 @@ impl Station {
         let Value::Object(record) = Node::Object(self.client.record(self.clock()).unwrap()).into_value() else {
             panic!("no object")
         };
-        let clock = Clock { now: 0, wall: self.clock().wall + 1000 };
+        let clock = Clock { now: 0, kept: self.clock().kept + 1000 };
         Station::new(lab, Client::restore(&Object::top(&record), timing(), clock, 5).unwrap())
     }
 }

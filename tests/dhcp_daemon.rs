@@ -6,7 +6,7 @@ use std::thread::scope;
 
 use serde_json::{Value, json};
 
-use crate::dhcp::{LOG, Network, POOL, SOCKET, address, config};
+use crate::dhcp::{LOG, Network, POOL, RECORDS, SOCKET, address, config};
 use crate::lab::{Call, PLUGINS, wait_for};
 
 fn daemon<'a>(network: &'a Network, flags: &[&str]) -> Call<'a> {
@@ -57,6 +57,39 @@ fn better_a_stale_socket_is_replaced_and_a_live_daemon_is_not() {
     network.kill_daemon();
     assert!(network.lab.exists(SOCKET));
     network.start_daemon(&[]);
+}
+
+/// Its successor is there while it still removes its files, each half a second late.
+#[test]
+fn better_a_daemon_that_ends_leaves_its_successors_files() {
+    let mut network = Network::new();
+    let late = format!("strace -qq -o /dev/null -e inject=unlink:delay_enter=500000 {PLUGINS}/dhcp");
+    let old = network.spawn_daemon(&late, &["-pidfile", "/run/dhcp.pid"]);
+    wait_for("the daemon", || network.status().run().code == Some(0));
+    network.lab.ok(&format!("kill -TERM {}", network.lab.read("/run/dhcp.pid")));
+    let script = format!("until {PLUGINS}/dhcp daemon -pidfile /run/dhcp.pid; do :; done");
+    network.daemon = Some(Call::new(&network.lab, "sh").args_list(&["-c", &script]).spawn());
+    old.wait();
+    wait_for("the next daemon", || network.status().run().code == Some(0));
+    network.lab.ok(&format!("kill -TERM {}", network.lab.read("/run/dhcp.pid")));
+    network.daemon.take().unwrap().wait();
+}
+
+/// The first sees a stale socket, which it removes half a second later.
+#[test]
+fn better_of_two_daemons_that_find_a_stale_socket_one_stays() {
+    let mut network = Network::new();
+    network.start_daemon(&[]);
+    network.kill_daemon();
+    let late = format!("strace -qq -o /dev/null -e inject=unlink:delay_enter=500000 {PLUGINS}/dhcp");
+    network.daemon = Some(network.spawn_daemon(&late, &["-pidfile", "/run/dhcp.pid"]));
+    network.lab.ok("sleep 0.2");
+    let text = format!("Error getting listener: listen unix {SOCKET}: bind: address already in use");
+    let program = format!("{PLUGINS}/dhcp");
+    Call::new(&network.lab, "timeout").args_list(&["5", &program, "daemon"]).run().dies(&text);
+    wait_for("the first", || network.status().run().code == Some(0));
+    network.lab.ok(&format!("kill -TERM {}", network.lab.read("/run/dhcp.pid")));
+    network.daemon.take().unwrap().wait();
 }
 
 #[test]
@@ -192,6 +225,17 @@ fn better_many_leases_at_once_need_little_memory_and_few_descriptors() {
     assert!(most < 64 * 1024, "{most} kB");
 }
 
+/// Who sets it must not make a lease longer or shorter.
+#[test]
+fn better_records_do_not_know_the_time_of_day() {
+    let network = Network::with_dnsmasq(&[]);
+    network.container(1).run().result();
+    let record = network.lab.read(&format!("{RECORDS}/{}", network.lab.list(RECORDS)[0]));
+    let obtained = serde_json::from_str::<Value>(&record).unwrap()["dhcpObtained"].as_i64().unwrap();
+    let now = cni_box::sys::events::boottime();
+    assert!((now - 60_000..=now).contains(&obtained), "{obtained} at {now}");
+}
+
 #[test]
 fn better_a_killed_daemons_leases_are_kept_by_the_next() {
     const COUNT: usize = 50;
@@ -233,6 +277,20 @@ fn better_a_namespace_that_is_deleted_goes_at_once_and_its_lease_when_it_is_due(
 }
 
 #[test]
+fn better_a_namespace_that_is_deleted_while_no_server_answers_goes_soon() {
+    let mut network = Network::new();
+    network.start_kea(POOL, [600, 2, 500]);
+    network.start_daemon(&[]);
+    network.container(1).run().result();
+    network.stop_server();
+    let idle = descriptors(&network);
+    wait_for("the first request to be renewed", || descriptors(&network) > idle);
+    network.lab.ok("ip netns delete ns1");
+    wait_for("the end of the namespace", || network.lab.link("v1").is_null());
+    network.wait_for_log(1, "the lease is not kept any more");
+}
+
+#[test]
 fn better_a_container_that_comes_back_in_another_namespace_gets_a_lease_there() {
     let network = Network::with_dnsmasq(&[]);
     let first = network.container(1).run().result();
@@ -252,4 +310,22 @@ fn better_a_changed_hardware_address_is_no_other_interface_if_the_address_is_the
     network.lab.ok(&format!("ip -n ns1 addr add {} dev eth0", address(&result)));
     network.lab.ok("ip -n ns1 link set eth0 address 02:00:00:00:00:03");
     call.verb("CHECK").run().silent();
+}
+
+/// The open socket hears what is for the old address only.
+#[test]
+fn better_a_changed_hardware_address_is_heard_at_while_the_lease_is_renewed() {
+    let mut network = Network::new();
+    network.start_kea(POOL, [600, 2, 500]);
+    network.start_daemon(&[]);
+    let call = network.container(1);
+    let result = call.run().result();
+    network.lab.ok(&format!("ip -n ns1 addr add {} dev eth0", address(&result)));
+    network.stop_server();
+    let idle = descriptors(&network);
+    wait_for("the first request to be renewed", || descriptors(&network) > idle);
+    network.lab.ok("ip -n ns1 link set eth0 address 02:00:00:00:00:03");
+    network.call(1).verb("CHECK").run().silent();
+    network.start_kea(POOL, [600, 2, 500]);
+    network.wait_for_log(1, "lease renewed");
 }

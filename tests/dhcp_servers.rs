@@ -51,6 +51,19 @@ fn without_a_server_the_link_goes_down_when_the_lease_ends() {
     network.call(1).verb("CHECK").run().fails_with(999, &["there is no lease"]);
 }
 
+/// As a machine that was asleep: nobody could ask while there was time.
+#[test]
+fn better_a_lease_that_ended_while_everything_slept_is_asked_for_again() {
+    let network = with_kea([4, 2, 3]);
+    network.container(1).run().result();
+    let daemon = network.daemon.as_ref().unwrap().pid();
+    network.lab.ok(&format!("kill -STOP {daemon}"));
+    network.lab.ok("sleep 5");
+    network.lab.ok(&format!("kill -CONT {daemon}"));
+    network.wait_for_log(1, "lease renewed, 10.1.2.10");
+    assert!(network.is_up(1) && !network.log().contains("DOWN"));
+}
+
 #[test]
 fn better_a_lease_taken_back_is_asked_for_until_it_ends() {
     let mut network = with_kea([60, 2, 50]);

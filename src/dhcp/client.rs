@@ -117,8 +117,8 @@ impl Client {
         client
     }
 
-    /// What [`Client::restore`] reads, members of a JSON object (the daemon adds its own): settings and lease, times as
-    /// wall-clock. Keys begin with `dhcp`, nobody else's may. Without a lease there is nothing to restore.
+    /// What [`Client::restore`] reads, members of a JSON object (the daemon adds its own): settings and lease, times by
+    /// the clock of records. Keys begin with `dhcp`, nobody else's may. Without a lease there is nothing to restore.
     pub fn record(&self, clock: Clock) -> Option<Vec<(&'static str, Node)>> {
         let mut members = self.lease.as_ref()?.members(clock);
         members.push(("dhcpHardware", hexadecimal::write(&self.settings.hardware).into()));
@@ -158,7 +158,12 @@ impl Client {
             return Output::default();
         }
         if now >= self.end {
-            return self.give_up();
+            // The machine was asleep when the lease was due: as after a restart it is asked for before it is given up.
+            if self.stage != Stage::Bound {
+                return self.give_up();
+            }
+            self.end = now.saturating_add(self.timing.resend_timeout.into());
+            return self.begin(Stage::Rebooting, now);
         }
         let rebinds = self.lease.as_ref().map_or(Moment::MAX, Lease::rebinds);
         match self.stage {
@@ -296,6 +301,8 @@ impl Client {
     fn unconfirmed(&mut self, now: Moment) -> Output {
         match &self.lease {
             Some(lease) if lease.expires() > now => {
+                // Not later: past its end there is nothing to wait for, so one request would follow on the other.
+                self.end = lease.expires();
                 self.hold(lease.renews(), 0);
                 self.wake = self.wake.max(now);
                 Output { send: None, event: Some(Event::Unconfirmed) }

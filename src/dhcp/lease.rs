@@ -93,7 +93,7 @@ impl Lease {
 
     /// Members of a JSON object, see [`Lease::read`].
     pub fn members(&self, clock: Clock) -> Vec<(&'static str, Node)> {
-        let obtained = clock.wall.saturating_sub(clock.now.saturating_sub(self.obtained));
+        let obtained = clock.kept.saturating_sub(clock.now.saturating_sub(self.obtained));
         vec![
             ("dhcpAddress", self.address.to_string().into()),
             ("dhcpServer", self.server.to_string().into()),
@@ -106,10 +106,10 @@ impl Lease {
         ]
     }
 
-    /// What [`Lease::members`] wrote. A lease from the future (the wall-clock was set back) counts as obtained now.
+    /// What [`Lease::members`] wrote. A lease from the future (which no clock explains) counts as obtained now.
     pub fn read(record: &Object<'_>, clock: Clock) -> Result<Lease> {
         let options = hexadecimal::read(record.string("dhcpLeased")?);
-        let age = clock.wall.saturating_sub(record.integer("dhcpObtained")?).max(0);
+        let age = clock.kept.saturating_sub(record.integer("dhcpObtained")?).max(0);
         Ok(Lease {
             address: address(record, "dhcpAddress")?,
             server: address(record, "dhcpServer")?,
@@ -249,17 +249,17 @@ mod tests {
             map
         };
         let read = |map: &serde_json::Map<String, Value>, clock| Lease::read(&Object::top(map), clock);
-        let before = Clock { now: 9000, wall: 1_700_000_009_000 };
+        let before = Clock { now: 9000, kept: 1_700_000_009_000 };
         for mac in [None, Some([2, 0, 0, 0, 0, 9])] {
             lease.server_mac = mac;
             let map = record(&lease, before);
             assert_eq!(map["dhcpObtained"], 1_700_000_005_000_i64);
             assert_eq!(read(&map, before).unwrap(), lease);
             // Another boot, a minute later.
-            let after = Clock { now: 1000, wall: 1_700_000_069_000 };
+            let after = Clock { now: 1000, kept: 1_700_000_069_000 };
             assert_eq!(read(&map, after).unwrap().obtained, -63_000);
             // The clock was set back by a day.
-            assert_eq!(read(&map, Clock { now: 10_000, wall: 1_699_900_000_000 }).unwrap().obtained, 10_000);
+            assert_eq!(read(&map, Clock { now: 10_000, kept: 1_699_900_000_000 }).unwrap().obtained, 10_000);
         }
         for (key, bad) in [("dhcpAddress", "10.0.0"), ("dhcpServer", ""), ("dhcpLeased", "0g"), ("dhcpLeased", "0100")]
         {

@@ -17,11 +17,11 @@ pub mod socket;
 /// Milliseconds of a clock that never goes back and counts the time asleep (`CLOCK_BOOTTIME`); any origin.
 pub type Moment = i64;
 
-/// Both clocks at once: a lease lives by the first and is kept on disk by the second.
+/// Both clocks at once: a lease lives by the first and is kept on disk by the second, which goes on across restarts.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     /// `CLOCK_BOOTTIME` in milliseconds.
     pub now: Moment,
-    /// Milliseconds since 1970.
-    pub wall: i64,
+    /// Milliseconds of the clock that records count by.
+    pub kept: i64,
 }

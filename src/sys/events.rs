@@ -94,17 +94,8 @@ impl AsFd for EndSignals {
 
 /// Milliseconds of a clock that never goes back and counts the time asleep.
 pub fn boottime() -> i64 {
-    milliseconds(ClockId::CLOCK_BOOTTIME)
-}
-
-/// Milliseconds since 1970.
-pub fn wall_time() -> i64 {
-    milliseconds(ClockId::CLOCK_REALTIME)
-}
-
-/// Both clocks exist since Linux 2.6.39; without one, no time passes.
-fn milliseconds(clock: ClockId) -> i64 {
-    clock_gettime(clock).map_or(0, |time| time.tv_sec() * 1000 + time.tv_nsec() / 1_000_000)
+    // It exists since Linux 2.6.39; without it, no time passes.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| time.tv_sec() * 1000 + time.tv_nsec() / 1_000_000)
 }
 
 /// Lets this process have as many descriptors as it may.

@@ -1,6 +1,6 @@
 //! Listening on a socket of the unix family: one that the service manager passes on, or one of our own.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
@@ -10,10 +10,13 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use crate::error::{Context, Errno, Error, Result};
+use crate::sys::lock::{Lock, Mode};
 use crate::sys::{file, unix};
 
 /// The first descriptor that a service manager passes (`SD_LISTEN_FDS_START`).
 const FIRST_PASSED: i32 = 3;
+/// Nobody holds the lock for longer than it takes to try a socket.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
 /// The listener that the service manager has passed to this process, by the values of LISTEN_PID and LISTEN_FDS
 /// (sd_listen_fds(3)); `None` when it has not passed any. To be called once, before anything else is opened. The texts
@@ -40,8 +43,12 @@ pub fn passed(pid: &str, count: &str) -> Result<Option<UnixListener>> {
 /// Listens at `path`; the directory is created. A socket that nobody listens at any more is replaced, a live one is not
 /// (`EADDRINUSE`).
 pub fn bind(path: &Path) -> Result<UnixListener> {
+    let mut lock = None;
     if let Some(directory) = path.parent() {
         file::create_directories(directory, 0o700)?;
+        // Of two that find a stale socket the later would remove the earlier one's. Without a lock that may happen.
+        let locked = File::open(directory).map_err(Error::from);
+        lock = locked.and_then(|directory| Lock::acquire_within(directory, Mode::Exclusive, LOCK_LIMIT)).ok();
     }
     let bound = match UnixListener::bind(path).map_err(Error::from) {
         Err(error) if error.is(Errno::EADDRINUSE) && is_stale(path) => {
@@ -50,6 +57,7 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         }
         bound => bound,
     };
+    drop(lock);
     bound.with_context(|| format!("listen unix {}: bind", path.display()))
 }
 

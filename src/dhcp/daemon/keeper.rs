@@ -68,8 +68,12 @@ impl Place {
         let (found, visit) = Place::find(&self.path, &self.ifname)?;
         match found == *self {
             true => Ok(visit),
-            false => Err(Error::internal(format!("{:?} in {} is not the interface it was", self.ifname, self.path))),
+            false => Err(self.is_another()),
         }
+    }
+
+    fn is_another(&self) -> Error {
+        Error::internal(format!("{:?} in {} is not the interface it was", self.ifname, self.path))
     }
 
     /// True when `path` leads to this place's namespace.
@@ -247,7 +251,11 @@ impl Keeper {
 
     fn try_send(&mut self, datagram: &Datagram, poller: &Poller, slot: usize) -> Result<()> {
         if let Some(socket) = &self.socket {
-            return socket.send(datagram);
+            // It would keep a namespace alive that nobody can find any more.
+            return match self.place.is_in(&self.place.path) {
+                true => socket.send(datagram),
+                false => Err(self.place.is_another()),
+            };
         }
         let visit = self.check()?;
         let socket = Socket::open(&visit.netns, self.place.index, self.client.settings().hardware)?;
@@ -272,6 +280,8 @@ impl Keeper {
                     )));
                 }
             }
+            // It hears what is for the old one.
+            self.socket = None;
             self.client.set_hardware(now);
         }
         Ok(visit)

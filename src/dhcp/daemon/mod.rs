@@ -97,13 +97,16 @@ pub fn run(options: Options) -> Result<()> {
         // Without a newline, as the reference writes it.
         fs::write(&pid_file, std::process::id().to_string()).map_err(|error| in_pid_file(error.into()))?;
     }
-    let ended = Daemon::new(options, listener, &path).and_then(|daemon| daemon.serve(&signals));
-    if is_ours {
-        let _ = fs::remove_file(path);
-    }
+    let mut daemon = Daemon::new(options, listener, &path);
+    let ended = daemon.as_mut().map_err(|error| error.clone()).and_then(|daemon| daemon.serve(&signals));
+    // While we still listen: the next daemon would take the socket for stale, and lose its own files to us.
     if !pid_file.is_empty() {
         let _ = fs::remove_file(pid_file);
     }
+    if is_ours {
+        let _ = fs::remove_file(path);
+    }
+    drop(daemon);
     ended
 }
 
@@ -114,7 +117,10 @@ fn log(key: &[u8], text: &str) {
 }
 
 fn clock() -> Clock {
-    Clock { now: events::boottime(), wall: events::wall_time() }
+    // Records are of this boot ([`records`]). The time of day, which somebody may set, would make a lease that is good look
+    // over, or one that is over good.
+    let now = events::boottime();
+    Clock { now, kept: now }
 }
 
 impl Daemon {
@@ -149,7 +155,7 @@ impl Daemon {
         }
     }
 
-    fn serve(mut self, signals: &EndSignals) -> Result<()> {
+    fn serve(&mut self, signals: &EndSignals) -> Result<()> {
         self.poller.add(signals, token(kind::SIGNALS, 0), Interest::Read)?;
         let mut tokens = Vec::new();
         loop {

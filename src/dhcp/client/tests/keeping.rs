@@ -65,6 +65,18 @@ fn a_lease_that_nobody_renews_expires() {
 }
 
 #[test]
+fn a_lease_that_ended_while_the_machine_slept_is_asked_for_once_more() {
+    let mut client = bound();
+    let request = sent(&client.poll(5_000_000));
+    assert_eq!(request.options.address(code::REQUESTED_ADDRESS), Some(ADDRESS));
+    assert_eq!(hear(&mut client, 5_000_000, &answer(kind::ACK, &request)).event, Some(Event::Renewed));
+    assert_eq!(client.lease().unwrap().expires(), 6_000_000);
+    client.poll(9_000_000);
+    let (_, end, event) = silence(&mut client);
+    assert_eq!((end, event), (9_208_000, Event::Expired));
+}
+
+#[test]
 fn even_a_short_lease_is_asked_for_more_than_once() {
     let mut client = client();
     let discover = sent(&client.poll(0));
@@ -145,14 +157,14 @@ fn a_link_that_comes_up_is_used_at_once() {
 }
 
 fn record(client: &Client, now: Moment) -> Map<String, Value> {
-    let members = client.record(Clock { now, wall: 1_700_000_000_000 + now }).unwrap();
+    let members = client.record(Clock { now, kept: 1_700_000_000_000 + now }).unwrap();
     let Value::Object(map) = Node::Object(members).into_value() else { panic!("no object") };
     map
 }
 
 /// After a restart, at this time of the old clock; the new one begins with 0.
-fn restored(map: &Map<String, Value>, wall: Moment) -> Client {
-    let clock = Clock { now: 0, wall: 1_700_000_000_000 + wall };
+fn restored(map: &Map<String, Value>, kept: Moment) -> Client {
+    let clock = Clock { now: 0, kept: 1_700_000_000_000 + kept };
     Client::restore(&Object::top(map), Timing::default(), clock, 2_000).unwrap()
 }
 
@@ -168,12 +180,12 @@ fn a_recorded_lease_is_confirmed() {
     assert_eq!((codes, output.send.unwrap().source), (vec![50, 53, 55, 61], NOBODY));
     assert_eq!(hear(&mut again, 0, &answer(kind::ACK, &request)).event, Some(Event::Renewed));
     assert_eq!(again.lease().unwrap().expires(), 1_000_000);
-    assert_eq!(self::client().record(Clock { now: 0, wall: 0 }), None);
+    assert_eq!(self::client().record(Clock { now: 0, kept: 0 }), None);
     for key in ["dhcpHardware", "dhcpOptions", "dhcpAddress"] {
         let mut map = record(&client, 0);
         map.insert(key.to_string(), "00".into());
         let text = format!("recorded lease has an unreadable {key:?}");
-        let clock = Clock { now: 0, wall: 0 };
+        let clock = Clock { now: 0, kept: 0 };
         assert_eq!(Client::restore(&Object::top(&map), Timing::default(), clock, 2).unwrap_err().msg, text);
     }
 }
@@ -194,6 +206,16 @@ fn a_recorded_lease_that_nobody_confirms_lasts_as_long_as_it_was_granted() {
         next(&mut again).1.send.map(|send| (send.source, send.destination)),
         Some((ADDRESS, Ipv4Addr::BROADCAST))
     );
+}
+
+/// It ends with the lease, although asking for one that has expired would go on for longer.
+#[test]
+fn a_recorded_lease_that_is_soon_over_ends_in_time() {
+    let mut again = restored(&record(&bound(), 0), 860_000);
+    assert_eq!(silence(&mut again).2, Event::Unconfirmed);
+    let (sends, end, event) = silence(&mut again);
+    assert_eq!((end, event), (140_000, Event::Expired));
+    assert!(sends.len() < 6, "{sends:?}");
 }
 
 #[test]
