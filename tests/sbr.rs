@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::kills::{Accident, Trial, every};
-use crate::lab::{Call, Configurations, Lab, Outcome, merged};
+use crate::lab::{Call, Configurations, Lab, Outcome, merged, reference_is_newer};
 
 const V4: &[&str] = &["10.0.0.2/24"];
 const DUAL: &[&str] = &["10.0.0.2/24", "2001:db8::2/64"];
@@ -47,11 +47,6 @@ fn ours<'a>(lab: &'a Lab, verb: &str, config: &Value) -> Call<'a> {
 
 fn theirs<'a>(lab: &'a Lab, verb: &str, config: &Value) -> Call<'a> {
     lab.reference("sbr").verb(verb).ifname("net1").config(config)
-}
-
-/// Whether `CNI_REFERENCE_DIR` says that the reference is a newer one than Debian's.
-fn is_newer() -> bool {
-    std::env::var("CNI_REFERENCE_DIR").is_ok()
 }
 
 fn trimmed(text: &str) -> Vec<String> {
@@ -223,7 +218,7 @@ fn newer_a_table_of_ones_own_gets_only_rules() {
         lab.ok("ip -n ns1 rule del from 10.0.0.2 lookup 300");
         lab.ok("ip -n ns1 route del 203.0.113.0/24 dev net1 table 4000");
         assert_eq!(state(&lab), before);
-        if is_newer() {
+        if reference_is_newer() {
             let other = crate::sbr::lab();
             theirs(&other, "ADD", &config).run().result();
             assert_eq!(state(&other), after);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::kills::{Accident, Trial, every};
-use crate::lab::{Call, Configurations, Lab, Outcome, merged};
+use crate::lab::{Call, Configurations, Lab, Outcome, merged, reference_is_newer};
 
 const SAVED: &str = "/run/cni/tuning";
 const FILE: &str = "/run/cni/tuning/c1_eth0.json";
@@ -42,10 +42,9 @@ fn ours(lab: &Lab, verb: &str, changes: &Value) -> Outcome {
     lab.plugin("tuning").verb(verb).config(&config(changes)).run()
 }
 
-/// Ours and, if `CNI_REFERENCE_DIR` says that it is a newer one than Debian's, the reference.
+/// Ours and, if it is a newer one than Debian's, the reference.
 fn both(lab: &Lab) -> Vec<Call<'_>> {
-    let is_newer = std::env::var("CNI_REFERENCE_DIR").is_ok();
-    std::iter::once(lab.plugin("tuning")).chain(is_newer.then(|| lab.reference("tuning"))).collect()
+    std::iter::once(lab.plugin("tuning")).chain(reference_is_newer().then(|| lab.reference("tuning"))).collect()
 }
 
 fn sysctl(lab: &Lab, name: &str) -> String {

@@ -28,6 +28,8 @@ pub use state::{Snapshot, without_random_names};
 pub const PLUGINS: &str = "/opt/cni/bin";
 /// Where the reference plugins are in every lab.
 pub const REFERENCE: &str = "/opt/cni/reference";
+/// Where Debian's reference plugins are: version 1.1.1.
+const DEBIANS: &str = "/usr/lib/cni";
 /// All programs see this and nothing of the caller's environment.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// A program that hangs is ended by the kernel after this many seconds.
@@ -266,10 +268,15 @@ pub fn reference_mode() -> bool {
 
 /// Folder of the reference plugins. Its absence fails the test: nothing is skipped.
 pub fn reference_dir() -> String {
-    let folder = std::env::var("CNI_REFERENCE_DIR").unwrap_or_else(|_| "/usr/lib/cni".to_string());
+    let folder = std::env::var("CNI_REFERENCE_DIR").unwrap_or_else(|_| DEBIANS.to_string());
     let found = Path::new(&folder).join("bridge").is_file();
     assert!(found, "no reference plugins in {folder}: apt-get install containernetworking-plugins");
     folder
+}
+
+/// Whether the reference is another, newer one than Debian's.
+pub fn reference_is_newer() -> bool {
+    reference_dir() != DEBIANS
 }
 
 /// Writes to a child that may not care to read.
