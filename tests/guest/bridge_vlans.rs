@@ -90,6 +90,8 @@ fn a_vlan_with_its_gateway_is_as_the_reference_makes_it() {
         let mut ports: Vec<String> = vlans(&lab).as_array().unwrap().iter().map(|port| port.to_string()).collect();
         ports.iter_mut().for_each(|port| *port = without_random_names(port));
         ports.sort();
+        // The kernel tells a bridge's state up to a second late (linkwatch).
+        wait_for("cni0 to be up", || lab.link("cni0")["operstate"] == "UP");
         let links = [&lab.link("cni0"), &gateway].map(|link| {
             let data = &link["linkinfo"]["info_data"];
             json!([link["mtu"], link["operstate"], link["linkinfo"]["info_kind"], data["vlan_filtering"]])
