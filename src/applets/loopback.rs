@@ -41,7 +41,7 @@ impl Plugin for Loopback {
         let ips = [first(true), first(false)].into_iter().flatten();
         let ips = ips.map(|address| IpConfig { interface: Some(0), address: *address, gateway: None }).collect();
         Ok(previous.unwrap_or_else(|| CniResult {
-            interfaces: vec![entry(&request.netns)],
+            interfaces: vec![Interface::new(NAME, "00:00:00:00:00:00", &request.netns)],
             ips,
             ..CniResult::default()
         }))
@@ -64,9 +64,4 @@ fn set_up(netns: &Netns, up: bool) -> Result<()> {
     let mut inside = Handle::inside(netns)?;
     let link = inside.link(NAME)?;
     inside.set_up(link.index, up).with_context(|| format!("failed to set lo {}", if up { "up" } else { "down" }))
-}
-
-fn entry(netns: &str) -> Interface {
-    let mac = "00:00:00:00:00:00".to_string();
-    Interface { name: NAME.to_string(), mac, sandbox: netns.to_string(), ..Interface::default() }
 }

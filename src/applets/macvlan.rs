@@ -10,7 +10,6 @@
 //! | `bcqueuelen` | kernel's | broadcast packets that may wait on the master (Linux 5.11) |
 //! | `ipam`, `dns` | | address management plugin, if there are to be addresses; name resolution to report |
 
-use crate::cni::args::Args;
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Result};
 use crate::ipam::attach::{self, Attached};
@@ -99,23 +98,9 @@ impl Conf {
             master,
             mode: mode_number(top.string("mode").context("failed to load netconf")?)?,
             queue: top.u32_if_set("bcqueuelen").context("failed to load netconf")?.unwrap_or(0),
-            mac: wanted_mac(request)?,
+            mac: attach::wanted_mac(request)?,
         })
     }
-}
-
-/// The hardware address asked for: the most specific wish wins.
-fn wanted_mac(request: &Request<'_>) -> Result<Option<Mac>> {
-    let args = Args::parse(&request.args, &["MAC"])?;
-    let runtime = request.config.runtime()?.map_or(Ok(""), |runtime| runtime.string("mac"));
-    let wishes = [runtime, Ok(args.get("MAC").unwrap_or("")), request.config.top().string("mac")];
-    for wish in wishes {
-        match wish.context("failed to load netconf")? {
-            "" => {}
-            wish => return Mac::parse(wish).map(Some).with_context(|| format!("invalid args {wish} for MAC addr")),
-        }
-    }
-    Ok(None)
 }
 
 fn mode_number(name: &str) -> Result<u32> {

@@ -12,12 +12,11 @@
 //!
 //! The hardware address is taken from `runtimeConfig.mac`, CNI_ARGS `MAC` or `mac`.
 
-use crate::cni::args::Args;
 use crate::cni::result::{Dns, Interface, IpConfig};
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 use crate::ipam::apply::{self, Target};
-use crate::ipam::attach::{addresses, call_ipam, find_ipam, open_netns, release_lease};
+use crate::ipam::attach::{addresses, call_ipam, find_ipam, open_netns, release_lease, wanted_mac};
 use crate::ipam::mtu::Mtu;
 use crate::ipam::verify;
 use crate::net::tap::{self, NewTap};
@@ -46,7 +45,7 @@ struct Conf {
 
 impl Conf {
     fn of(request: &Request<'_>) -> Result<Conf> {
-        let mac = hardware_address(request)?;
+        let mac = wanted_mac(request)?;
         Conf::decode(request, mac).context("failed to load netconf")
     }
 
@@ -79,20 +78,6 @@ impl Conf {
     }
 }
 
-/// The hardware address asked for: the most specific wish wins.
-fn hardware_address(request: &Request<'_>) -> Result<Option<Mac>> {
-    let args = Args::parse(&request.args, &["MAC"])?;
-    let top = request.config.top();
-    let decode = || Ok::<_, Error>((top.string("mac")?, request.config.runtime()?));
-    let (own, runtime) = decode().context("failed to load netconf")?;
-    let runtime = runtime.map_or(Ok(""), |runtime| runtime.string("mac")).context("failed to load netconf")?;
-    let wishes = [runtime, args.get("MAC").unwrap_or(""), own];
-    match wishes.into_iter().find(|wish| !wish.is_empty()) {
-        None => Ok(None),
-        Some(wish) => Mac::parse(wish).map(Some).with_context(|| format!("invalid args {wish} for MAC addr")),
-    }
-}
-
 impl Plugin for Tap {
     fn name(&self) -> &'static str {
         "tap"
@@ -105,9 +90,8 @@ impl Plugin for Tap {
         let container = open_netns(request)?;
         let mut inside = Handle::inside(&container)?;
         let link = create(&conf, &request.ifname, &container, &mut inside, undo)?;
-        let mac = conf.mac.as_ref().unwrap_or(&link.mac).to_string();
-        let (name, sandbox) = (request.ifname.clone(), request.netns.clone());
-        let interfaces = vec![Interface { name, mac, sandbox, ..Interface::default() }];
+        let mac = conf.mac.as_ref().unwrap_or(&link.mac);
+        let interfaces = vec![Interface::new(&request.ifname, mac, &request.netns)];
         let mut result = CniResult { interfaces, dns: conf.dns, ..CniResult::default() };
         let Some(ipam) = ipam else {
             inside.set_up(link.index, true).context("failed to set tap interface up")?;

@@ -36,6 +36,13 @@ pub struct Interface {
     pub pci_id: String,
 }
 
+impl Interface {
+    /// An interface of which no more is known. `mac` is what is to be printed of it; `sandbox` is empty for the host.
+    pub fn new(name: &str, mac: impl ToString, sandbox: &str) -> Self {
+        Interface { name: name.to_string(), mac: mac.to_string(), sandbox: sandbox.to_string(), ..Interface::default() }
+    }
+}
+
 /// An address of a result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IpConfig {

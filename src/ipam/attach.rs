@@ -1,6 +1,7 @@
 //! What plugins that give a container one interface (macvlan, ipvlan, vlan, dummy and the like) have in common, once the
 //! interface is there: addresses from IPAM put on it, verifying that it is still so, and taking it away.
 
+use crate::cni::args::Args;
 use crate::cni::delegate::Delegate;
 use crate::cni::result::Interface;
 use crate::cni::{CniResult, Request, Undo};
@@ -8,7 +9,7 @@ use crate::error::{Context, Error, Failures, Result};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::verify;
 use crate::net::devices::{self, Device, Wanted};
-use crate::net::{Handle, Link, Netns};
+use crate::net::{Handle, Link, Mac, Netns};
 
 /// Opens the container's namespace.
 pub fn open_netns(request: &Request<'_>) -> Result<Netns> {
@@ -33,6 +34,20 @@ pub fn required_ipam(request: &Request<'_>) -> Result<Delegate> {
     find_ipam(request)?.ok_or_else(|| Error::internal("no plugin name provided"))
 }
 
+/// The hardware address that macvlan and tap are asked for: `runtimeConfig.mac` before CNI_ARGS `MAC` before `mac`.
+pub fn wanted_mac(request: &Request<'_>) -> Result<Option<Mac>> {
+    let args = Args::parse(&request.args, &["MAC"])?;
+    let top = request.config.top();
+    let decode = || Ok::<_, Error>((top.string("mac")?, request.config.runtime()?));
+    let (own, runtime) = decode().context("failed to load netconf")?;
+    let runtime = runtime.map_or(Ok(""), |runtime| runtime.string("mac")).context("failed to load netconf")?;
+    let wishes = [runtime, args.get("MAC").unwrap_or(""), own];
+    match wishes.into_iter().find(|wish| !wish.is_empty()) {
+        None => Ok(None),
+        Some(wish) => Mac::parse(wish).map(Some).with_context(|| format!("invalid args {wish} for MAC addr")),
+    }
+}
+
 /// Creates a device for the container, and writes to `undo` how to take it back.
 pub fn create(handle: &mut Handle, wanted: &Wanted<'_>, undo: &mut Undo) -> Result<Device> {
     let container = wanted.container.duplicate()?;
@@ -55,12 +70,7 @@ pub fn addresses(ipam: &Delegate, request: &Request<'_>, undo: &mut Undo) -> Res
 pub fn configure(request: &Request<'_>, netns: &Netns, device: &Device, mut result: CniResult) -> Result<CniResult> {
     let mut handle = Handle::inside(netns)?;
     let Device { index, name, mac } = device;
-    result.interfaces = vec![Interface {
-        name: name.clone(),
-        mac: mac.to_string(),
-        sandbox: request.netns.clone(),
-        ..Interface::default()
-    }];
+    result.interfaces = vec![Interface::new(name, mac, &request.netns)];
     if result.ips.is_empty() {
         handle.set_up(*index, true).with_context(|| format!("failed to set {name:?} UP"))?;
         return Ok(result);

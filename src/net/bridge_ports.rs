@@ -3,8 +3,8 @@
 //! Requests are of the family AF_BRIDGE (`linux/if_bridge.h`); the kernel passes them on to the port's bridge.
 
 use crate::error::{Context, Errno, Error, Result};
-use crate::net::Handle;
-use crate::net::links::{IFINFOMSG, ifinfomsg};
+use crate::net::links::{IFINFOMSG, ifinfomsg, master_message};
+use crate::net::{Handle, Link};
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Message};
 
@@ -34,6 +34,8 @@ pub struct Vlans {
 /// What a new port shall be. By default it is neither, and in the VLAN that the bridge gives to all ports.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct PortSettings<'a> {
+    /// It becomes a port of this bridge first.
+    pub bridge: Option<&'a Link>,
     /// Packets may go back to where they came from.
     pub hairpin: bool,
     /// No packets pass from this port to other isolated ones.
@@ -67,6 +69,10 @@ impl PortSettings<'_> {
     /// The requests, each with the words for its failure.
     fn messages(&self, index: u32, name: &str) -> Vec<(Message, String)> {
         let mut messages = Vec::new();
+        if let Some(bridge) = self.bridge {
+            let words = format!("failed to connect {name:?} to bridge {:?}", bridge.name);
+            messages.push((master_message(index, bridge.index), words));
+        }
         if self.hairpin {
             messages.push((flag_message(index, IFLA_BRPORT_MODE), format!("failed to setup hairpin mode for {name}")));
         }
@@ -217,7 +223,7 @@ mod tests {
     #[test]
     fn a_port_is_set_up_in_the_order_in_which_nothing_is_open_too_early() {
         let vlans = [tagged(5, 5)];
-        let settings = PortSettings { hairpin: true, isolated: true, no_default: true, vlans: &vlans };
+        let settings = PortSettings { hairpin: true, isolated: true, no_default: true, vlans: &vlans, bridge: None };
         let mut messages = settings.messages(9, "veth0");
         let bodies: Vec<_> = messages.iter().map(|(message, _)| message.body()[16..].to_vec()).collect();
         assert_eq!(bodies[0], [12, 0, 12, 0x80, 5, 0, 4, 0, 1, 0, 0, 0]); // IFLA_PROTINFO, IFLA_BRPORT_MODE

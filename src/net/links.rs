@@ -264,9 +264,7 @@ impl Handle {
 
     /// Makes a link a port of a bridge.
     pub fn set_master(&mut self, index: u32, master: u32) -> Result<()> {
-        let mut request = message(RTM_SETLINK, 0, index, 0, 0);
-        request.u32(IFLA_MASTER, master);
-        self.connection.request(request)
+        self.connection.request(master_message(index, master))
     }
 
     /// Keeps the host from taking router advertisements on a link (CVE-2020-10749). Links without IPv6 take none.
@@ -368,6 +366,13 @@ pub fn index_of(netns: &Netns, name: &str) -> Result<Option<u32>> {
 /// The request that sets a link up or down, for pipelines.
 pub(crate) fn up_message(index: u32, up: bool) -> Message {
     message(RTM_NEWLINK, 0, index, if up { IFF_UP } else { 0 }, IFF_UP)
+}
+
+/// The request that makes a link a port of `master`, for pipelines.
+pub(super) fn master_message(index: u32, master: u32) -> Message {
+    let mut request = message(RTM_SETLINK, 0, index, 0, 0);
+    request.u32(IFLA_MASTER, master);
+    request
 }
 
 /// The request that makes a link announce its addresses when it comes up (`arp_notify`), for pipelines.

@@ -62,7 +62,7 @@ impl Plugin for Bandwidth {
         if let Some(limit) = &conf.egress {
             let ifb = shaper.limit_egress(request, limit)?;
             result.interfaces.retain(|interface| interface.name != ifb.name || !interface.sandbox.is_empty());
-            result.interfaces.push(Interface { name: ifb.name, mac: ifb.mac.to_string(), ..Interface::default() });
+            result.interfaces.push(Interface::new(&ifb.name, ifb.mac, ""));
         }
         Ok(result)
     }

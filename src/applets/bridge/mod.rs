@@ -41,7 +41,7 @@ use firewall::Wishes;
 use ipnet::IpNet;
 
 use crate::cni::args::Args;
-use crate::cni::result::{Dns, Interface};
+use crate::cni::result::Dns;
 use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::firewall::Session;
@@ -219,11 +219,6 @@ fn container_mac(request: &Request<'_>) -> Result<Option<Mac>> {
         "" => Ok(None),
         wish => Mac::parse(wish).map(Some).context("failed to make veth pair"),
     }
-}
-
-/// The interface entry of a result.
-fn entry(name: &str, mac: &Mac, sandbox: &str) -> Interface {
-    Interface { name: name.to_string(), mac: mac.to_string(), sandbox: sandbox.to_string(), ..Interface::default() }
 }
 
 /// The default route of an address's family.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::shared::{self, Shared};
-use super::{Conf, default_route, entry, firewall};
+use super::{Conf, default_route, firewall};
 use crate::cni::delegate::Delegate;
-use crate::cni::result::{IpConfig, Route};
+use crate::cni::result::{Interface, IpConfig, Route};
 use crate::cni::{CniResult, Request, Undo};
 use crate::error::{Context, Error, Result};
 use crate::firewall::Session;
@@ -55,9 +55,9 @@ impl Attaching<'_, '_> {
             None => CniResult::default(),
         };
         result.interfaces = vec![
-            entry(&bridge.name, &bridge.mac, ""),
-            entry(&pair.host_name, &pair.host_mac, ""),
-            entry(&self.request.ifname, &pair.container_mac, &self.request.netns),
+            Interface::new(&bridge.name, &bridge.mac, ""),
+            Interface::new(&pair.host_name, &pair.host_mac, ""),
+            Interface::new(&self.request.ifname, &pair.container_mac, &self.request.netns),
         ];
         let mut inside = Handle::inside(self.container)?;
         if self.ipam.is_some() {
@@ -129,7 +129,7 @@ impl Attaching<'_, '_> {
             let mut words = "failed to set bridge addr";
             if gateway.index != bridge.index {
                 words = "failed to set vlan interface for bridge with addr";
-                result.interfaces.push(entry(&gateway.name, &gateway.mac, ""));
+                result.interfaces.push(Interface::new(&gateway.name, &gateway.mac, ""));
             }
             for address in &gateways {
                 let ensured = shared.borrow_mut().ensure_address(host, &gateway, *address, self.conf.force_address);

@@ -10,6 +10,7 @@ use super::Conf;
 use super::changes::{self, Changes};
 use crate::cni::Undo;
 use crate::error::{Context, Errno, Error, Failures, Result};
+use crate::net::bridge_ports::PortSettings;
 use crate::net::links::NewBridge;
 use crate::net::{Handle, Link, Mac, Netns, SharedLinks, veth};
 
@@ -127,12 +128,10 @@ impl SharedBridge {
         if let Some(port) = port_of(host, &gateway)?
             && port.master.is_none_or(|master| master == bridge.index)
         {
-            if port.master.is_none() {
-                self.joined = true;
-                let joined = host.set_master(port.index, bridge.index);
-                joined.with_context(|| format!("failed to connect {:?} to bridge {:?}", port.name, bridge.name))?;
-            }
-            host.set_port(port.index, &port.name, &conf.vlans.gateway_port())?;
+            // In one send: a port that is there without its VLAN would never be put right.
+            self.joined |= port.master.is_none();
+            let bridge = port.master.is_none().then_some(bridge);
+            host.set_port(port.index, &port.name, &PortSettings { bridge, ..conf.vlans.gateway_port() })?;
             if !gateway.is_up() {
                 host.set_up(gateway.index, true).with_context(|| format!("failed to up {name:?}"))?;
                 self.gateway.raised = true;

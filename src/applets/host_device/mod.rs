@@ -56,8 +56,7 @@ impl Plugin for HostDevice {
         let mut inside = Side::of(&container)?;
         let link = if conf.dpdk { None } else { Some(move_in(&conf, request, &container, &mut inside, undo)?) };
         let mac = link.as_ref().map_or(String::new(), |link| link.mac.to_string());
-        let (name, sandbox) = (request.ifname.clone(), request.netns.clone());
-        let interfaces = vec![Interface { name, mac, sandbox, ..Interface::default() }];
+        let interfaces = vec![Interface::new(&request.ifname, mac, &request.netns)];
         // Other programs may want to send something to find an address; for our own it is early enough when the address
         // is there, and is then announced.
         if let (Some(link), None | Some(Delegate::Program(_))) = (&link, &ipam) {

@@ -27,7 +27,7 @@ use crate::ipam::attach::{open_netns, required_ipam};
 use crate::ipam::detach::Attachment;
 use crate::ipam::mtu::Mtu;
 use crate::ipam::point_to_point;
-use crate::net::{Handle, Mac, Netns, links, sysctls, veth};
+use crate::net::{Handle, Netns, links, sysctls, veth};
 
 /// Index of the container's interface in the result.
 const CONTAINER: i64 = 1;
@@ -163,8 +163,10 @@ fn connect(
     let pair = veth::create(&mut host, &wanted)?;
     let host_name = pair.host_name.clone();
     undo.push(move || veth::delete(&host_name));
-    result.interfaces =
-        vec![entry(&pair.host_name, &pair.host_mac, ""), entry(name, &pair.container_mac, &request.netns)];
+    result.interfaces = vec![
+        Interface::new(&pair.host_name, &pair.host_mac, ""),
+        Interface::new(name, &pair.container_mac, &request.netns),
+    ];
     for ip in &mut result.ips {
         ip.interface = Some(CONTAINER);
     }
@@ -203,8 +205,4 @@ fn flavour_if_valid(request: &Request<'_>) -> Option<Flavour> {
 /// Passes the call on to the IPAM plugin, which there must be.
 fn call_ipam(request: &Request<'_>) -> Result<()> {
     required_ipam(request)?.call(request)
-}
-
-fn entry(name: &str, mac: &Mac, sandbox: &str) -> Interface {
-    Interface { name: name.to_string(), mac: mac.to_string(), sandbox: sandbox.to_string(), ..Interface::default() }
 }
