@@ -5,8 +5,8 @@
 //! `containerId`, `config` (the list's bytes in base64), `ifName`, `networkName`, and if not empty `netns`, `cniArgs`
 //! (pairs), `capabilityArgs`, `result`. Before `cniCacheV1` the whole file was a result.
 
-use std::fs;
 use std::path::PathBuf;
+use std::{fs, io};
 
 use base64ct::{Base64, Encoding};
 use serde_json::{Map, Value};
@@ -15,7 +15,7 @@ use crate::cni::attachment::Attachment;
 use crate::cni::config::Object;
 use crate::cni::json::{self, Node};
 use crate::cni::result::CniResult;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::sys::file;
 
 /// Where the reference library keeps its cache.
@@ -83,6 +83,33 @@ impl Cache {
             return Ok(None);
         }
         Cached::decode(&object).map(Some)
+    }
+
+    /// Everything that is remembered, in the order of the files' names; of one network only, if one is named. What no
+    /// reader could use (other kinds, the legacy format, half a file, names that belie their content) is left out.
+    ///
+    /// Fails if the directory is there and cannot be read.
+    pub fn list(&self, network: Option<&str>) -> Result<Vec<(String, Cached)>> {
+        let prefix = network.map_or(String::new(), |network| format!("{network}-"));
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(|| format!("failed to read {}", self.directory.display()))?,
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with(&prefix) && !name.starts_with('.')).collect();
+        names.sort_unstable();
+        let cached = names.iter().filter_map(|name| self.read_named(name));
+        Ok(cached.filter(|(found, _)| network.is_none_or(|network| found == network)).collect())
+    }
+
+    /// The network and what is remembered in a file, if the file's name is what its content asks for.
+    fn read_named(&self, name: &str) -> Option<(String, Cached)> {
+        let map = json::parse_object(&fs::read(self.directory.join(name)).ok()?).ok()?;
+        let object = Object::top(&map);
+        let (kind, network) = (object.string("kind").ok()?, object.string("networkName").ok()?);
+        let cached = Cached::decode(&object).ok()?;
+        let fits = kind == KIND && file_name(network, &cached.attachment).is_ok_and(|wanted| wanted == name);
+        fits.then(|| (network.to_string(), cached))
     }
 
     /// Forgets an attachment. Failures do not matter: what is left is only ever a hint.
@@ -234,6 +261,29 @@ mod tests {
         assert_eq!(cache.read("a", &attachment("b-c")).unwrap(), None);
         cache.remove("a", &attachment("b-c"));
         assert!(cache.read("a-b", &attachment("c")).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_can_be_used_is_listed_by_network() {
+        let directory = TempDir::new();
+        let cache = cache(&directory);
+        assert_eq!(cache.list(None).unwrap(), []);
+        for (network, container) in [("n", "b"), ("n", "a"), ("n-a", "c"), ("m", "a")] {
+            cache.write(network, &attachment(container), b"{}", json!({"cniVersion": "1.0.0"})).unwrap();
+        }
+        let written = directory.read("cni/results/m-a-eth0");
+        for (name, text) in [("n-half-eth0", &written[..30]), ("n-z-eth0", &written), ("n-old-eth0", "{}"), (".x", "")]
+        {
+            directory.write(&format!("cni/results/{name}"), text);
+        }
+        let names = |network| {
+            let listed = cache.list(network).unwrap().into_iter();
+            listed.map(|(network, cached)| format!("{network} {}", cached.attachment.container_id)).collect::<Vec<_>>()
+        };
+        // By file: m-a-eth0, n-a-c-eth0, n-a-eth0, n-b-eth0.
+        assert_eq!(names(None), ["m a", "n-a c", "n a", "n b"]);
+        assert_eq!(names(Some("n")), ["n a", "n b"]);
+        assert!(Cache::new(directory.file("cni/results/.x")).list(None).is_err());
     }
 
     #[test]
