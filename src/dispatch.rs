@@ -11,7 +11,7 @@ use crate::cni::serve::{self, Answer};
 use crate::error::{Error, Result};
 use crate::install::{self, Link};
 use crate::net::tap;
-use crate::sys::output;
+use crate::sys::{log, output};
 
 /// The program's own name; files that start with it (`cni-box-x86_64`) are it too.
 const OWN_NAME: &str = "cni-box";
@@ -55,6 +55,13 @@ pub fn main() -> ExitCode {
         && (called.as_str(), option.as_str()) == (OWN_NAME, tap::CHILD)
     {
         return tap::create_as_told(told).into();
+    }
+    let log = host.variable(log::VARIABLE);
+    if !log.is_empty()
+        && let Err(error) = log::open(&log)
+    {
+        // It is asked for to find out what is wrong: to stop here would be one thing more.
+        let _ = print(&failed(&format!("warning: {}: {error}", log::VARIABLE)));
     }
     run(&arguments, &host).into()
 }

@@ -118,6 +118,16 @@ impl Error {
         self
     }
 
+    /// The same error with what can be done about it in its details, if the kernel refused something, one thing is usual
+    /// then, and nobody has said more.
+    #[must_use]
+    pub fn with_hint(self) -> Self {
+        match self.errno.and_then(hint) {
+            Some(hint) if self.details.is_empty() => self.with_details(hint),
+            _ => self,
+        }
+    }
+
     /// True when the kernel's answer was `errno`.
     pub fn is(&self, errno: Errno) -> bool {
         self.errno == Some(errno)
@@ -127,6 +137,21 @@ impl Error {
     pub fn timed_out(&self) -> bool {
         self.is(Errno::ETIMEDOUT)
     }
+}
+
+fn hint(errno: Errno) -> Option<&'static str> {
+    Some(match errno {
+        Errno::EPERM | Errno::EACCES => "this takes root, or CAP_NET_ADMIN and CAP_SYS_ADMIN over the namespace",
+        Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
+            "the kernel lacks it: is the module there (modprobe), is IPv6 switched on?"
+        }
+        Errno::EROFS => "the file system is read-only",
+        Errno::ENOSPC | Errno::EDQUOT => "is the disk full (df, df -i)?",
+        Errno::EMFILE | Errno::ENFILE => "too many files are open (ulimit -n, sysctl fs.file-max)",
+        // br_add_if, linux/net/bridge/br_if.c.
+        Errno::EXFULL => "a bridge takes 1,023 ports",
+        _ => return None,
+    })
 }
 
 impl From<Errno> for Error {
@@ -222,6 +247,13 @@ mod tests {
     fn context_leaves_errors_with_a_code_alone() {
         assert_eq!(Error::internal("b").context("a").msg, "a: b");
         assert_eq!(Error::new(code::INVALID_CONFIG, "b").context("a").msg, "b");
+    }
+
+    #[test]
+    fn a_hint_is_given_when_nobody_has_said_more() {
+        assert_eq!(Error::from(Errno::EROFS).with_hint().details, "the file system is read-only");
+        assert_eq!(Error::from(Errno::EROFS).with_details("own").with_hint().details, "own");
+        assert_eq!(Error::from(Errno::EEXIST).with_hint().details, "");
     }
 
     #[test]

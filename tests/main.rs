@@ -53,6 +53,7 @@ mod host_local_store;
 mod iptables_flavours;
 mod kills;
 mod lab;
+mod log;
 mod loopback;
 mod macvlan;
 mod masquerade;

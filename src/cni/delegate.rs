@@ -14,7 +14,7 @@ use crate::cni::result::CniResult;
 use crate::cni::serve;
 use crate::cni::undo::Undo;
 use crate::error::{Context, Error, Result, code};
-use crate::sys::process;
+use crate::sys::{log, process};
 
 /// A plugin that another one, or a runtime, calls.
 pub enum Delegate {
@@ -62,8 +62,10 @@ impl Delegate {
     pub fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         match self {
             Delegate::BuiltIn(plugin) => {
-                serve::gate(*plugin, request)?;
-                plugin.add(request, undo)
+                let logged = logged(*plugin, request);
+                let added = serve::gate(*plugin, request).and_then(|()| plugin.add(request, undo));
+                logged.end(added.as_ref().err());
+                added
             }
             Delegate::Program(path) => {
                 let output = execute(path, &environment(request, Verb::Add), request.config.raw())?;
@@ -79,14 +81,24 @@ impl Delegate {
     pub fn call(&self, request: &Request<'_>) -> Result<()> {
         match self {
             Delegate::BuiltIn(plugin) => {
-                serve::gate(*plugin, request)?;
-                serve::call(*plugin, request, &mut Undo::default()).map(drop)
+                let logged = logged(*plugin, request);
+                let called = serve::gate(*plugin, request);
+                let called = called.and_then(|()| serve::call(*plugin, request, &mut Undo::default()));
+                logged.end(called.as_ref().err());
+                called.map(drop)
             }
             Delegate::Program(path) => {
                 execute(path, &environment(request, request.verb), request.config.raw()).map(drop)
             }
         }
     }
+}
+
+fn logged(plugin: &dyn Plugin, request: &Request<'_>) -> log::Call {
+    let Request { container_id, ifname, netns, .. } = request;
+    let call = log::Call::begin(plugin.name(), request.verb.name(), container_id, ifname, netns);
+    log::add_to_call("network", &request.config.name);
+    call
 }
 
 fn join(directory: &str, name: &str) -> String {

@@ -9,6 +9,7 @@ use crate::cni::result::CniResult;
 use crate::cni::undo::Undo;
 use crate::cni::version::{self, Number};
 use crate::error::{Context, Error, Result, code};
+use crate::sys::log;
 use crate::sys::netns::{self, Netns};
 
 /// What a plugin process prints and how it ends.
@@ -35,16 +36,21 @@ pub fn serve(
         let answer = Answer { stderr: about(plugin), success: true, ..Answer::default() };
         return print(&answer).is_ok();
     }
+    let Environment { command, container_id, ifname, netns, .. } = &environment;
+    let logged = log::Call::begin(plugin.name(), command, container_id, ifname, netns);
     let mut undo = Undo::default();
     let served = answer(plugin, &environment, host, stdin, &mut undo)
         .and_then(|stdout| print(&Answer { stdout, success: true, ..Answer::default() }));
     match served {
         Ok(()) => {
             undo.commit();
+            logged.end(None);
             true
         }
         Err(error) => {
-            let stdout = error_json(&undo.roll_back(error));
+            let error = undo.roll_back(error.with_hint());
+            logged.end(Some(&error));
+            let stdout = error_json(&error);
             // Nobody is left to tell if this cannot be printed either.
             let _ = print(&Answer { stdout, ..Answer::default() });
             false
@@ -89,6 +95,7 @@ fn answer(
         _ => error,
     })?;
     validate_network_name(&config.name)?;
+    log::add_to_call("network", &config.name);
     let Some(verb) = verb else {
         let msg = format!("unknown CNI_COMMAND: {}", environment.command);
         return Err(Error::new(code::INVALID_ENVIRONMENT, msg));

@@ -1,14 +1,15 @@
 //! The journal of an ADD: how to take back each thing it has done. Runs backwards unless committed.
 
 use crate::error::{Error, Failures, Result};
+use crate::sys::log::Step;
 
-type Step = Box<dyn FnOnce() -> Result<()>>;
+type Undoing = Box<dyn FnOnce() -> Result<()>>;
 
 /// Steps that take back what has been done so far. Every ADD in a process (a plugin, its delegate, a whole chain) writes
 /// to the same journal, so that a failure anywhere takes back everything.
 #[derive(Default)]
 pub struct Undo {
-    steps: Vec<Step>,
+    steps: Vec<Undoing>,
     keeps_attachment: bool,
 }
 
@@ -38,10 +39,11 @@ impl Undo {
     /// be taken back in its details.
     pub fn roll_back(self, cause: Error) -> Error {
         let mut failures = Failures::default();
+        let taking_back = Step::begin(|| format!("take back {} things", self.steps.len()));
         for step in self.steps.into_iter().rev() {
             failures.note(step());
         }
-        match failures.finish() {
+        match taking_back.end(failures.finish()) {
             Ok(()) => cause,
             Err(left) => {
                 let separator = if cause.details.is_empty() { "" } else { "; " };

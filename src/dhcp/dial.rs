@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cni::CniResult;
 use crate::dhcp::rpc::{self, CmdArgs, Incoming, Malformed};
 use crate::error::{Errno, Error, Result};
+use crate::sys::log::Step;
 use crate::sys::{output, unix};
 
 /// Where the daemon listens when nothing else is said.
@@ -57,6 +58,14 @@ fn connect(socket: &str, limit: Duration) -> Result<UnixStream> {
 
 /// Calls a method of the daemon at `socket`, waiting at most `limit`.
 pub fn call(socket: &str, method: &str, args: &CmdArgs, limit: Duration) -> std::result::Result<CniResult, Failure> {
+    let step = Step::begin(|| format!("dhcp daemon {method}"));
+    let answered = converse(socket, method, args, limit);
+    let failure = answered.as_ref().err().map(|failure| failure.clone().into_error(method));
+    step.end_with(failure.as_ref().map(|error| error as _));
+    answered
+}
+
+fn converse(socket: &str, method: &str, args: &CmdArgs, limit: Duration) -> std::result::Result<CniResult, Failure> {
     let deadline = Instant::now() + limit;
     let stream = connect(socket, limit).map_err(Failure::Unreachable)?;
     let mut conversation = Conversation { stream, incoming: Incoming::default(), deadline, limit };

@@ -4,11 +4,13 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 
 use crate::error::{Context, Result};
+use crate::sys::log::Step;
 
 /// Writes a setting, such as `net/ipv6/conf/eth0/accept_ra`.
 pub fn write(name: &str, value: &str) -> Result<()> {
+    let step = Step::begin(|| format!("sysctl {name}={value}"));
     let written = OpenOptions::new().write(true).open(path(name)).and_then(|mut file| file.write_all(value.as_bytes()));
-    written.with_context(|| format!("failed to set {name} to {value}"))
+    step.end(written).with_context(|| format!("failed to set {name} to {value}"))
 }
 
 /// Reads a setting without the newline at its end.

@@ -1,12 +1,15 @@
 //! The one door for requests: sequence numbers, acknowledgements, the kernel's error texts, dumps and their retry.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::slice;
 use std::time::Duration;
 
 use crate::error::{Errno, Error, Result};
 use crate::netlink::attributes::Attributes;
 use crate::netlink::message::{ACK, ALIGNMENT, DUMP, HEADER_LENGTH, Message};
+use crate::netlink::names;
 use crate::sys::background::close_later;
+use crate::sys::log::Step;
 use crate::sys::socket::{NetlinkSocket, Protocol};
 
 /// Times a dump that changes disturbed is read again before we give up.
@@ -57,7 +60,14 @@ impl Connection {
 
     /// Sends requests in one go; the first that was refused is named by its index. A request that fails does not stop
     /// those behind it. Refusals come unasked, so only the last request is acknowledged.
-    pub fn pipeline(&mut self, mut messages: Vec<Message>) -> std::result::Result<(), (usize, Error)> {
+    pub fn pipeline(&mut self, messages: Vec<Message>) -> std::result::Result<(), (usize, Error)> {
+        let step = Step::begin(|| names::of(&messages));
+        let outcome = self.send_and_hear(messages);
+        step.end_with(outcome.as_ref().err().map(|(_, error)| error as _));
+        outcome
+    }
+
+    fn send_and_hear(&mut self, mut messages: Vec<Message>) -> std::result::Result<(), (usize, Error)> {
         let Some(last) = messages.last_mut() else { return Ok(()) };
         last.add_flags(ACK);
         let (first, count) = (self.sequence.wrapping_add(1), messages.len());
@@ -88,11 +98,12 @@ impl Connection {
     }
 
     fn try_get(&mut self, message: &Message, read: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let outcome = self.get_once(message, read);
+        let step = Step::begin(|| names::of(slice::from_ref(message)));
+        let mut outcome = self.get_once(message, read);
         if matches!(&outcome, Err(error) if error.is(Errno::EMSGSIZE)) {
-            return self.get_once(message, read);
+            outcome = self.get_once(message, read);
         }
-        outcome
+        step.end(outcome)
     }
 
     fn get_once(&mut self, message: &Message, read: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
@@ -133,6 +144,12 @@ impl Connection {
 
     /// True when the answer was consistent.
     fn try_dump(&mut self, message: &Message, read: &mut dyn FnMut(Reply<'_>) -> Result<()>) -> Result<bool> {
+        let step = Step::begin(|| names::of(slice::from_ref(message)) + " all");
+        let consistent = self.read_dump(message, read);
+        step.end(consistent)
+    }
+
+    fn read_dump(&mut self, message: &Message, read: &mut dyn FnMut(Reply<'_>) -> Result<()>) -> Result<bool> {
         self.send(vec![message.clone()])?;
         let (wanted, mut consistent) = (self.sequence, true);
         self.replies(&mut |reply| {
@@ -160,8 +177,9 @@ impl Connection {
         if let Some(last) = messages.last_mut() {
             last.add_flags(ACK);
         }
-        self.send(std::iter::once(begin).chain(messages).chain(end).collect())?;
-        self.drain_verdicts()
+        let step = Step::begin(|| names::of(&messages));
+        let sent = self.send(std::iter::once(begin).chain(messages).chain(end).collect());
+        step.end(sent.and_then(|()| self.drain_verdicts()))
     }
 
     /// Connects in the current namespace for the events of multicast groups (`RTNLGRP_…`) only.
@@ -174,7 +192,8 @@ impl Connection {
     /// Waits at most `limit` for events and drops them; the caller then looks again. That the kernel had to drop some
     /// itself, or that one is too long (`ENOBUFS`, `EMSGSIZE`), says no more than that there were events.
     pub fn await_events(&mut self, limit: Duration) -> Result<()> {
-        if !self.socket.wait(limit)? {
+        let step = Step::begin(|| "netlink wait for events".to_string());
+        if !step.end(self.socket.wait(limit))? {
             return Ok(());
         }
         loop {

@@ -130,8 +130,12 @@ impl Message {
         self.overwrite(6, &(old | flags).to_ne_bytes());
     }
 
-    /// The body without the header, for golden-byte tests.
-    #[cfg(test)]
+    /// Its type.
+    pub fn kind(&self) -> u16 {
+        self.bytes.get(4..6).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_ne_bytes)
+    }
+
+    /// The body without the header.
     pub fn body(&self) -> &[u8] {
         self.bytes.get(HEADER_LENGTH..).unwrap_or_default()
     }

@@ -9,6 +9,7 @@ pub mod attributes;
 pub mod connection;
 pub mod conntrack;
 pub mod message;
+mod names;
 pub mod nftables;
 pub mod route;
 pub mod traffic;

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use crate::error::{Errno, Result};
+use crate::sys::log::Step;
 
 /// How a file is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,20 +23,22 @@ pub struct Lock(File);
 impl Lock {
     /// Waits for the lock without limit.
     pub fn acquire(file: File, mode: Mode) -> Result<Self> {
-        flock(&file, operation(mode))?;
+        let step = waiting_for(&file);
+        step.end(flock(&file, operation(mode)))?;
         Ok(Lock(file))
     }
 
     /// Waits for the lock at most `limit`; `ETIMEDOUT` when somebody else held it for all that time.
     pub fn acquire_within(file: File, mode: Mode, limit: Duration) -> Result<Self> {
-        flock_within(&file, mode, limit)?;
+        let step = waiting_for(&file);
+        step.end(flock_within(&file, mode, limit))?;
         Ok(Lock(file))
     }
 
     /// Changes how the lock is held, waiting at most `limit`. The kernel releases the old lock first, so others may come in
     /// between; after `ETIMEDOUT` no lock is held.
     pub fn convert_within(&self, mode: Mode, limit: Duration) -> Result<()> {
-        flock_within(&self.0, mode, limit)
+        waiting_for(&self.0).end(flock_within(&self.0, mode, limit))
     }
 
     /// The locked file.
@@ -49,6 +52,13 @@ impl Drop for Lock {
         // Closing releases it too, unless the file is open elsewhere; there is nothing to do about a failure.
         let _ = flock(&self.0, libc::LOCK_UN);
     }
+}
+
+fn waiting_for(file: &File) -> Step {
+    Step::begin(|| {
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+        format!("lock {}", path.display())
+    })
 }
 
 /// flock has no timed form: it is tried again and again, gently enough not to burn the processor under contention.

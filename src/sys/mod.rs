@@ -7,6 +7,7 @@ pub mod file;
 mod heap;
 pub mod listen;
 pub mod lock;
+pub mod log;
 pub mod namespaces;
 pub mod netns;
 pub mod output;

@@ -14,6 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Context, Errno, Error, Result};
+use crate::sys::log::Step;
 use crate::sys::output;
 
 /// How a program ended and what it printed.
@@ -41,6 +42,14 @@ const SELINUX: &str = "/sys/fs/selinux";
 
 /// Runs `path` with exactly this environment, feeds it `stdin` and collects what it prints.
 pub fn run(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Finished> {
+    let step = Step::begin(|| format!("program {path}"));
+    let finished = run_to_its_end(path, environment, stdin);
+    let failure = finished.as_ref().map(|finished| finished.failure.as_ref());
+    step.end_with(failure.map_or_else(|error| Some(error as _), |failure| failure.map(|status| status as _)));
+    finished
+}
+
+fn run_to_its_end(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Finished> {
     let mut child = spawn(path, environment)?;
     let (stdout, stderr) = converse(&mut child, stdin);
     let status = child.wait()?;

@@ -4,6 +4,7 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::error::{Context, Errno, Result};
+use crate::sys::log::Step;
 
 /// Address family of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,12 +48,13 @@ impl TableSocket {
     /// getsockopt(2): `bytes` holds the request and receives the answer; the number of bytes the kernel used.
     pub fn get(&self, option: libc::c_int, bytes: &mut [u8]) -> std::result::Result<usize, Errno> {
         let mut length = bytes.len() as libc::socklen_t;
+        let step = Step::begin(|| "x_tables read table".to_string());
         // SAFETY: pointer and length describe `bytes`, which is writable and lives through the call; the kernel writes
         // at most `length` bytes.
         let result = unsafe {
             libc::getsockopt(self.socket.as_raw_fd(), self.level, option, bytes.as_mut_ptr().cast(), &raw mut length)
         };
-        Errno::result(result).map(|_| length as usize)
+        step.end(Errno::result(result)).map(|_| length as usize)
     }
 
     /// `IPT_SO_SET_ADD_COUNTERS`: the request is a `struct xt_counters_info`.
@@ -88,6 +90,6 @@ impl TableSocket {
         if promised as usize * 16 > counters.len() {
             return Err(Errno::EINVAL);
         }
-        self.set(SET_REPLACE, request)
+        Step::begin(|| "x_tables replace table".to_string()).end(self.set(SET_REPLACE, request))
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Context, Errno, Error, Result};
 use crate::firewall::firewalld::address::{self, Address};
 use crate::firewall::firewalld::message::{Call, FIXED, Reply, Start, Value};
+use crate::sys::log::Step;
 use crate::sys::unix;
 
 /// How long everything said on one connection may take together.
@@ -86,7 +87,7 @@ impl Bus {
 
     /// Calls a method and waits for the answer. Whatever else comes in is skipped.
     pub(super) fn call(&mut self, call: &Call<'_>) -> Result<Answer> {
-        let answered = self.call_unnamed(call);
+        let answered = Step::begin(|| format!("D-Bus {}", call.member)).end(self.call_unnamed(call));
         answered.with_context(|| {
             format!("failed to call {}.{} on the bus at {}", call.interface, call.member, self.address)
         })
