@@ -51,16 +51,18 @@ class Plugin:
         return [self.plugins / self.kind], protocol(verb, self.plugins, self.network, self.netns), self.config
 
 
-def kernel_has(kind):
-    """Whether this kernel can make such a device."""
-    settings = {"ptp": ["veth"], "tap": None, "vlan": ["vlan", "id", "4"]}.get(kind, [kind])
-    if settings is None:
-        return True
-    link = ["link", LOWER] if kind in ("macvlan", "ipvlan", "vlan") else []
+def kernel_has(settings, link=()):
+    """Whether this kernel can make a device of this `ip link add … type`."""
     made = subprocess.run(["ip", "link", "add", "probe0", *link, "type", *settings], capture_output=True)
     if made.returncode == 0:
         ip("link", "del", "probe0")
     return made.returncode == 0
+
+
+def kernel_has_kind(kind):
+    settings = {"ptp": ["veth"], "vlan": ["vlan", "id", "4"]}.get(kind, [kind])
+    link = ["link", LOWER] if kind in ("macvlan", "ipvlan", "vlan") else []
+    return kind == "tap" or kernel_has(settings, link)
 
 
 def rows(table, spawner, args, plugins):
@@ -68,7 +70,7 @@ def rows(table, spawner, args, plugins):
     ip("link", "add", LOWER, "up", "type", "veth", "peer", "name", "lower1")
     ip("link", "set", "lower1", "up")
     for number, (kind, directories) in enumerate(plugins.items()):
-        if kernel_has(kind):
+        if kernel_has_kind(kind):
             kind_rows(table, spawner, args, kind, number, directories)
         else:
             print(f"NOTE: this kernel has no {kind} devices; `make bench-vm` measures them on Debian's.\n")

@@ -19,9 +19,11 @@ from pathlib import Path
 import devices
 import dhcp
 import firewall
+import meta
 from measure import (PLUGINS, WORK, Failed, Spawner, Table, answers, cpu, ip, new_netns, protocol, rounds, trace, wall,
                      within)
 
+PARTS = ("bridge", "store", "devices", "dhcp", "firewall", "meta", "size")
 RESERVED = (0, 1000, 20000, 60000)
 
 # --- who is measured ---------------------------------------------------------------------------------------------------
@@ -150,7 +152,7 @@ def arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=Path)
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--only", choices=("bridge", "store", "devices", "dhcp", "firewall"), help="these rows alone")
+    parser.add_argument("--only", choices=PARTS, action="append", help="these rows alone; may be said again")
     return parser.parse_args()
 
 
@@ -188,18 +190,22 @@ def main():
     PLUGINS.mkdir(parents=True)
 
     spawner, table = Spawner(args.directory / "spawn"), Table()
-    plugins = whom_of(("bridge", "host-local", "dhcp", "portmap", "firewall", *devices.SETTINGS), binary, reference)
-    if args.only in (None, "bridge"):
+    names = ("bridge", "host-local", "dhcp", "portmap", "firewall", *devices.SETTINGS, *meta.SETTINGS)
+    plugins = whom_of(names, binary, reference)
+    wanted = args.only or PARTS
+    if "bridge" in wanted:
         kernel_rows(table, spawner, args, plugins["bridge"])
-    if args.only in (None, "store"):
+    if "store" in wanted:
         store_rows(table, spawner, args, plugins["host-local"])
-    if args.only in (None, "devices"):
+    if "devices" in wanted:
         devices.rows(table, spawner, args, {kind: plugins[kind] for kind in devices.SETTINGS})
-    if args.only in (None, "dhcp"):
+    if "dhcp" in wanted:
         dhcp.rows(table, spawner, args, plugins["dhcp"])
-    if args.only in (None, "firewall"):
+    if "firewall" in wanted:
         firewall.rows(table, spawner, args, plugins)
-    if not args.only:
+    if "meta" in wanted:
+        meta.rows(table, spawner, args, {kind: plugins[kind] for kind in meta.SETTINGS})
+    if "size" in wanted:
         size_row(table, binary, reference)
     if os.getloadavg()[0] > 1.5:
         print("NOTE: other work is going on here: take the times of this run with care.\n")

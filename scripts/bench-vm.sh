@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bench-vm.sh: the rows of `make bench` about devices, on Debian's kernel in a virtual machine, which has those that this
+# bench-vm.sh: the rows of `make bench` about devices and VRFs, on Debian's kernel in a virtual machine, which has those that this
 # machine's kernel may lack. The processor is emulated: the times are those of another world, the ratios tell more.
 # The two C programs are those of bench.sh, in $OUT/bench.
 #
@@ -21,7 +21,7 @@ payload() {
     cp -R "$VM/../bench" "$VM/payload/root/"
     cat >"$VM/payload/usr/local/bin/payload" <<'END'
 #!/bin/sh
-exec env CNI_BOX_PRIVATE=1 python3 /root/benches/run.py /root/bench --only devices --rounds 15
+exec env CNI_BOX_PRIVATE=1 python3 /root/benches/run.py /root/bench --only devices --only meta --rounds 15
 END
     chmod 755 "$VM/payload/usr/local/bin/payload"
 }
