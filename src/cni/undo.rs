@@ -39,7 +39,7 @@ impl Undo {
     /// be taken back in its details.
     pub fn roll_back(self, cause: Error) -> Error {
         let mut failures = Failures::default();
-        let taking_back = Step::begin(|| format!("take back {} things", self.steps.len()));
+        let taking_back = Step::begin(format_args!("take back {} things", self.steps.len()));
         for step in self.steps.into_iter().rev() {
             failures.note(step());
         }

@@ -1,5 +1,6 @@
 //! The plugin's side of a call to the daemon. Every wait is bounded.
 
+use std::fmt;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -22,6 +23,15 @@ pub enum Failure {
     Refused(String),
     /// The connection broke, or there was no answer in time.
     Lost(Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Refused(text) => out.write_str(text),
+            Failure::Unreachable(error) | Failure::Lost(error) => error.fmt(out),
+        }
+    }
 }
 
 impl Failure {
@@ -58,10 +68,9 @@ fn connect(socket: &str, limit: Duration) -> Result<UnixStream> {
 
 /// Calls a method of the daemon at `socket`, waiting at most `limit`.
 pub fn call(socket: &str, method: &str, args: &CmdArgs, limit: Duration) -> std::result::Result<CniResult, Failure> {
-    let step = Step::begin(|| format!("dhcp daemon {method}"));
+    let step = Step::begin(format_args!("dhcp daemon {method}"));
     let answered = converse(socket, method, args, limit);
-    let failure = answered.as_ref().err().map(|failure| failure.clone().into_error(method));
-    step.end_with(failure.as_ref().map(|error| error as _));
+    step.end_with(answered.as_ref().err().map(|failure| failure as _));
     answered
 }
 

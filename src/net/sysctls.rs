@@ -8,7 +8,7 @@ use crate::sys::log::Step;
 
 /// Writes a setting, such as `net/ipv6/conf/eth0/accept_ra`.
 pub fn write(name: &str, value: &str) -> Result<()> {
-    let step = Step::begin(|| format!("sysctl {name}={value}"));
+    let step = Step::begin(format_args!("sysctl {name}={value}"));
     let written = OpenOptions::new().write(true).open(path(name)).and_then(|mut file| file.write_all(value.as_bytes()));
     step.end(written).with_context(|| format!("failed to set {name} to {value}"))
 }

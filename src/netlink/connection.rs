@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::{Errno, Error, Result};
 use crate::netlink::attributes::Attributes;
 use crate::netlink::message::{ACK, ALIGNMENT, DUMP, HEADER_LENGTH, Message};
-use crate::netlink::names;
+use crate::netlink::names::Names;
 use crate::sys::background::close_later;
 use crate::sys::log::Step;
 use crate::sys::socket::{NetlinkSocket, Protocol};
@@ -61,7 +61,7 @@ impl Connection {
     /// Sends requests in one go; the first that was refused is named by its index. A request that fails does not stop
     /// those behind it. Refusals come unasked, so only the last request is acknowledged.
     pub fn pipeline(&mut self, messages: Vec<Message>) -> std::result::Result<(), (usize, Error)> {
-        let step = Step::begin(|| names::of(&messages));
+        let step = Step::begin(format_args!("{}", Names(&messages)));
         let outcome = self.send_and_hear(messages);
         step.end_with(outcome.as_ref().err().map(|(_, error)| error as _));
         outcome
@@ -98,7 +98,7 @@ impl Connection {
     }
 
     fn try_get(&mut self, message: &Message, read: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let step = Step::begin(|| names::of(slice::from_ref(message)));
+        let step = Step::begin(format_args!("{}", Names(slice::from_ref(message))));
         let mut outcome = self.get_once(message, read);
         if matches!(&outcome, Err(error) if error.is(Errno::EMSGSIZE)) {
             outcome = self.get_once(message, read);
@@ -144,7 +144,7 @@ impl Connection {
 
     /// True when the answer was consistent.
     fn try_dump(&mut self, message: &Message, read: &mut dyn FnMut(Reply<'_>) -> Result<()>) -> Result<bool> {
-        let step = Step::begin(|| names::of(slice::from_ref(message)) + " all");
+        let step = Step::begin(format_args!("{} all", Names(slice::from_ref(message))));
         let consistent = self.read_dump(message, read);
         step.end(consistent)
     }
@@ -177,7 +177,7 @@ impl Connection {
         if let Some(last) = messages.last_mut() {
             last.add_flags(ACK);
         }
-        let step = Step::begin(|| names::of(&messages));
+        let step = Step::begin(format_args!("{}", Names(&messages)));
         let sent = self.send(std::iter::once(begin).chain(messages).chain(end).collect());
         step.end(sent.and_then(|()| self.drain_verdicts()))
     }
@@ -192,7 +192,7 @@ impl Connection {
     /// Waits at most `limit` for events and drops them; the caller then looks again. That the kernel had to drop some
     /// itself, or that one is too long (`ENOBUFS`, `EMSGSIZE`), says no more than that there were events.
     pub fn await_events(&mut self, limit: Duration) -> Result<()> {
-        let step = Step::begin(|| "netlink wait for events".to_string());
+        let step = Step::begin(format_args!("netlink wait for events"));
         if !step.end(self.socket.wait(limit))? {
             return Ok(());
         }

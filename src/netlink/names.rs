@@ -1,5 +1,8 @@
 //! What people call a request, for the log (`sys::log`).
 
+use std::fmt::{self, Display, Formatter};
+
+use crate::netlink::Attributes;
 use crate::netlink::message::Message;
 
 /// Objects of rtnetlink from `RTM_BASE` on, four message types each (`linux/rtnetlink.h`).
@@ -17,56 +20,62 @@ const NFTABLES: u16 = 10;
 const IFNAME: u16 = 3;
 const IFINFOMSG: usize = 16;
 
-/// The kinds of these messages, with the number of equal ones in a row, and the link of the first: `NEWADDR 2xNEWROUTE #7`.
-pub(super) fn of(messages: &[Message]) -> String {
-    let mut words: Vec<(usize, String)> = Vec::new();
-    for name in messages.iter().map(|message| kind(message.kind())) {
-        match words.last_mut() {
-            Some((count, last)) if *last == name => *count += 1,
-            _ => words.push((1, name)),
+/// The kinds of these messages, equal ones in a row once with their number, and the link of the first:
+/// `netlink NEWADDR 2xNEWROUTE #7`.
+pub(super) struct Names<'a>(pub(super) &'a [Message]);
+
+impl Display for Names<'_> {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        out.write_str("netlink")?;
+        for equal in self.0.chunk_by(|one, next| one.kind() == next.kind()) {
+            out.write_str(" ")?;
+            if equal.len() > 1 {
+                write!(out, "{}x", equal.len())?;
+            }
+            equal.first().map_or(Ok(()), |message| write_kind(message.kind(), out))?;
         }
+        self.0.first().map_or(Ok(()), |message| write_link(message, out))
     }
-    let mut text = String::from("netlink");
-    for (count, name) in words {
-        let times = if count > 1 { format!("{count}x") } else { String::new() };
-        text = text + " " + &times + &name;
-    }
-    text + &messages.first().and_then(link).unwrap_or_default()
 }
 
-fn kind(number: u16) -> String {
+fn write_kind(number: u16, out: &mut Formatter<'_>) -> fmt::Result {
     let (subsystem, low) = (number >> 8, number & 0xff);
     let known = match (subsystem, low.checked_sub(ROUTE_BASE)) {
         (0, Some(low)) => name(&ROUTE_OBJECTS, &ROUTE_VERBS, low),
         (NFTABLES, _) => name(&NFTABLES_OBJECTS, &NFTABLES_VERBS, low),
         _ => None,
     };
-    known.unwrap_or_else(|| format!("{number:#x}"))
+    match known {
+        Some((verb, object)) => write!(out, "{verb}{object}"),
+        None => write!(out, "{number:#x}"),
+    }
 }
 
-fn name(objects: &[&str], verbs: &[&str], number: u16) -> Option<String> {
+fn name<'n>(objects: &[&'n str], verbs: &[&'n str], number: u16) -> Option<(&'n str, &'n str)> {
     let number = usize::from(number);
-    let (object, verb) = (objects.get(number / verbs.len())?, verbs.get(number % verbs.len())?);
-    Some(format!("{verb}{object}"))
+    Some((verbs.get(number % verbs.len())?, objects.get(number / verbs.len())?))
 }
 
 /// The link that a request about links is for, by name or by index.
-fn link(message: &Message) -> Option<String> {
-    let body = message.body();
-    if kind(message.kind()).ends_with("LINK") {
-        let attributes = crate::netlink::Attributes::after(body, IFINFOMSG).ok()?;
-        if let Some(name) = attributes.find(IFNAME) {
-            return Some(format!(" {}", name.text()));
-        }
-        let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
-        return Some(format!(" #{index}")).filter(|_| index != 0);
+fn write_link(message: &Message, out: &mut Formatter<'_>) -> fmt::Result {
+    let is_about_links = (ROUTE_BASE..ROUTE_BASE + ROUTE_VERBS.len() as u16).contains(&message.kind());
+    let named = Attributes::after(message.body(), IFINFOMSG).ok().and_then(|attributes| attributes.find(IFNAME));
+    let index = message.body().get(4..8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
+    match named {
+        _ if !is_about_links => Ok(()),
+        Some(name) => write!(out, " {}", name.text()),
+        None if index == 0 => Ok(()),
+        None => write!(out, " #{index}"),
     }
-    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn of(messages: &[Message]) -> String {
+        Names(messages).to_string()
+    }
 
     #[test]
     fn requests_are_named() {

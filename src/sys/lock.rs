@@ -1,5 +1,6 @@
 //! flock(2), the lock that the reference plugins, iptables and we share.
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -55,10 +56,17 @@ impl Drop for Lock {
 }
 
 fn waiting_for(file: &File) -> Step {
-    Step::begin(|| {
-        let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
-        format!("lock {}", path.display())
-    })
+    Step::begin(format_args!("lock {}", PathOf(file)))
+}
+
+/// The path that a file was opened by; asked for only when it is wanted.
+struct PathOf<'a>(&'a File);
+
+impl fmt::Display for PathOf<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", self.0.as_raw_fd())).unwrap_or_default();
+        path.display().fmt(out)
+    }
 }
 
 /// flock has no timed form: it is tried again and again, gently enough not to burn the processor under contention.

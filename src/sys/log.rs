@@ -12,7 +12,7 @@
 //! | `us` | how long it took, in microseconds; `start` has none |
 //! | `error` | why it failed, if it did |
 
-use std::fmt::{Display, Write};
+use std::fmt::{Arguments, Display, Write};
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
@@ -75,9 +75,9 @@ fn journal() -> std::io::Result<UnixDatagram> {
 pub struct Step(Option<(String, Instant)>);
 
 impl Step {
-    /// `what` is only asked for when somebody listens.
-    pub fn begin(what: impl FnOnce() -> String) -> Self {
-        Step(SINK.get().map(|_| (what(), Instant::now())))
+    /// `what` is only put into words when somebody listens.
+    pub fn begin(what: Arguments<'_>) -> Self {
+        Step(SINK.get().map(|_| (what.to_string(), Instant::now())))
     }
 
     /// Tells how it ended, and hands that on.

@@ -42,7 +42,7 @@ const SELINUX: &str = "/sys/fs/selinux";
 
 /// Runs `path` with exactly this environment, feeds it `stdin` and collects what it prints.
 pub fn run(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Finished> {
-    let step = Step::begin(|| format!("program {path}"));
+    let step = Step::begin(format_args!("program {path}"));
     let finished = run_to_its_end(path, environment, stdin);
     let failure = finished.as_ref().map(|finished| finished.failure.as_ref());
     step.end_with(failure.map_or_else(|error| Some(error as _), |failure| failure.map(|status| status as _)));

@@ -48,7 +48,7 @@ impl TableSocket {
     /// getsockopt(2): `bytes` holds the request and receives the answer; the number of bytes the kernel used.
     pub fn get(&self, option: libc::c_int, bytes: &mut [u8]) -> std::result::Result<usize, Errno> {
         let mut length = bytes.len() as libc::socklen_t;
-        let step = Step::begin(|| "x_tables read table".to_string());
+        let step = Step::begin(format_args!("x_tables read table"));
         // SAFETY: pointer and length describe `bytes`, which is writable and lives through the call; the kernel writes
         // at most `length` bytes.
         let result = unsafe {
@@ -90,6 +90,6 @@ impl TableSocket {
         if promised as usize * 16 > counters.len() {
             return Err(Errno::EINVAL);
         }
-        Step::begin(|| "x_tables replace table".to_string()).end(self.set(SET_REPLACE, request))
+        Step::begin(format_args!("x_tables replace table")).end(self.set(SET_REPLACE, request))
     }
 }

@@ -87,7 +87,7 @@ impl Bus {
 
     /// Calls a method and waits for the answer. Whatever else comes in is skipped.
     pub(super) fn call(&mut self, call: &Call<'_>) -> Result<Answer> {
-        let answered = Step::begin(|| format!("D-Bus {}", call.member)).end(self.call_unnamed(call));
+        let answered = Step::begin(format_args!("D-Bus {}", call.member)).end(self.call_unnamed(call));
         answered.with_context(|| {
             format!("failed to call {}.{} on the bus at {}", call.interface, call.member, self.address)
         })
