@@ -111,3 +111,56 @@ fn a_setting_that_can_only_be_written_is_written() {
     let lab = lab();
     ours(&lab, "ADD", &json!({"sysctl": {"net.ipv4.route.flush": "1"}})).result();
 }
+
+/// The kernel does not show the secret before there is one.
+#[test]
+fn a_setting_that_cannot_be_read_yet_is_written() {
+    let lab = lab();
+    let changes = json!({"sysctl": {"net.ipv6.conf.eth0.stable_secret": "2001:0db8:0000:0000:0000:0000:0000:0007"}});
+    let text = "failed to verify sysctl: read /proc/sys/net/ipv6/conf/eth0/stable_secret: input/output error";
+    ours(&lab, "CHECK", &changes).fails(999, text);
+    for _ in 0..2 {
+        ours(&lab, "ADD", &changes).result();
+    }
+    assert_eq!(sysctl(&lab, "ipv6/conf/eth0/stable_secret"), "2001:0db8:0000:0000:0000:0000:0000:0007");
+    ours(&lab, "CHECK", &changes).silent();
+}
+
+/// What one key does to another counts: whether a value is there already is asked when its turn comes.
+#[test]
+fn better_the_last_of_several_keys_has_the_last_word() {
+    for (keys, name) in [
+        (
+            r#""net.ipv6.conf.all.disable_ipv6":"0","net.ipv6.conf.IFNAME.disable_ipv6":"1""#,
+            "ipv6/conf/eth0/disable_ipv6",
+        ),
+        (r#""net.ipv4.conf.eth0.arp_filter":"0","net/ipv4/conf/eth0/arp_filter":"1""#, "ipv4/conf/eth0/arp_filter"),
+    ] {
+        let lab = lab();
+        lab.ok(&format!("ip netns exec ns1 sysctl -q net/{name}=1"));
+        let text = config(&json!({})).to_string().replacen('{', &format!("{{\"sysctl\":{{{keys}}},"), 1);
+        lab.plugin("tuning").stdin(text).run().result();
+        assert_eq!(sysctl(&lab, name), "1");
+    }
+}
+
+/// As sysctl(8) reads keys, which begin with the separator that counts; the reference knows no way but IFNAME.
+#[test]
+fn better_a_key_may_name_an_interface_with_a_dot() {
+    let lab = lab();
+    lab.ok("ip -n ns1 link set eth0 name eth0.1");
+    for key in ["net.ipv4.conf.eth0/1.arp_filter", "net/ipv4/conf/eth0.1/arp_filter", "net.ipv4.conf.IFNAME.arp_filter"]
+    {
+        lab.ok("ip netns exec ns1 sysctl -q net/ipv4/conf/eth0.1/arp_filter=0");
+        let config = config(&json!({"sysctl": {key: "1"}}));
+        lab.plugin("tuning").ifname("eth0.1").config(&config).run().result();
+        assert_eq!(sysctl(&lab, "ipv4/conf/eth0.1/arp_filter"), "1", "{key}");
+        lab.plugin("tuning").verb("CHECK").ifname("eth0.1").config(&config).run().silent();
+    }
+    for key in ["net/../kernel/hostname", "net.//.kernel.hostname", "net/ipv4/conf/../../../kernel/hostname"] {
+        let before = lab.read("/proc/sys/kernel/hostname");
+        let outcome = ours(&lab, "ADD", &json!({"sysctl": {key: "x"}}));
+        assert!(outcome.error().1.contains("sysctl"), "{key}");
+        assert_eq!(lab.read("/proc/sys/kernel/hostname"), before);
+    }
+}
