@@ -72,6 +72,7 @@ mod results;
 mod sbr;
 mod sbr_after;
 mod sbr_interfaces;
+mod sbr_routes;
 mod shared_bridge;
 mod spoof_check;
 mod static_ipam;

@@ -313,11 +313,12 @@ fn bad_input_is_refused_in_the_references_words_and_changes_nothing() {
         call(&lab, "ADD", &config(DUAL, &prev)).ifname("net7").run().fails(999, text);
     }
     assert_eq!(state(&lab), before);
-    ours(&lab, "ADD", &config(DUAL, &json!({})))
-        .netns("/run/netns/none")
-        .run()
-        .fails_with(999, &["no such file or directory"]);
+    lab.write("/run/netns/file", "");
+    let add = ours(&lab, "ADD", &config(DUAL, &json!({})));
+    add.clone().netns("/run/netns/none").run().fails_with(999, &["no such file or directory"]);
+    add.netns("/run/netns/file").run().fails_with(999, &["unknown FS magic on \"/run/netns/file\""]);
     assert!(!lab.exists("/run/netns/none"));
+    assert_eq!(state(&lab), before);
 }
 
 #[test]

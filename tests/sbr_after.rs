@@ -1,6 +1,6 @@
 //! sbr afterwards: a second ADD, what fails, CHECK, DEL, GC, STATUS.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::kills::{Accident, Trial, every};
 use crate::lab::{Lab, Outcome, merged};
@@ -135,6 +135,30 @@ fn better_del_cleans_up_whatever_became_of_the_interface() {
     }
 }
 
+/// Neither the interface nor the result says which addresses they were: nobody has them any more.
+#[test]
+fn better_del_finds_rules_that_nobody_needs() {
+    for (table, others) in [(Value::Null, "100"), (json!(200), "200")] {
+        let lab = lab();
+        let config = config(DUAL, &json!({"table": table}));
+        lab.ok("ip -n ns1 rule add from 172.16.0.2 lookup 300");
+        lab.ok("ip -n ns1 rule add from 172.16.0.9 lookup 50");
+        lab.ok("ip -n ns1 rule add from 172.20.0.0/16 lookup 300");
+        lab.ok("ip -n ns1 rule add from 172.16.0.9 fwmark 1 lookup 300");
+        lab.ok("ip -n ns1 route add 203.0.113.0/24 dev eth0 table 400");
+        lab.ok("ip -n ns1 rule add from 172.16.0.9 lookup 400");
+        let before = rules(&lab);
+        ours(&lab, "ADD", &config).run().result();
+        assert!(rules(&lab).iter().any(|line| line.ends_with(&format!("from 10.0.0.2 lookup {others}"))));
+        lab.ok("ip -n ns1 link del net1");
+        let nothing = merged(config, &json!({"prevResult": null}));
+        for _ in 0..2 {
+            ours(&lab, "DEL", &nothing).run().silent();
+            assert_eq!(rules(&lab), before);
+        }
+    }
+}
+
 #[test]
 fn better_del_succeeds_without_a_namespace_and_makes_no_file() {
     let lab = lab();
@@ -171,10 +195,23 @@ fn better_check_names_what_is_missing() {
     ours(&lab, "ADD", &config).run().result();
     check().silent();
     lab.ok("ip -n ns1 -6 route del default table 101");
-    check().fails(999, "Expected default route via 2001:db8::1 not found in routing table 101");
+    check().fails(999, "Expected default route via 2001:db8::1 in routing table 101 not found");
     lab.ok("ip -n ns1 -6 route add default via 2001:db8::1 dev net1 table 101");
+    lab.ok("ip -n ns1 route replace default via 172.16.0.1 dev eth0 table 100");
+    check().fails(999, "Expected default route via 10.0.0.1 in routing table 100 not found");
+    lab.ok("ip -n ns1 route replace default via 10.0.0.1 dev net1 table 100 onlink");
+    lab.ok("ip -n ns1 route del 10.0.0.0/24 table 100");
+    check().fails(999, "Expected route to 10.0.0.0/24 in routing table 100 not found");
+    lab.ok("ip -n ns1 route add 10.0.0.0/24 dev net1 table 100");
     lab.ok("ip -n ns1 -6 rule del from 2001:db8::2");
     check().fails(999, "Expected rule from 2001:db8::2 not found");
+    let hints = crate::sbr::config(DUAL, &json!({"addSourceHints": true}));
+    ours(&lab, "ADD", &hints).run().result();
+    ours(&lab, "CHECK", &hints).run().silent();
+    lab.ok("ip -n ns1 route del 10.0.0.0/24 dev net1");
+    ours(&lab, "CHECK", &hints).run().fails(999, "Expected route to 10.0.0.0/24 in the main routing table not found");
+    lab.ok("ip -n ns1 link del net1");
+    check().fails(999, "Cannot find network interface net1: Link not found");
 }
 
 #[test]
