@@ -106,17 +106,17 @@ impl Plugin for Sbr {
         // Whatever else the configuration says is about ADD.
         let table = table(request).ok().flatten();
         let routing = inside.routing()?;
-        let ended = match (request.config.prev_result(), link) {
-            (Ok(Some(previous)), _) => ended(&mut inside, link, &addresses(&previous, &request.ifname))?,
-            (_, Some(_)) => ended(&mut inside, link, &[])?,
-            _ => abandoned(&mut inside, &routing, table)?,
-        };
-        let is_ours = |rule: &&Rule| {
-            table.map_or(may_be_ours(rule.table), |table| rule.table == table)
-                && rule.source.is_some_and(|source| ended.contains(&source.addr()))
-        };
+        let fits = |rule: &&Rule| table.map_or(may_be_ours(rule.table), |table| rule.table == table);
+        let mut rules: Vec<&Rule> = routing.rules.iter().filter(fits).collect();
+        match (request.config.prev_result(), link) {
+            (Ok(Some(previous)), _) => {
+                keep_ended(&mut rules, &mut inside, link, &addresses(&previous, &request.ifname))?
+            }
+            (_, Some(_)) => keep_ended(&mut rules, &mut inside, link, &[])?,
+            _ => keep_abandoned(&mut rules, &mut inside, &routing, table)?,
+        }
         let mut failures = Failures::default();
-        for rule in routing.rules.iter().filter(is_ours) {
+        for rule in rules {
             let of_table = |route: &&Listed| route.table == rule.table && Some(route.link) == link && table.is_none();
             let routes = routing.routes.iter().filter(of_table).cloned().map(Change::Remove);
             failures.note(perform(&mut inside, &[Change::RemoveRule(rule.clone())]));
@@ -191,20 +191,25 @@ fn index_of(inside: &mut Handle, request: &Request<'_>) -> Result<u32> {
     Ok(link.with_context(|| format!("Cannot find network interface {}", request.ifname))?.index)
 }
 
-/// The addresses that the interface has, and those that it had.
-fn ended(inside: &mut Handle, link: Option<u32>, had: &[&IpConfig]) -> Result<Vec<IpAddr>> {
+/// Of these rules those about addresses that the interface has, or had.
+fn keep_ended(rules: &mut Vec<&Rule>, inside: &mut Handle, link: Option<u32>, had: &[&IpConfig]) -> Result<()> {
     let now = link.map_or(Ok(Vec::new()), |link| inside.addresses(link))?;
-    Ok(now.iter().map(|address| address.net).chain(had.iter().map(|ip| ip.address)).map(|net| net.addr()).collect())
+    let ended = now.iter().map(|address| address.net).chain(had.iter().map(|ip| ip.address));
+    let ended: Vec<IpAddr> = ended.map(|net| net.addr()).collect();
+    rules.retain(|rule| rule.source.is_some_and(|source| ended.contains(&source.addr())));
+    Ok(())
 }
 
-/// Addresses that have rules, but no interface has them, and the table (if not one of somebody else's) is empty: routes go
-/// with their interface. For when neither that nor a result is left.
-fn abandoned(inside: &mut Handle, routing: &Routing, table: Option<u32>) -> Result<Vec<IpAddr>> {
+/// Of these rules those about addresses that no interface has, as far as their table (if not one of somebody else's) is
+/// empty: routes go with their interface. For when neither that nor a result is left.
+fn keep_abandoned(rules: &mut Vec<&Rule>, inside: &mut Handle, routing: &Routing, table: Option<u32>) -> Result<()> {
     let present = inside.all_addresses()?;
-    let is_unused = |rule: &&Rule| table.is_some() || !routing.routes.iter().any(|route| route.table == rule.table);
-    let sources = routing.rules.iter().filter(is_unused).filter_map(|rule| rule.source);
-    let hosts = sources.filter(|source| source.prefix_len() == source.max_prefix_len()).map(|source| source.addr());
-    Ok(hosts.filter(|host| !present.iter().any(|address| address.net.addr() == *host)).collect())
+    let has_routes = |rule: &Rule| table.is_none() && routing.routes.iter().any(|route| route.table == rule.table);
+    let is_present = |source: &IpNet| present.iter().any(|address| address.net.addr() == source.addr());
+    let is_host = |source: &IpNet| source.prefix_len() == source.max_prefix_len();
+    rules
+        .retain(|rule| !has_routes(rule) && rule.source.is_some_and(|source| is_host(&source) && !is_present(&source)));
+    Ok(())
 }
 
 /// What is to be done about each address. One that has a rule already keeps its table.
