@@ -18,9 +18,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::cni::result::{IpConfig, parse_ip};
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
-use crate::net::routes::{DEFAULT, LOCAL, Route};
+use crate::net::routes::{DEFAULT, LOCAL, MAIN, Route};
 use crate::net::rules::Rule;
-use crate::net::tables::{Change, Listed, Routing, main_of};
+use crate::net::tables::{Change, Listed, Place, Routing, main_of};
 use crate::net::{Handle, Netns};
 
 /// The first table that may be taken.
@@ -72,20 +72,14 @@ impl Plugin for Sbr {
         let before = inside.routing()?;
         let sources = sources(&conf, &previous, &addresses, &before);
         // A table of somebody else's is none of our business, and neither is the interface then.
-        let link = match conf.table {
-            Some(_) => None,
-            None => Some(
-                inside
-                    .link(&request.ifname)
-                    .with_context(|| format!("Cannot find network interface {}", request.ifname))?
-                    .index,
-            ),
-        };
+        let link = conf.table.is_none().then(|| index_of(&mut inside, request)).transpose()?;
         back_to(&netns, &before, link.unwrap_or(0), &sources, undo)?;
         let rules: Vec<Change> = sources.iter().filter(|source| !source.has_rule).map(Source::new_rule).collect();
         perform(&mut inside, &rules)?;
         if let Some(link) = link {
-            sources.iter().try_for_each(|source| perform(&mut inside, &source.fill_table(&before, link)))?;
+            for source in &sources {
+                perform(&mut inside, &source.fill_table(&sources, &before, link))?;
+            }
             perform(&mut inside, &tidy_main(&conf, &sources, &before, link))?;
         }
         Ok(previous)
@@ -95,28 +89,34 @@ impl Plugin for Sbr {
         let conf = Conf::of(request)?;
         let previous = previous(request)?;
         let netns = Netns::open(&request.netns)?;
-        let now = Handle::inside(&netns)?.routing()?;
+        let mut inside = Handle::inside(&netns)?;
+        let now = inside.routing()?;
+        let link = conf.table.is_none().then(|| index_of(&mut inside, request)).transpose()?;
         let sources = sources(&conf, &previous, &addresses(&previous, &request.ifname), &now);
-        sources.iter().try_for_each(|source| source.verify(&conf, &now))
+        sources.iter().try_for_each(|source| source.verify(conf.hints, &now, link))
     }
 
     /// Removes the rules, and the routes of the tables that they lead to. Goes by the addresses that the interface has and
-    /// those that it had. With the namespace everything is gone.
+    /// those that it had. With the namespace everything is gone, so there is nothing to do for GC either.
     fn del(&self, request: &Request<'_>) -> Result<()> {
         let Some(netns) = Netns::open_if_left(&request.netns)? else { return Ok(()) };
         let _lock = netns.lock()?;
         let mut inside = Handle::inside(&netns)?;
         let link = inside.find_link(&request.ifname)?.map(|link| link.index);
-        let ended = ended(request, &mut inside, link)?;
         // Whatever else the configuration says is about ADD.
         let table = table(request).ok().flatten();
         let routing = inside.routing()?;
-        let is_ours = |rule: &&Rule| {
-            table.map_or(may_be_ours(rule.table), |table| rule.table == table)
-                && rule.source.is_some_and(|source| ended.contains(&source.addr()))
-        };
+        let fits = |rule: &&Rule| table.map_or(may_be_ours(rule.table), |table| rule.table == table);
+        let mut rules: Vec<&Rule> = routing.rules.iter().filter(fits).collect();
+        match (request.config.prev_result(), link) {
+            (Ok(Some(previous)), _) => {
+                keep_ended(&mut rules, &mut inside, link, &addresses(&previous, &request.ifname))?
+            }
+            (_, Some(_)) => keep_ended(&mut rules, &mut inside, link, &[])?,
+            _ => keep_abandoned(&mut rules, &mut inside, &routing, table)?,
+        }
         let mut failures = Failures::default();
-        for rule in routing.rules.iter().filter(is_ours) {
+        for rule in rules {
             let of_table = |route: &&Listed| route.table == rule.table && Some(route.link) == link && table.is_none();
             let routes = routing.routes.iter().filter(of_table).cloned().map(Change::Remove);
             failures.note(perform(&mut inside, &[Change::RemoveRule(rule.clone())]));
@@ -186,14 +186,30 @@ fn addresses<'r>(previous: &'r CniResult, ifname: &str) -> Vec<&'r IpConfig> {
     previous.ips.iter().filter(fits).collect()
 }
 
-/// The addresses that the interface has, and those that it had.
-fn ended(request: &Request<'_>, inside: &mut Handle, link: Option<u32>) -> Result<Vec<IpAddr>> {
+fn index_of(inside: &mut Handle, request: &Request<'_>) -> Result<u32> {
+    let link = inside.link(&request.ifname);
+    Ok(link.with_context(|| format!("Cannot find network interface {}", request.ifname))?.index)
+}
+
+/// Of these rules those about addresses that the interface has, or had.
+fn keep_ended(rules: &mut Vec<&Rule>, inside: &mut Handle, link: Option<u32>, had: &[&IpConfig]) -> Result<()> {
     let now = link.map_or(Ok(Vec::new()), |link| inside.addresses(link))?;
-    let mut ended: Vec<IpAddr> = now.iter().map(|address| address.net.addr()).collect();
-    if let Ok(Some(previous)) = request.config.prev_result() {
-        ended.extend(addresses(&previous, &request.ifname).iter().map(|ip| ip.address.addr()));
-    }
-    Ok(ended)
+    let ended = now.iter().map(|address| address.net).chain(had.iter().map(|ip| ip.address));
+    let ended: Vec<IpAddr> = ended.map(|net| net.addr()).collect();
+    rules.retain(|rule| rule.source.is_some_and(|source| ended.contains(&source.addr())));
+    Ok(())
+}
+
+/// Of these rules those about addresses that no interface has, as far as their table (if not one of somebody else's) is
+/// empty: routes go with their interface. For when neither that nor a result is left.
+fn keep_abandoned(rules: &mut Vec<&Rule>, inside: &mut Handle, routing: &Routing, table: Option<u32>) -> Result<()> {
+    let present = inside.all_addresses()?;
+    let has_routes = |rule: &Rule| table.is_none() && routing.routes.iter().any(|route| route.table == rule.table);
+    let is_present = |source: &IpNet| present.iter().any(|address| address.net.addr() == source.addr());
+    let is_host = |source: &IpNet| source.prefix_len() == source.max_prefix_len();
+    rules
+        .retain(|rule| !has_routes(rule) && rule.source.is_some_and(|source| is_host(&source) && !is_present(&source)));
+    Ok(())
 }
 
 /// What is to be done about each address. One that has a rule already keeps its table.
@@ -226,10 +242,15 @@ fn sources(conf: &Conf, previous: &CniResult, addresses: &[&IpConfig], routing: 
     sources
 }
 
-/// The next hop of the result's default route in the subnet of an address.
+/// The next hop of the result's default route in the subnet of an address, or on its link.
 fn default_gateway(previous: &CniResult, address: IpNet) -> Option<IpAddr> {
     let defaults = previous.routes.iter().filter(|route| route.dst.is_some_and(|dst| dst.prefix_len() == 0));
-    defaults.filter_map(|route| route.gw).find(|gateway| address.contains(gateway))
+    let is_near = |gateway: &IpAddr| address.contains(gateway) || address.addr().is_ipv6() && is_link_local(*gateway);
+    defaults.filter_map(|route| route.gw).find(is_near)
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 impl Source {
@@ -241,35 +262,44 @@ impl Source {
         Change::AddRule(self.rule())
     }
 
-    /// True for a route that packets from this address may take: of its subnet, or of no subnet in particular.
-    fn may_use(&self, route: &Listed) -> bool {
+    /// True for a route that packets from this address may take: of its subnet, or of none of the subnets in particular.
+    fn may_use(&self, route: &Listed, sources: &[Source]) -> bool {
         let is_default = route.dst.prefix_len() == 0;
         let in_subnet = |ip: Option<IpAddr>| ip.is_some_and(|ip| self.address.contains(&ip));
-        let is_general = route.source.is_none() && route.gateway.is_none();
+        let is_others = |gateway: IpAddr| sources.iter().any(|source| source.address.contains(&gateway));
+        let is_general = route.source.is_none() && !route.gateway.is_some_and(is_others);
         route.dst.addr().is_ipv4() == self.address.addr().is_ipv4()
             && !(is_default && self.is_static)
             && (is_general || in_subnet(route.source) || in_subnet(route.gateway))
     }
 
+    /// The gateway, if the subnet leads to it.
+    fn near_gateway(&self) -> Option<IpAddr> {
+        self.gateway.filter(|gateway| self.address.contains(gateway))
+    }
+
     /// Copies the routes, those without gateway first so that the others lead somewhere, and adds a default route.
-    fn fill_table(&self, before: &Routing, link: u32) -> Vec<Change> {
-        let routes: Vec<&Listed> = main_of(before, link).filter(|route| self.may_use(route)).collect();
+    fn fill_table(&self, sources: &[Source], before: &Routing, link: u32) -> Vec<Change> {
+        let mut routes: Vec<&Listed> = main_of(before, link).filter(|route| self.may_use(route, sources)).collect();
+        routes.sort_by_key(|route| route.gateway.is_some());
         let there = before.routes.iter().filter(|route| route.table == self.table && route.link == link);
         let subnet = self.address.trunc();
         let mut changes = Vec::new();
         // The main table has it no more after an ADD and a DEL, and a next hop must be on the link.
-        let is_needed = self.gateway.is_some_and(|gateway| self.address.contains(&gateway));
-        if is_needed && !routes.iter().copied().chain(there).any(|route| route.dst == subnet) {
-            changes.push(Change::New(self.subnet_route(link, self.table)));
+        let has_subnet = routes.iter().copied().chain(there).any(|route| route.dst == subnet);
+        if self.near_gateway().is_some() && !has_subnet {
+            changes.push(Change::New(self.subnet_route(link, self.table), Place::Instead));
         }
-        for with_gateway in [false, true] {
-            let chosen = routes.iter().filter(|route| route.gateway.is_some() == with_gateway);
-            changes.extend(chosen.map(|route| Change::Put((*route).clone(), self.table)));
+        for (at, route) in routes.iter().enumerate() {
+            let is_further = routes.iter().take(at).any(|earlier| earlier.competes_with(route));
+            let place = if is_further { Place::Last } else { Place::Instead };
+            changes.push(Change::Put((*route).clone(), self.table, place));
         }
         let has_default = routes.iter().any(|route| route.dst.prefix_len() == 0 && route.has_default_metric());
         if let Some(gateway) = self.gateway.filter(|_| !has_default) {
             let dst = if gateway.is_ipv4() { Ipv4Net::default().into() } else { Ipv6Net::default().into() };
-            changes.push(Change::New(Route { table: self.table, ..Route::new(dst, Some(gateway), link) }));
+            let route = Route { table: self.table, ..Route::new(dst, Some(gateway), link) };
+            changes.push(Change::New(route, Place::Instead));
         }
         changes
     }
@@ -284,37 +314,45 @@ impl Source {
         }
     }
 
-    fn verify(&self, conf: &Conf, now: &Routing) -> Result<()> {
-        let (address, table) = (self.address.addr(), self.table);
+    /// `link` is the interface, unless the table is somebody else's.
+    fn verify(&self, hints: bool, now: &Routing, link: Option<u32>) -> Result<()> {
+        let (address, table, subnet) = (self.address.addr(), self.table, self.address.trunc());
+        let missing = |what: String| Err(Error::internal(format!("Expected {what} not found")));
         if !self.has_rule {
-            return Err(Error::internal(format!("Expected rule from {address} not found")));
+            return missing(format!("rule from {address}"));
         }
-        let is_default = |route: &Listed| {
-            route.table == table && route.dst.prefix_len() == 0 && route.dst.addr().is_ipv4() == address.is_ipv4()
-        };
-        let wanted = self.gateway.filter(|_| conf.table.is_none());
-        match wanted.filter(|_| !now.routes.iter().any(is_default)) {
-            Some(gateway) => {
-                let msg = format!("Expected default route via {gateway} not found in routing table {table}");
-                Err(Error::internal(msg))
-            }
-            None => Ok(()),
+        let Some(link) = link else { return Ok(()) };
+        let of_link = |table: u32| now.routes.iter().filter(move |route| route.table == table && route.link == link);
+        let is_default =
+            |route: &Listed| route.dst.prefix_len() == 0 && route.dst.addr().is_ipv4() == address.is_ipv4();
+        if let Some(gateway) = self.gateway.filter(|_| !of_link(table).any(is_default)) {
+            return missing(format!("default route via {gateway} in routing table {table}"));
         }
+        if self.near_gateway().is_some() && !of_link(table).any(|route| route.dst == subnet) {
+            return missing(format!("route to {subnet} in routing table {table}"));
+        }
+        let is_hint = |route: &Listed| route.dst == subnet && route.source.is_some();
+        if hints && !of_link(MAIN).any(is_hint) {
+            return missing(format!("route to {subnet} in the main routing table"));
+        }
+        Ok(())
     }
 }
 
 /// What has been moved leaves the main table. With hints the subnets stay, or come back, with an address.
 fn tidy_main(conf: &Conf, sources: &[Source], before: &Routing, link: u32) -> Vec<Change> {
+    let is_subnet = |dst: IpNet| sources.iter().any(|source| source.address.trunc() == dst);
     let leaves = |route: &&Listed| {
-        let is_link_local = matches!(route.dst.addr(), IpAddr::V6(dst) if dst.is_unicast_link_local());
         let has_source = sources.iter().any(|source| source.address.addr().is_ipv4() == route.dst.addr().is_ipv4());
-        let is_hint = conf.hints && route.is_of_link_scope();
-        has_source && !is_link_local && !is_hint
+        let is_kept = conf.hints && route.is_of_link_scope() && !is_subnet(route.dst);
+        has_source && !is_link_local(route.dst.addr()) && !is_kept
     };
     let mut changes: Vec<Change> = main_of(before, link).filter(leaves).cloned().map(Change::Remove).collect();
-    // Last: those of an earlier ADD are among what leaves.
-    if conf.hints {
-        changes.extend(sources.iter().map(|source| Change::New(source.subnet_route(link, 0))));
+    for (at, source) in sources.iter().enumerate().filter(|_| conf.hints) {
+        // Of several addresses in one subnet the last counts. Another interface in it keeps its own route.
+        if !sources.iter().skip(at + 1).any(|later| later.address.trunc() == source.address.trunc()) {
+            changes.push(Change::New(source.subnet_route(link, 0), Place::Last));
+        }
     }
     changes
 }
@@ -334,11 +372,11 @@ fn back_to(netns: &Netns, before: &Routing, link: u32, sources: &[Source], undo:
 fn perform(inside: &mut Handle, changes: &[Change]) -> Result<()> {
     inside.change(changes).map_err(|(at, error)| match changes.get(at) {
         Some(Change::AddRule(_)) => error.context("Failed to add rule"),
-        Some(Change::New(Route { gateway: Some(gateway), .. })) => {
+        Some(Change::New(Route { gateway: Some(gateway), .. }, _)) => {
             error.context(&format!("Failed to add default route to {gateway}"))
         }
-        Some(Change::New(route)) => error.context(&format!("Failed to add route to {}", route.dst)),
-        Some(Change::Put(route, _)) => error.context(&format!("Failed to readd route: {}", route.dst)),
+        Some(Change::New(route, _)) => error.context(&format!("Failed to add route to {}", route.dst)),
+        Some(Change::Put(route, ..)) => error.context(&format!("Failed to readd route: {}", route.dst)),
         Some(Change::RemoveRule(_)) => error.context("Failed to delete rule"),
         _ => error.context("Failed to delete route"),
     })

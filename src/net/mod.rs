@@ -10,6 +10,7 @@ pub mod link_events;
 pub mod links;
 pub mod mac;
 pub mod moving;
+mod next_hops;
 pub mod routes;
 pub mod rules;
 pub mod snapshot;

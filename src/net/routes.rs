@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::error::{Context, Errno, Result};
 use crate::net::Handle;
 use crate::net::addresses::{family_of, ip_from, push_ip};
-use crate::netlink::message::{CREATE, REPLACE};
+use crate::netlink::message::CREATE;
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Message};
 
@@ -85,9 +85,9 @@ impl Route {
         self.request(RTM_NEWROUTE, CREATE)
     }
 
-    /// The request that adds the route in place of one with the same destination and metric, for pipelines.
-    pub(crate) fn replacement(&self) -> Message {
-        self.request(RTM_NEWROUTE, CREATE | REPLACE)
+    /// The request that adds the route with these flags besides `NLM_F_CREATE`, for pipelines.
+    pub(crate) fn addition(&self, flags: u16) -> Message {
+        self.request(RTM_NEWROUTE, CREATE | flags)
     }
 
     /// The request that removes the route, for pipelines.

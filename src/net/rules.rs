@@ -12,10 +12,13 @@ use crate::netlink::{Attribute, Attributes, Message};
 /// Length of `struct fib_rule_hdr` in bytes.
 const FIB_RULE_HDR: usize = 12;
 
+/// `FIB_RULE_INVERT`: for packets that come from elsewhere.
+const INVERTED: u32 = 2;
+
 /// A rule about where packets come from. All others only matter for the tables that they use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Where the packets come from; `None` for anything else that a rule can ask for.
+    /// Where the packets come from; `None` for rules that ask for anything else, or for more than that.
     pub source: Option<IpNet>,
     /// The table that decides; 0 for rules that don't lead to one.
     pub table: u32,
@@ -51,20 +54,33 @@ impl Rule {
 
     /// A rule of a dump; `None` for families other than IPv4 and IPv6.
     fn parse(body: &[u8]) -> Result<Option<Rule>> {
-        let &[family, _, length, _, table, _, _, action, ..] =
+        let &[family, to, length, tos, table, _, _, action, flags @ ..] =
             body.first_chunk::<FIB_RULE_HDR>().unwrap_or(&[0; FIB_RULE_HDR]);
         if family != AF_INET && family != AF_INET6 {
             return Ok(None);
         }
         let attributes = Attributes::after(body, FIB_RULE_HDR)?;
         let number = |kind| attributes.find(kind).and_then(Attribute::u32);
-        let source = attributes.find(FRA_SRC).and_then(|found| ip_from(family, found.payload));
+        let asks_more = (to, tos) != (0, 0)
+            || u32::from_ne_bytes(flags) & INVERTED != 0
+            || attributes.filter(is_condition).count() > 0;
+        let source = attributes.find(FRA_SRC).filter(|_| !asks_more).and_then(|found| ip_from(family, found.payload));
         let leads = action == FR_ACT_TO_TBL;
         Ok(Some(Rule {
             source: source.and_then(|source| IpNet::new(source, length).ok()),
             table: if leads { number(FRA_TABLE).unwrap_or(u32::from(table)) } else { 0 },
             priority: number(FRA_PRIORITY).unwrap_or(0),
         }))
+    }
+}
+
+/// True for what a rule can ask for besides the source.
+fn is_condition(attribute: &Attribute<'_>) -> bool {
+    match attribute.kind {
+        FRA_SRC | FRA_TABLE | FRA_PRIORITY | FRA_PROTOCOL => false,
+        // The kernel tells it always.
+        FRA_SUPPRESS_PREFIXLEN => attribute.u32() != Some(u32::MAX),
+        _ => true,
     }
 }
 
@@ -96,6 +112,14 @@ mod tests {
             8, 0, 6, 0, 0xfd, 0x7f, 0, 0,           // FRA_PRIORITY
         ];
         assert_eq!(rule.message().body(), golden);
-        assert_eq!(Rule::parse(&golden).unwrap(), Some(rule));
+        assert_eq!(Rule::parse(&golden).unwrap(), Some(rule.clone()));
+        let with = |attribute: [u8; 8]| Rule::parse(&[golden.as_slice(), &attribute].concat()).unwrap().unwrap();
+        assert_eq!(with([8, 0, 14, 0, 255, 255, 255, 255]), rule);
+        let other = Rule { source: None, ..rule };
+        assert_eq!(
+            (with([8, 0, 14, 0, 0, 0, 0, 0]), with([8, 0, 10, 0, 7, 0, 0, 0])),
+            (other.clone(), other),
+            "a mark"
+        );
     }
 }

@@ -4,6 +4,7 @@
 use crate::error::{Context, Errno, Result};
 use crate::net::Handle;
 use crate::net::addresses::Address;
+use crate::net::next_hops::hops_of;
 use crate::netlink::message::{APPEND, CREATE, EXCL};
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Message};
@@ -12,10 +13,6 @@ use crate::netlink::{Attribute, Attributes, Message};
 const RTMSG: usize = 12;
 /// Length of `struct ifaddrmsg` in bytes.
 const IFADDRMSG: usize = 8;
-/// Length of `struct rtnexthop` in bytes.
-const NEXT_HOP: usize = 8;
-/// Of the flags of a route or next hop the only one that is a wish (`RTNH_F_ONLINK`); the others are states.
-const ONLINK: u8 = 4;
 /// `RTM_F_CLONED`, in the second byte of the flags.
 const CLONED: u8 = 2;
 /// `RTPROT_KERNEL`: routes that come with addresses.
@@ -95,28 +92,12 @@ fn is_on_link(body: &[u8]) -> bool {
     Attributes::after(body, RTMSG).is_ok_and(|mut all| !all.any(|attribute| indirect.contains(&attribute.kind)))
 }
 
-/// The next hops through a link, of those in `RTA_MULTIPATH`.
-fn hops_of(mut rest: &[u8], link: u32) -> Vec<u8> {
-    let mut kept = Vec::new();
-    while let Some(&[low, high, _, _, index @ ..]) = rest.first_chunk::<NEXT_HOP>() {
-        let length = usize::from(u16::from_ne_bytes([low, high])).next_multiple_of(4);
-        let Some((hop, behind)) = rest.split_at_checked(length).filter(|_| length >= NEXT_HOP) else { break };
-        if u32::from_ne_bytes(index) == link {
-            let flags = kept.len() + 2;
-            kept.extend_from_slice(hop);
-            kept.iter_mut().skip(flags).take(1).for_each(|flags| *flags &= ONLINK);
-        }
-        rest = behind;
-    }
-    kept
-}
-
 /// The request that adds a route again, in another table.
 fn route_again(body: &[u8], table: u32, link: u32) -> Result<Message> {
     let mut header = *body.first_chunk::<RTMSG>().unwrap_or(&[0; RTMSG]);
     let [_, _, _, _, place, _, _, _, flags @ ..] = &mut header;
     *place = u8::try_from(table).unwrap_or(0);
-    *flags = (u32::from_ne_bytes(*flags) & u32::from(ONLINK)).to_ne_bytes();
+    *flags = (u32::from_ne_bytes(*flags) & RTNH_F_ONLINK).to_ne_bytes();
     let mut request = Message::new(RTM_NEWROUTE, CREATE | APPEND);
     request.raw(&header).u32(RTA_TABLE, table);
     for attribute in Attributes::after(body, RTMSG)? {

@@ -8,9 +8,10 @@ use ipnet::IpNet;
 use crate::error::{Context, Error, Result};
 use crate::net::Handle;
 use crate::net::addresses::ip_from;
+use crate::net::next_hops::{gateway_of, hops_of, links_of};
 use crate::net::routes::{MAIN, Route};
 use crate::net::rules::Rule;
-use crate::netlink::message::{CREATE, REPLACE};
+use crate::netlink::message::{APPEND, CREATE, REPLACE};
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Message};
 
@@ -28,11 +29,12 @@ pub struct Listed {
     attributes: Vec<(u16, Vec<u8>)>,
     /// Its table.
     pub table: u32,
-    /// Index of the outgoing link; 0 when there is none, or several.
+    /// Index of the outgoing link; 0 when there is none, or several. (In IPv6 several are listed one by one: there next hops
+    /// come and go by themselves.)
     pub link: u32,
     /// Destination.
     pub dst: IpNet,
-    /// Next hop.
+    /// Next hop; of several, the first.
     pub gateway: Option<IpAddr>,
     /// Address that packets of the host itself are sent from.
     pub source: Option<IpAddr>,
@@ -49,6 +51,27 @@ pub struct Routing {
     pub routes: Vec<Listed>,
 }
 
+/// Where a new route goes among those with its destination and metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In place of the first of them, whatever link it is of.
+    Instead,
+    /// Before them, so that it is the one that counts (IPv4 only).
+    First,
+    /// Behind them.
+    Last,
+}
+
+impl Place {
+    fn flags(self) -> u16 {
+        match self {
+            Place::Instead => CREATE | REPLACE,
+            Place::First => CREATE,
+            Place::Last => CREATE | APPEND,
+        }
+    }
+}
+
 /// A change to rules or routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -56,10 +79,10 @@ pub enum Change {
     AddRule(Rule),
     /// Remove a rule.
     RemoveRule(Rule),
-    /// Add a route, in place of one with the same destination and metric.
-    New(Route),
-    /// Add a route as it is listed, but to this table, also in place of one.
-    Put(Listed, u32),
+    /// Add a route.
+    New(Route, Place),
+    /// Add a route as it is listed, but to this table.
+    Put(Listed, u32, Place),
     /// Remove a route.
     Remove(Listed),
 }
@@ -77,7 +100,13 @@ impl Listed {
         self.metric == if self.dst.addr().is_ipv4() { 0 } else { 1024 }
     }
 
-    fn parse(body: &[u8]) -> Result<Option<Listed>> {
+    /// True for routes of which, in one table, the kernel takes the first.
+    pub fn competes_with(&self, other: &Listed) -> bool {
+        (self.dst, self.metric) == (other.dst, other.metric)
+    }
+
+    /// The routes of an entry of a dump: none if it is a cached one.
+    fn parse(body: &[u8]) -> Result<Vec<Listed>> {
         let &[family, length, from, tos, table, protocol, scope, kind, flags @ ..] =
             body.first_chunk::<RTMSG>().unwrap_or(&[0; RTMSG]);
         let flags = u32::from_ne_bytes(flags);
@@ -85,11 +114,12 @@ impl Listed {
         let attributes = Attributes::after(body, RTMSG)?;
         let number = |kind| attributes.find(kind).and_then(Attribute::u32);
         let ip = |kind| attributes.find(kind).and_then(|found| ip_from(family, found.payload));
-        let Ok(dst) = IpNet::new(ip(RTA_DST).unwrap_or(any), length) else { return Ok(None) };
-        let kept = attributes.filter(|found| !matches!(found.kind, RTA_TABLE | RTA_CACHEINFO));
+        let Ok(dst) = IpNet::new(ip(RTA_DST).unwrap_or(any), length) else { return Ok(Vec::new()) };
+        let is_object = attributes.find(RTA_NH_ID).is_some();
+        let kept = attributes.filter(|found| is_wish(found.kind, is_object));
         let listed = Listed {
             header: [family, length, from, tos, 0, protocol, scope, kind],
-            is_onlink: flags & RTNH_F_ONLINK != 0,
+            is_onlink: flags & RTNH_F_ONLINK != 0 && !is_object,
             attributes: kept.map(|found| (found.kind, found.payload.to_vec())).collect(),
             table: number(RTA_TABLE).unwrap_or(u32::from(table)),
             link: number(RTA_OIF).unwrap_or(0),
@@ -98,7 +128,26 @@ impl Listed {
             source: ip(RTA_PREFSRC),
             metric: number(RTA_PRIORITY).unwrap_or(0),
         };
-        Ok(Some(listed).filter(|_| flags & RTM_F_CLONED == 0))
+        Ok(if flags & RTM_F_CLONED != 0 { Vec::new() } else { listed.by_link() })
+    }
+
+    /// The same with the next hops through each link apart, if that is how the kernel sees them.
+    fn by_link(self) -> Vec<Listed> {
+        let found = self.attributes.iter().find(|(kind, _)| *kind == RTA_MULTIPATH);
+        let Some(hops) = found.map(|(_, hops)| hops.clone()) else { return vec![self] };
+        let links = links_of(&hops);
+        if links.len() > 1 && self.dst.addr().is_ipv4() {
+            return vec![self];
+        }
+        links.into_iter().map(|link| self.through(link, &hops_of(&hops, link))).collect()
+    }
+
+    fn through(&self, link: u32, hops: &[u8]) -> Listed {
+        let gateway = gateway_of(hops, self.header.first().copied().unwrap_or(0));
+        let mut listed = Listed { link, gateway, ..self.clone() };
+        let found = listed.attributes.iter_mut().filter(|(kind, _)| *kind == RTA_MULTIPATH);
+        found.for_each(|(_, payload)| *payload = hops.to_vec());
+        listed
     }
 
     fn message(&self, kind: u16, flags: u16, table: u32) -> Message {
@@ -113,13 +162,22 @@ impl Listed {
     }
 }
 
+/// True for attributes that can be asked for again. A next-hop object stands for all that is said about next hops.
+fn is_wish(kind: u16, is_object: bool) -> bool {
+    match kind {
+        RTA_TABLE | RTA_CACHEINFO => false,
+        RTA_OIF | RTA_GATEWAY | RTA_VIA | RTA_MULTIPATH | RTA_ENCAP | RTA_ENCAP_TYPE => !is_object,
+        _ => true,
+    }
+}
+
 impl Change {
     fn message(&self) -> Message {
         match self {
             Change::AddRule(rule) => rule.message(),
             Change::RemoveRule(rule) => rule.deletion(),
-            Change::New(route) => route.replacement(),
-            Change::Put(listed, table) => listed.message(RTM_NEWROUTE, CREATE | REPLACE, *table),
+            Change::New(route, place) => route.addition(place.flags()),
+            Change::Put(listed, table, place) => listed.message(RTM_NEWROUTE, place.flags(), *table),
             Change::Remove(listed) => listed.message(RTM_DELROUTE, 0, listed.table),
         }
     }
@@ -139,25 +197,24 @@ impl Routing {
         let is_ours = |rule: &&Rule| rule.source.is_some_and(|source| sources.contains(&source));
         let is_new_rule = |rule: &&Rule| is_ours(rule) && !self.rules.contains(rule);
         let rules = now.rules.iter().filter(is_new_rule).cloned().map(Change::RemoveRule);
-        let of_link = |route: &&Listed| route.link == link;
-        // Where routes lead is known only when the next hop can be reached: those on the link first.
-        let (on_link, others): (Vec<_>, Vec<_>) = self
-            .routes
-            .iter()
-            .filter(of_link)
-            .filter(|route| !now.routes.contains(route))
-            .cloned()
-            .partition(|route| route.gateway.is_none());
-        let missing = on_link.into_iter().chain(others).map(|route| (route.table, route));
-        let missing = missing.map(|(table, route)| Change::Put(route, table));
+        let of_link = |route: &&Listed| link > 0 && route.link == link;
         let new = now.routes.iter().filter(of_link).filter(|route| !self.routes.contains(route));
-        // One that was replaced goes by being replaced again.
-        let replaced = |route: &&Listed| {
-            let same = |old: &Listed| (old.dst, old.table, old.metric) == (route.dst, route.table, route.metric);
-            self.routes.iter().filter(|old| old.link == link).any(same)
-        };
-        let new = new.filter(|route| !replaced(route)).cloned().map(Change::Remove);
-        rules.chain(missing).chain(new).collect()
+        let new = new.cloned().map(Change::Remove);
+        // Where routes lead is known only when the next hop can be reached: those on the link first.
+        let missing = self.routes.iter().filter(of_link).filter(|route| !now.routes.contains(route));
+        let (on_link, others): (Vec<_>, Vec<_>) = missing.partition(|route| route.gateway.is_none());
+        let missing = on_link.into_iter().chain(others);
+        let missing = missing.map(|route| Change::Put(route.clone(), route.table, self.place_of(route)));
+        rules.chain(new).chain(missing).collect()
+    }
+
+    /// Where a route is among those that compete with it.
+    fn place_of(&self, route: &Listed) -> Place {
+        let mut earlier = self.routes.iter().take_while(|other| *other != route);
+        match earlier.any(|other| other.table == route.table && other.competes_with(route)) {
+            true => Place::Last,
+            false => Place::First,
+        }
     }
 }
 
@@ -210,7 +267,7 @@ mod tests {
             8, 0, 4, 0, 3, 0, 0, 0,                     // RTA_OIF
             8, 0, 12, 0, 1, 2, 3, 4,                    // RTA_CACHEINFO, cut
         ];
-        let listed = Listed::parse(&body).unwrap().unwrap();
+        let listed = Listed::parse(&body).unwrap().remove(0);
         assert_eq!((listed.table, listed.link, listed.dst.to_string()), (MAIN, 3, "10.0.0.0/24".to_string()));
         assert!(listed.is_of_link_scope() && listed.has_default_metric());
         #[rustfmt::skip]
@@ -221,9 +278,9 @@ mod tests {
             8, 0, 7, 0, 10, 0, 0, 2,
             8, 0, 4, 0, 3, 0, 0, 0,
         ];
-        assert_eq!(Change::Put(listed, 100).message().body(), golden);
+        assert_eq!(Change::Put(listed, 100, Place::Instead).message().body(), golden);
         body[9] = 2;
-        assert_eq!(Listed::parse(&body).unwrap(), None, "a cached one");
+        assert_eq!(Listed::parse(&body).unwrap(), [], "a cached one");
     }
 
     #[test]

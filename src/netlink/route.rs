@@ -89,13 +89,17 @@ pub const RTA_MULTIPATH: u16 = 9;
 pub const RTA_CACHEINFO: u16 = 12;
 pub const RTA_TABLE: u16 = 15;
 pub const RTA_VIA: u16 = 18;
+pub const RTA_ENCAP_TYPE: u16 = 21;
+pub const RTA_ENCAP: u16 = 22;
 pub const RTA_NH_ID: u16 = 30;
 pub const RTAX_MTU: u16 = 2;
 pub const RTAX_ADVMSS: u16 = 8;
 
 pub const FRA_SRC: u16 = 2;
 pub const FRA_PRIORITY: u16 = 6;
+pub const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
 pub const FRA_TABLE: u16 = 15;
+pub const FRA_PROTOCOL: u16 = 21;
 pub const FR_ACT_TO_TBL: u8 = 1;
 
 pub const RT_TABLE_MAIN: u32 = 254;

@@ -43,6 +43,9 @@ impl Conf {
     }
 }
 
+/// What stands for the interface in a key.
+const IFNAME: &str = "IFNAME";
+
 /// Where originals are saved.
 pub(super) fn data_directory<'c>(request: &'c Request<'_>) -> Result<&'c str> {
     let directory = request.config.top().string("dataDir").context("failed to load netconf")?;
@@ -144,16 +147,35 @@ fn unescaped(text: &str) -> String {
         .unwrap_or_default()
 }
 
-/// The name below /proc/sys that a key stands for: dots are slashes, and the first `IFNAME` is the interface.
-pub(super) fn name_of(key: &str, ifname: &str) -> Result<String> {
-    let slashed = key.replace('.', "/").replacen("IFNAME", ifname, 1);
-    let parts: Vec<&str> = slashed.split('/').filter(|part| !part.is_empty()).collect();
+/// The names below /proc/sys that a key may stand for; the first that exists counts. The reference takes every dot for a
+/// slash. For sysctl(8) the separator is what comes first, so that the other may be a dot in an interface's name. The first
+/// `IFNAME` is the interface, in both.
+pub(super) fn names_of(key: &str, ifname: &str) -> Result<Vec<String>> {
+    let slashed = key.replace('.', "/");
+    let first = below_net(&slashed, ifname).ok_or_else(|| {
+        let named = slashed.replacen(IFNAME, ifname, 1);
+        Error::internal(format!("invalid net sysctl key: {named:?}"))
+    })?;
+    let swapped = |sign| match sign {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    let as_written = match key.find(['.', '/']) < key.find('/') {
+        true => key.chars().map(swapped).collect(),
+        false => key.to_string(),
+    };
+    let second = below_net(&as_written, ifname).filter(|second| *second != first);
+    Ok(std::iter::once(first).chain(second).collect())
+}
+
+/// A key with slashes as a clean name; `None` for what is not below `net`.
+fn below_net(slashed: &str, ifname: &str) -> Option<String> {
+    let named = slashed.replacen(IFNAME, ifname, 1);
+    let parts: Vec<&str> = named.split('/').filter(|part| !part.is_empty()).collect();
     let is_net = parts.len() > 1 && parts.first() == Some(&"net");
-    // No `..` can be left, but it must not depend on that.
-    if !is_net || parts.iter().any(|part| matches!(*part, "." | "..")) || key.contains('\0') {
-        return Err(Error::internal(format!("invalid net sysctl key: {slashed:?}")));
-    }
-    Ok(parts.join("/"))
+    let leads_away = parts.iter().any(|part| matches!(*part, "." | "..")) || named.contains('\0');
+    (is_net && !leads_away).then(|| parts.join("/"))
 }
 
 #[cfg(test)]
@@ -173,7 +195,7 @@ mod tests {
 
     #[test]
     fn names_stay_below_net() {
-        let name = |key| name_of(key, "eth0.1");
+        let name = |key| names_of(key, "eth0.1").map(|names| names[0].clone());
         assert_eq!(name("net.ipv4.conf.IFNAME.arp_filter").unwrap(), "net/ipv4/conf/eth0.1/arp_filter");
         assert_eq!(name("/net//ipv4/conf/all/x").unwrap(), "net/ipv4/conf/all/x");
         assert_eq!(name("net/../kernel/x").unwrap(), "net/kernel/x", "dots are slashes");
@@ -182,6 +204,10 @@ mod tests {
             assert_eq!(name(bad).is_ok(), is_net, "{bad}");
         }
         assert_eq!(name("kernel.x").unwrap_err().msg, "invalid net sysctl key: \"kernel/x\"");
-        assert!(name_of("net.IFNAME.x", "..").is_err());
+        assert!(names_of("net.IFNAME.x", "..").is_err());
+        assert_eq!(names_of("net.core.x", "eth0").unwrap(), ["net/core/x"]);
+        assert_eq!(names_of("net.a.b/1.IFNAME", "c.2").unwrap(), ["net/a/b/1/c.2", "net/a/b.1/c.2"]);
+        assert_eq!(names_of("net/a.1", "eth0").unwrap(), ["net/a/1", "net/a.1"]);
+        assert_eq!(names_of("net.//.x", "eth0").unwrap(), ["net/x"], "never net/../x");
     }
 }

@@ -18,7 +18,7 @@ mod allowlist;
 mod conf;
 mod pattern;
 
-use conf::{Conf, data_directory, name_of};
+use conf::{Conf, data_directory, names_of};
 
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Errno, Error, Result, code};
@@ -109,9 +109,9 @@ fn previous(request: &Request<'_>) -> Result<CniResult> {
     request.config.prev_result()?.ok_or_else(|| Error::internal("Required prevResult missing"))
 }
 
-/// The sysctls' names below /proc/sys with the values they are to have.
-fn names(conf: &Conf, ifname: &str) -> Result<Vec<(String, String)>> {
-    conf.sysctls.iter().map(|(key, value)| Ok((name_of(key, ifname)?, value.clone()))).collect()
+/// The names that sysctls may have below /proc/sys, with the values they are to have.
+fn names(conf: &Conf, ifname: &str) -> Result<Vec<(Vec<String>, String)>> {
+    conf.sysctls.iter().map(|(key, value)| Ok((names_of(key, ifname)?, value.clone()))).collect()
 }
 
 /// Sets what is not yet as it should be.
@@ -128,41 +128,46 @@ fn set_all(settings: Vec<Setting>, netns: &Netns, undo: &mut Undo) -> Result<()>
 
 impl Setting {
     /// Looks at a sysctl before anything is changed: one that does not exist is found out here.
-    fn look((name, value): (String, String)) -> Result<Self> {
-        match sysctls::read(&name) {
-            Ok(before) => Ok(Setting { name, value, before: Some(before) }),
-            Err(error) if error.is(Errno::EACCES) || error.is(Errno::EPERM) => {
-                Ok(Setting { name, value, before: None })
-            }
-            Err(error) => Err(refused("open", &name, error)),
-        }
+    fn look((names, value): (Vec<String>, String)) -> Result<Self> {
+        let exists = |name: &&String| !sysctls::read(name).is_err_and(|error| error.is(Errno::ENOENT));
+        let name = names.iter().find(exists).or(names.first()).cloned().unwrap_or_default();
+        let before = match sysctls::read(&name) {
+            // Not to be read, or not as long as it has no value.
+            Err(error) if is_hidden(&error) || error.is(Errno::EIO) => None,
+            read => Some(read.map_err(|error| refused("failed to set sysctl: open", &name, error))?),
+        };
+        Ok(Setting { name, value, before })
     }
 
-    /// Sets it. What has the value already is not written, so that a read-only /proc/sys does no harm; but `all` is, because
-    /// the kernel gives its value to every interface, whatever theirs are. True if something was written.
+    /// Sets it. What has the value already (now: an earlier key may have changed it) is not written, so that a read-only
+    /// /proc/sys does no harm; but `all` is, because the kernel gives its value to every interface, whatever theirs are. True
+    /// if something was written.
     fn write(&self) -> Result<bool> {
-        let is_set = self.before.as_ref().is_some_and(|before| same(before, &self.value));
+        let is_set = sysctls::read(&self.name).is_ok_and(|now| same(&now, &self.value));
         if is_set && !self.name.contains("/conf/all/") {
             return Ok(false);
         }
         match sysctls::write(&self.name, &self.value) {
-            Err(error) if is_set && [Errno::EROFS, Errno::EACCES, Errno::EPERM].iter().any(|no| error.is(*no)) => {
-                Ok(false)
-            }
-            Err(error) => Err(refused("write", &self.name, error)),
+            Err(error) if is_set && (is_hidden(&error) || error.is(Errno::EROFS)) => Ok(false),
+            Err(error) => Err(refused("failed to set sysctl: write", &self.name, error)),
             Ok(()) => Ok(true),
         }
     }
 
     fn verify(&self) -> Result<()> {
         let (name, value) = (&self.name, &self.value);
-        match &self.before {
-            Some(now) if !same(now, value) => Err(Error::internal(format!(
+        match sysctls::read(name) {
+            Ok(now) if !same(&now, value) => Err(Error::internal(format!(
                 "Error: Tuning configured value of /proc/sys/{name} is {value}, current value is {now}"
             ))),
+            Err(error) if !is_hidden(&error) => Err(refused("failed to verify sysctl: read", name, error)),
             _ => Ok(()),
         }
     }
+}
+
+fn is_hidden(error: &Error) -> bool {
+    error.is(Errno::EACCES) || error.is(Errno::EPERM)
 }
 
 /// The kernel separates several values by tabs.
@@ -170,10 +175,10 @@ fn same(one: &str, other: &str) -> bool {
     one.split_whitespace().eq(other.split_whitespace())
 }
 
-/// In the reference's words.
+/// In the reference's words, behind ours.
 fn refused(what: &str, name: &str, error: Error) -> Error {
     let cause = error.errno.map_or(error, Error::from);
-    cause.context(&format!("failed to set sysctl: {what} /proc/sys/{name}"))
+    cause.context(&format!("{what} /proc/sys/{name}"))
 }
 
 fn tune(inside: &mut Handle, link: u32, wanted: &[Property]) -> Result<()> {

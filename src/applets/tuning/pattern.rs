@@ -1,8 +1,8 @@
 //! Patterns of the allowlist: regular expressions as Go reads them (RE2), without what makes no sense for the name of a
 //! setting (Unicode classes, `[[:^name:]]`, `\Q`, `\x`: those are errors). A crate for them would be a tenth of this program.
 //!
-//! A pattern is matched by sets of places: each part turns the places where it may begin into those where it may end. So
-//! the time is bounded whatever the pattern, and nothing has to be compiled.
+//! A pattern is matched while it is read, by sets of places: each part turns the places where it may begin into those where
+//! it may end. What is repeated is read again. So nothing has to be compiled, and the time is bounded whatever the pattern.
 
 use crate::error::{Error, Result};
 
@@ -12,108 +12,33 @@ const DEEPEST: u32 = 100;
 /// Go's limit for `{n}`.
 const MOST_REPEATS: usize = 1000;
 
-/// A part of a pattern.
-#[derive(Debug)]
-enum Part {
-    /// One letter of these ranges or, if negated, of none of them.
-    Letter { negated: bool, ranges: Vec<(char, char)> },
-    /// The beginning.
-    Start,
-    /// The end.
-    End,
-    /// A place where a word begins or ends; or, if false, any other.
-    Boundary(bool),
-    /// One after the other.
-    Sequence(Vec<Part>),
-    /// Any of these.
-    Either(Vec<Part>),
-    /// So many times, or more if there is no upper limit.
-    Repeat(Box<Part>, usize, Option<usize>),
-}
+/// Places between the letters of the text, from before the first to behind the last.
+type Places = Vec<bool>;
 
 /// True if the pattern matches anywhere in the text.
 pub(super) fn is_found(pattern: &str, text: &str) -> Result<bool> {
-    let mut parser = Parser { rest: pattern, folds_case: false, depth: 0 };
-    let part = parser.either()?;
-    if !parser.rest.is_empty() {
-        return Err(unreadable("unexpected )", pattern));
-    }
     let text: Vec<char> = text.chars().collect();
-    Ok(part.ends(&text, vec![true; text.len() + 1]).contains(&true))
+    let mut matcher = Matcher { text: &text, rest: pattern, folds_case: false, depth: 0 };
+    let ends = matcher.either(&vec![true; text.len() + 1])?;
+    match matcher.rest {
+        "" => Ok(ends.contains(&true)),
+        _ => Err(unreadable("unexpected )", pattern)),
+    }
 }
 
 fn unreadable(why: &str, what: &str) -> Error {
     Error::internal(format!("error parsing regexp: {why}: `{what}`"))
 }
 
-impl Part {
-    /// Where the part ends if it begins at one of the places that are true.
-    fn ends(&self, text: &[char], mut from: Vec<bool>) -> Vec<bool> {
-        match self {
-            Part::Letter { negated, ranges } => {
-                let fits = |letter: char| ranges.iter().any(|(low, high)| (*low..=*high).contains(&letter)) != *negated;
-                let after = text.iter().zip(&from).map(|(letter, begins)| *begins && fits(*letter));
-                std::iter::once(false).chain(after).collect()
-            }
-            Part::Start => keep(from, |place| place == 0),
-            Part::End => keep(from, |place| place == text.len()),
-            Part::Boundary(wanted) => {
-                let is_word = |place: Option<usize>| place.and_then(|place| text.get(place)).is_some_and(is_of_word);
-                keep(from, |place| (is_word(place.checked_sub(1)) != is_word(Some(place))) == *wanted)
-            }
-            Part::Sequence(parts) => parts.iter().fold(from, |places, part| part.ends(text, places)),
-            Part::Either(parts) => {
-                let mut ends = vec![false; from.len()];
-                parts.iter().for_each(|part| join(&mut ends, &part.ends(text, from.clone())));
-                ends
-            }
-            Part::Repeat(part, least, most) => {
-                rounds(*least, &mut from, |places| part.ends(text, places));
-                let mut ends = from;
-                // No more rounds than the text has letters lead anywhere new.
-                let most = most.map_or(text.len(), |most| (most - least).min(text.len()));
-                rounds(most, &mut ends, |places| {
-                    let mut all = places.clone();
-                    join(&mut all, &part.ends(text, places));
-                    all
-                });
-                ends
-            }
-        }
-    }
-}
-
-/// Changes the places so many times, or until that makes no difference any more.
-fn rounds(times: usize, places: &mut Vec<bool>, change: impl Fn(Vec<bool>) -> Vec<bool>) {
-    for _ in 0..times {
-        let next = change(places.clone());
-        if next == *places {
-            return;
-        }
-        *places = next;
-    }
-}
-
-fn keep(mut places: Vec<bool>, wanted: impl Fn(usize) -> bool) -> Vec<bool> {
-    places.iter_mut().enumerate().for_each(|(place, begins)| *begins &= wanted(place));
-    places
-}
-
-fn join(places: &mut [bool], others: &[bool]) {
-    places.iter_mut().zip(others).for_each(|(place, other)| *place |= *other);
-}
-
-fn is_of_word(letter: &char) -> bool {
-    letter.is_ascii_alphanumeric() || *letter == '_'
-}
-
-struct Parser<'p> {
+struct Matcher<'p> {
+    text: &'p [char],
+    /// What is still to be read of the pattern.
     rest: &'p str,
     folds_case: bool,
     depth: u32,
 }
 
-impl Parser<'_> {
+impl Matcher<'_> {
     fn take(&mut self, text: &str) -> bool {
         let rest = self.rest.strip_prefix(text);
         self.rest = rest.unwrap_or(self.rest);
@@ -127,138 +52,50 @@ impl Parser<'_> {
         letter
     }
 
-    fn either(&mut self) -> Result<Part> {
-        let mut choices = vec![self.sequence()?];
+    /// Alternatives.
+    fn either(&mut self, from: &[bool]) -> Result<Places> {
+        let mut ends = self.sequence(from)?;
         while self.take("|") {
-            choices.push(self.sequence()?);
+            join(&mut ends, &self.sequence(from)?);
         }
-        Ok(Part::Either(choices))
+        Ok(ends)
     }
 
-    fn sequence(&mut self) -> Result<Part> {
-        let mut parts = Vec::new();
+    fn sequence(&mut self, from: &[bool]) -> Result<Places> {
+        let mut places = from.to_vec();
         while !self.rest.is_empty() && !self.rest.starts_with(['|', ')']) {
-            let part = self.one()?;
-            parts.push(self.repeated(part)?);
+            places = self.repeated(places)?;
         }
-        Ok(Part::Sequence(parts))
-    }
-
-    fn one(&mut self) -> Result<Part> {
-        match self.next() {
-            Some('(') => self.group(),
-            Some('[') => self.class(),
-            Some('^') => Ok(Part::Start),
-            Some('$') => Ok(Part::End),
-            Some('.') => Ok(Part::Letter { negated: true, ranges: vec![('\n', '\n')] }),
-            Some(sign @ ('*' | '+' | '?')) => {
-                Err(unreadable("missing argument to repetition operator", &sign.to_string()))
-            }
-            Some('\\') => self.escape(),
-            letter => Ok(self.letters(false, letter.map(|letter| (letter, letter)).into_iter().collect())),
-        }
-    }
-
-    /// Letters, in either case if the pattern says so.
-    fn letters(&self, negated: bool, mut ranges: Vec<(char, char)>) -> Part {
-        if self.folds_case {
-            let letters = ranges.iter().flat_map(|(low, high)| *low..=*high).filter(char::is_ascii_alphabetic);
-            let others: Vec<char> = letters.map(|letter| (letter as u8 ^ 0x20) as char).collect();
-            ranges.extend(others.into_iter().map(|letter| (letter, letter)));
-        }
-        Part::Letter { negated, ranges }
-    }
-
-    /// What follows `(`: a group, named or not, or flags, for it or for all that follows.
-    fn group(&mut self) -> Result<Part> {
-        let folds_case = self.folds_case;
-        if self.take("?P<") || self.take("?<") {
-            self.rest = self.rest.split_once('>').map_or("", |(_, rest)| rest);
-        } else if self.take("?") {
-            let mut on = true;
-            loop {
-                match self.next() {
-                    Some(':') => break,
-                    Some(')') => return Ok(Part::Sequence(Vec::new())),
-                    Some('i') => self.folds_case = on,
-                    Some('-') => on = false,
-                    // About several lines, and about which of several matches counts.
-                    Some('s' | 'm' | 'U') => {}
-                    _ => return Err(unreadable("invalid or unsupported Perl syntax", "(?")),
-                }
-            }
-        }
-        self.depth += 1;
-        if self.depth > DEEPEST {
-            return Err(unreadable("expression nests too deeply", "("));
-        }
-        let inside = self.either()?;
-        self.depth -= 1;
-        self.folds_case = folds_case;
-        if self.take(")") { Ok(inside) } else { Err(unreadable("missing closing )", "(")) }
-    }
-
-    /// What follows `[`.
-    fn class(&mut self) -> Result<Part> {
-        let negated = self.take("^");
-        let mut ranges = Vec::new();
-        while ranges.is_empty() || !self.take("]") {
-            if self.take("[:") {
-                let (name, rest) = self.rest.split_once(":]").unwrap_or_default();
-                self.rest = rest;
-                ranges.extend(named(name).ok_or_else(|| unreadable("invalid character class range", name))?);
-            } else if let Some(many) = self.rest.strip_prefix('\\').and_then(|rest| shorthand(rest.chars().next()?)) {
-                self.rest = self.rest.get(2..).unwrap_or_default();
-                ranges.extend(many);
-            } else {
-                let low = self.class_letter()?;
-                let is_range = self.rest.starts_with('-') && !self.rest.starts_with("-]");
-                let high = if is_range && self.take("-") { self.class_letter()? } else { low };
-                if high < low {
-                    return Err(unreadable("invalid character class range", &format!("{low}-{high}")));
-                }
-                ranges.push((low, high));
-            }
-        }
-        Ok(self.letters(negated, ranges))
-    }
-
-    fn class_letter(&mut self) -> Result<char> {
-        let letter = if self.take("\\") { self.next().filter(char::is_ascii_punctuation) } else { self.next() };
-        letter.ok_or_else(|| unreadable("missing closing ]", "["))
-    }
-
-    /// What follows a backslash outside a class.
-    fn escape(&mut self) -> Result<Part> {
-        let letter = self.next().ok_or_else(|| unreadable("trailing backslash at end of expression", "\\"))?;
-        match letter {
-            'A' => Ok(Part::Start),
-            'z' => Ok(Part::End),
-            'b' | 'B' => Ok(Part::Boundary(letter == 'b')),
-            'D' | 'S' | 'W' => {
-                let ranges = shorthand(letter.to_ascii_lowercase()).unwrap_or_default();
-                Ok(Part::Letter { negated: true, ranges })
-            }
-            _ => match shorthand(letter) {
-                Some(ranges) => Ok(Part::Letter { negated: false, ranges }),
-                None if letter.is_ascii_punctuation() => Ok(self.letters(false, vec![(letter, letter)])),
-                None => Err(unreadable("invalid escape sequence", &format!("\\{letter}"))),
-            },
-        }
+        Ok(places)
     }
 
     /// A part with the signs of repetition that follow it.
-    fn repeated(&mut self, part: Part) -> Result<Part> {
-        let (least, most) = match self.counts()? {
-            None => return Ok(part),
-            Some(counts) => counts,
-        };
+    fn repeated(&mut self, from: Places) -> Result<Places> {
+        let start = (self.rest, self.folds_case);
+        let mut once = Some(self.one(&from)?);
+        let Some((least, most)) = self.counts()? else { return Ok(once.unwrap_or_default()) };
         // Greedy or not is about which match counts, and here any does.
         self.take("?");
         if self.counts()?.is_some() {
             return Err(unreadable("invalid nested repetition operator", "*"));
         }
-        Ok(Part::Repeat(Box::new(part), least, most))
+        let behind = (self.rest, self.folds_case);
+        let mut places = from;
+        // No more rounds than the text has letters lead anywhere new.
+        let most = most.unwrap_or(usize::MAX).min(least.saturating_add(self.text.len()));
+        for round in 0..most {
+            (self.rest, self.folds_case) = start;
+            let mut next = once.take().map_or_else(|| self.one(&places), Ok)?;
+            if round >= least {
+                join(&mut next, &places);
+            }
+            if next == places {
+                break;
+            }
+            places = next;
+        }
+        (self.rest, self.folds_case) = behind;
+        Ok(places)
     }
 
     /// How often; braces without numbers stand for themselves.
@@ -285,22 +122,147 @@ impl Parser<'_> {
         self.rest = rest;
         Ok(Some((least, most)))
     }
+
+    /// A letter, class, group or place.
+    fn one(&mut self, from: &[bool]) -> Result<Places> {
+        let Some(letter) = self.next() else { return Ok(from.to_vec()) };
+        Ok(match letter {
+            '(' => return self.group(from),
+            '[' => return self.class(from),
+            '\\' => return self.escape(from),
+            '*' | '+' | '?' => {
+                return Err(unreadable("missing argument to repetition operator", &letter.to_string()));
+            }
+            '^' => keep(from, |place| place == 0),
+            '$' => keep(from, |place| place == self.text.len()),
+            '.' => self.letters(from, true, &['\n', '\n']),
+            _ => self.letters(from, false, &[letter, letter]),
+        })
+    }
+
+    /// One letter of these ranges (first and last, first and last) or, if negated, of none of them.
+    fn letters(&self, from: &[bool], negated: bool, ranges: &[char]) -> Places {
+        let is_in = |letter: char| {
+            ranges.chunks(2).any(|range| range.first() <= Some(&letter) && Some(&letter) <= range.last())
+        };
+        let folded = |letter: char| match letter.is_ascii_lowercase() {
+            true => letter.to_ascii_uppercase(),
+            false => letter.to_ascii_lowercase(),
+        };
+        let fits = |letter: char| (is_in(letter) || self.folds_case && is_in(folded(letter))) != negated;
+        let after = self.text.iter().zip(from).map(|(letter, begins)| *begins && fits(*letter));
+        std::iter::once(false).chain(after).collect()
+    }
+
+    /// What follows `(`: a group, named or not, or flags, for it or for all that follows.
+    fn group(&mut self, from: &[bool]) -> Result<Places> {
+        let folds_case = self.folds_case;
+        if self.take("?P<") || self.take("?<") {
+            self.rest = self.rest.split_once('>').map_or("", |(_, rest)| rest);
+        } else if self.take("?") {
+            let mut on = true;
+            loop {
+                match self.next() {
+                    Some(':') => break,
+                    Some(')') => return Ok(from.to_vec()),
+                    Some('i') => self.folds_case = on,
+                    Some('-') => on = false,
+                    // About several lines, and about which of several matches counts.
+                    Some('s' | 'm' | 'U') => {}
+                    _ => return Err(unreadable("invalid or unsupported Perl syntax", "(?")),
+                }
+            }
+        }
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            return Err(unreadable("expression nests too deeply", "("));
+        }
+        let ends = self.either(from)?;
+        self.depth -= 1;
+        self.folds_case = folds_case;
+        if self.take(")") { Ok(ends) } else { Err(unreadable("missing closing )", "(")) }
+    }
+
+    /// What follows `[`.
+    fn class(&mut self, from: &[bool]) -> Result<Places> {
+        let negated = self.take("^");
+        let mut ranges: Vec<char> = Vec::new();
+        while ranges.is_empty() || !self.take("]") {
+            let shorthand = self.rest.strip_prefix('\\').and_then(|rest| shorthand(rest.chars().next()?));
+            if self.take("[:") {
+                let (name, rest) = self.rest.split_once(":]").unwrap_or_default();
+                self.rest = rest;
+                ranges.extend(named(name).ok_or_else(|| unreadable("invalid character class range", name))?.chars());
+            } else if let Some(many) = shorthand {
+                self.rest = self.rest.get(2..).unwrap_or_default();
+                ranges.extend(many.chars());
+            } else {
+                let low = self.class_letter()?;
+                let is_range = self.rest.starts_with('-') && !self.rest.starts_with("-]");
+                let high = if is_range && self.take("-") { self.class_letter()? } else { low };
+                if high < low {
+                    return Err(unreadable("invalid character class range", &format!("{low}-{high}")));
+                }
+                ranges.extend([low, high]);
+            }
+        }
+        Ok(self.letters(from, negated, &ranges))
+    }
+
+    fn class_letter(&mut self) -> Result<char> {
+        let escaped = self.take("\\");
+        match self.next() {
+            None => Err(unreadable("missing closing ]", "[")),
+            Some(letter) if escaped && !letter.is_ascii_punctuation() => Err(bad_escape(letter)),
+            Some(letter) => Ok(letter),
+        }
+    }
+
+    /// What follows a backslash outside a class.
+    fn escape(&mut self, from: &[bool]) -> Result<Places> {
+        let letter = self.next().ok_or_else(|| unreadable("trailing backslash at end of expression", "\\"))?;
+        let is_word =
+            |place: usize| self.text.get(place).is_some_and(|letter| letter.is_ascii_alphanumeric() || *letter == '_');
+        let is_boundary = |place: usize| place.checked_sub(1).is_some_and(is_word) != is_word(place);
+        Ok(match letter {
+            'A' => keep(from, |place| place == 0),
+            'z' => keep(from, |place| place == self.text.len()),
+            'b' => keep(from, is_boundary),
+            'B' => keep(from, |place| !is_boundary(place)),
+            _ if letter.is_ascii_punctuation() => self.letters(from, false, &[letter, letter]),
+            _ => {
+                let ranges = shorthand(letter.to_ascii_lowercase()).ok_or_else(|| bad_escape(letter))?;
+                self.letters(from, letter.is_ascii_uppercase(), &ranges.chars().collect::<Vec<_>>())
+            }
+        })
+    }
+}
+
+fn keep(from: &[bool], wanted: impl Fn(usize) -> bool) -> Places {
+    from.iter().enumerate().map(|(place, begins)| *begins && wanted(place)).collect()
+}
+
+fn join(places: &mut [bool], others: &[bool]) {
+    places.iter_mut().zip(others).for_each(|(place, other)| *place |= *other);
+}
+
+fn bad_escape(letter: char) -> Error {
+    unreadable("invalid escape sequence", &format!("\\{letter}"))
 }
 
 /// Letters with a name of their own, behind a backslash.
-fn shorthand(letter: char) -> Option<Vec<(char, char)>> {
+fn shorthand(letter: char) -> Option<&'static str> {
     match letter {
         'd' => named("digit"),
         'w' => named("word"),
         's' => named("space"),
-        't' => Some(vec![('\t', '\t')]),
         _ => None,
     }
 }
 
-/// Letters between `[:` and `:]`.
-fn named(name: &str) -> Option<Vec<(char, char)>> {
-    let pairs = match name {
+/// Letters between `[:` and `:]`, as ranges.
+fn named(name: &str) -> Option<&'static str> {
+    Some(match name {
         "digit" => "09",
         "lower" => "az",
         "upper" => "AZ",
@@ -311,9 +273,7 @@ fn named(name: &str) -> Option<Vec<(char, char)>> {
         "space" => "\t\r  ",
         "punct" => "!/:@[`{~",
         _ => return None,
-    };
-    let letters: Vec<char> = pairs.chars().collect();
-    Some(letters.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.last()?))).collect())
+    })
 }
 
 #[cfg(test)]
@@ -353,6 +313,9 @@ mod tests {
             ("(|a)*b", "aab"),
             ("(a*)*$", "b"),
             ("^(a|)+$", "aa"),
+            ("^(ab?){2,3}c*$", "aabacc"),
+            ("^((?i)A)B{0,1}$", "a"),
+            ("(?i)^[^a-z]N$", "1n"),
         ];
         for (pattern, text) in yes {
             assert!(found(pattern, text), "{pattern} {text}");
@@ -368,6 +331,11 @@ mod tests {
             (r"\Bipv4", "net.ipv4"),
             ("a.c", "a\nc"),
             ("^(ab|c)$", "abc"),
+            ("^(ab?){2,3}$", "a"),
+            ("^((?i)A)B+$", "ab"),
+            ("(?i)^[^a-z]$", "N"),
+            ("^a{0}$", "a"),
+            (r"^\W\D$", "a1"),
         ];
         for (pattern, text) in no {
             assert!(!found(pattern, text), "{pattern} {text}");
@@ -389,6 +357,8 @@ mod tests {
             ("[z-a]", "invalid character class range: `z-a`"),
             ("a\\", "trailing backslash at end of expression: `\\`"),
             (r"\y", r"invalid escape sequence: `\y`"),
+            (r"[\y]", r"invalid escape sequence: `\y`"),
+            (r"(\Z*)", r"invalid escape sequence: `\Z`"),
             ("(?=a)", "invalid or unsupported Perl syntax: `(?`"),
             ("[[:nope:]]", "invalid character class range: `nope`"),
         ];
@@ -402,5 +372,8 @@ mod tests {
     fn no_pattern_takes_long() {
         assert!(!found("^(a*)*(a*)*(a*)*(a*)*(a*)*b$", &"a".repeat(200)));
         assert!(!found("((a{1000}){1000})", &"a".repeat(200)));
+        let nested = |inner: &str| format!("^{}{inner}{}b$", "(".repeat(90), ")*".repeat(90));
+        assert!(!found(&nested("a"), &"a".repeat(200)));
+        assert!(!found(&nested("(a|aa)+"), &"a".repeat(200)));
     }
 }
