@@ -3,7 +3,8 @@
 
 use argh::FromArgs;
 
-use super::{DEFAULT_DIRECTORY, LATER, VERBS, Verb};
+use super::{DEFAULT_DIRECTORY, VERBS, Verb};
+use crate::cni::environment::{validate_container_id, validate_ifname};
 use crate::cni::serve::Answer;
 
 const OPTIONS: &str = "  -i, --ifname string   Interface name (defaults to env var CNI_IFNAME or 'eth0')\n";
@@ -15,6 +16,8 @@ pub(super) struct Command {
     pub(super) words: Vec<String>,
     /// Empty when the environment decides.
     pub(super) ifname: String,
+    /// Attachments that GC leaves alone: container ids with interface names.
+    pub(super) valid: Vec<(String, String)>,
 }
 
 /// Options and words as they stand on the command line.
@@ -24,6 +27,9 @@ struct CommandLine {
     /// interface name; the last one counts
     #[argh(option, short = 'i')]
     ifname: Vec<String>,
+    /// attachment that gc leaves alone
+    #[argh(option)]
+    valid: Vec<String>,
     /// verb, network, namespace; what follows is ignored
     #[argh(positional)]
     words: Vec<String>,
@@ -51,7 +57,8 @@ impl Command {
         if received < least {
             return Err(mistake(Some(verb), &format!("requires at least {least} arg(s), only received {received}")));
         }
-        Ok(Command { verb, words, ifname: line.ifname.into_iter().next_back().unwrap_or_default() })
+        let valid = valid(verb, &line.valid).map_err(|text| mistake(Some(verb), &text))?;
+        Ok(Command { verb, words, ifname: line.ifname.into_iter().next_back().unwrap_or_default(), valid })
     }
 
     /// The word at this place after the verb; empty when it is left out.
@@ -66,6 +73,20 @@ impl Verb {
     }
 }
 
+/// The valid attachments, or what is wrong with them.
+fn valid(verb: &Verb, texts: &[String]) -> std::result::Result<Vec<(String, String)>, String> {
+    if verb.name != "gc" && !texts.is_empty() {
+        return Err("unknown flag: --valid".to_string());
+    }
+    let pair = |text: &String| {
+        let (id, ifname) = text.split_once('/').unwrap_or((text, ""));
+        let names = validate_container_id(id).and_then(|()| validate_ifname(ifname));
+        names.map_err(|error| format!("invalid --valid {text:?}, which is CONTAINERID/IFNAME: {error}"))?;
+        Ok((id.to_string(), ifname.to_string()))
+    };
+    texts.iter().map(pair).collect()
+}
+
 fn verb(name: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|verb| verb.name == name)
 }
@@ -76,9 +97,10 @@ fn separate_values(arguments: &[String]) -> Vec<String> {
     let mut rest = arguments.iter();
     for argument in rest.by_ref() {
         let short = argument.strip_prefix("-i").filter(|value| !value.is_empty());
-        let short = short.map(|value| value.strip_prefix('=').unwrap_or(value));
-        match argument.strip_prefix("--ifname=").or(short) {
-            Some(value) => separate.extend(["-i".to_string(), value.to_string()]),
+        let short = short.map(|value| ("-i", value.strip_prefix('=').unwrap_or(value)));
+        let long = argument.split_once('=').filter(|(option, _)| ["--ifname", "--valid"].contains(option));
+        match long.or(short) {
+            Some((option, value)) => separate.extend([option.to_string(), value.to_string()]),
             None => separate.push(argument.clone()),
         }
         if argument == "--" {
@@ -119,11 +141,9 @@ fn mistake(verb: Option<&Verb>, error: &str) -> Answer {
 }
 
 fn unknown(name: &str) -> Answer {
-    let error = match LATER.contains(&name) {
-        true => format!("cnitool {name} is not supported yet by this version of cni-box"),
-        false => format!("unknown command {name:?} for \"cnitool\""),
-    };
-    Answer { stderr: format!("Run 'cnitool --help' for usage.\n{error}\n"), ..Answer::default() }
+    let hint = if name == "completion" { "There is no completion in cni-box.\n" } else { "" };
+    let text = format!("{hint}Run 'cnitool --help' for usage.\nunknown command {name:?} for \"cnitool\"\n");
+    Answer { stderr: text, ..Answer::default() }
 }
 
 fn usage(verb: Option<&Verb>) -> String {
@@ -133,16 +153,18 @@ fn usage(verb: Option<&Verb>) -> String {
              Flags:\n  -h, --help            help for {name}\n{OPTIONS}{help}"
         );
     }
-    let line = |verb: &Verb| format!("  cnitool {:<8} {:<22} {}\n", verb.name, verb.words, verb.about);
+    let line = |verb: &Verb| format!("  cnitool {:<8} {:<24} {}\n", verb.name, verb.words, verb.about);
     let lines: String = VERBS.iter().map(line).collect();
     format!(
-        "cnitool: Add, check or remove network interfaces from a network namespace\n{lines}\n\
+        "cnitool: Add, check, remove, gc or status network interfaces from a network namespace\n{lines}\n\
          Flags:\n  -h, --help            help for cnitool\n{OPTIONS}\n\
          Environment:\n\
          \x20 NETCONFPATH   directory of network configurations (default {DEFAULT_DIRECTORY})\n\
          \x20 CNI_PATH      directories of plugins, separated by ':' (default: the plugins of this executable)\n\
          \x20 CNI_ARGS      arguments for the plugins, KEY=VALUE;KEY=VALUE\n\
-         \x20 CAP_ARGS      capability arguments, a JSON object\n"
+         \x20 CAP_ARGS      capability arguments, a JSON object\n\
+         \x20 CNI_IFNAME    interface name, if no option says it\n\n\
+         Use \"cnitool [command] --help\" for more information about a command.\n"
     )
 }
 
@@ -175,6 +197,17 @@ mod tests {
     }
 
     #[test]
+    fn valid_attachments_may_be_many_and_the_namespace_is_left_out() {
+        let command = parse("gc n --valid c-1/eth0 --valid=c2/e/1").map(|_| ()).unwrap_err();
+        assert!(command.stderr.ends_with("interface name contains / or : or whitespace characters\n"));
+        let command = parse("gc n --valid c-1/eth0 --valid=c2/net1").unwrap_or_else(|answer| panic!("{answer:?}"));
+        let pair = |id: &str, name: &str| (id.to_string(), name.to_string());
+        assert_eq!(command.valid, [pair("c-1", "eth0"), pair("c2", "net1")]);
+        assert_eq!((command.word(0), command.word(1)), ("n", ""));
+        assert!(parse("list").is_ok_and(|command| command.words.is_empty()));
+    }
+
+    #[test]
     fn help_goes_to_standard_output() {
         for line in ["", "-h", "--help", "help", "-i e"] {
             let answer = parse(line).map(|_| ()).unwrap_err();
@@ -196,12 +229,27 @@ mod tests {
             ("add", "requires at least 2 arg(s), only received 0", "Usage:\n  cnitool add <network-name>"),
             ("check n", "requires at least 2 arg(s), only received 1", "Usage:\n  cnitool check <network-name>"),
             ("add n /x --x=1", "unknown flag: --x", "Usage:\n  cnitool add"),
-            ("--version", "unknown flag: --version", "cnitool: Add, check or remove"),
+            ("--version", "unknown flag: --version", "cnitool: Add, check, remove"),
             ("add -x n /x", "unknown shorthand flag: 'x' in -x", "Usage:\n  cnitool add"),
             ("add n /x -i", "flag needs an argument: -i", "Usage:\n  cnitool add"),
             ("foo n /x", "unknown command \"foo\" for \"cnitool\"", "Run 'cnitool --help' for usage.\n"),
-            ("gc n /x", "cnitool gc is not supported yet by this version of cni-box", "Run"),
-            ("status", "cnitool status is not supported yet by this version of cni-box", "Run"),
+            (
+                "completion bash",
+                "unknown command \"completion\" for \"cnitool\"",
+                "There is no completion in cni-box.\nRun",
+            ),
+            (
+                "gc",
+                "requires at least 1 arg(s), only received 0",
+                "Usage:\n  cnitool gc <network-name> [<netns>] [flags]\n",
+            ),
+            (
+                "status",
+                "requires at least 1 arg(s), only received 0",
+                "Usage:\n  cnitool status <network-name> [<netns>]",
+            ),
+            ("del n /x --valid=c/e", "unknown flag: --valid", "Usage:\n  cnitool del"),
+            ("gc n --valid c", "invalid --valid \"c\", which is CONTAINERID/IFNAME: interface name is empty", "Usage"),
         ] {
             let answer = parse(line).map(|_| ()).unwrap_err();
             assert!(!answer.success && answer.stdout.is_empty(), "{line}");
