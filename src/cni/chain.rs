@@ -141,13 +141,15 @@ impl<'a> Chain<'a> {
     }
 
     /// The result is converted at once: the next plugin, the cache and the caller all expect the list's version, whatever
-    /// another program has answered in.
+    /// another program has answered in. Only if the list has none it stays in the program's, as in the reference: the
+    /// oldest version, which is meant then, could not hold most of it.
     fn attach_one(&self, link: &Link<'_>, prev_result: Option<&Value>, undo: &mut Undo) -> Result<Node> {
         let request = self.request(Verb::Add, link.plugin, prev_result)?;
-        let result = link.delegate.add(&request, undo)?;
+        let (result, printed) = link.delegate.add_in_version(&request, undo)?;
+        let version = if self.list.cni_version.is_empty() { &printed } else { &self.list.cni_version };
         match link.delegate {
-            Delegate::BuiltIn(_) => result.to_json(&self.list.cni_version),
-            Delegate::Program(_) => result.to_json_as_received(&self.list.cni_version),
+            Delegate::BuiltIn(_) => result.to_json(version),
+            Delegate::Program(_) => result.to_json_as_received(version),
         }
     }
 

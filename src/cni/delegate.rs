@@ -60,10 +60,15 @@ impl Delegate {
 
     /// Asks for an ADD. How to take it back is written to `undo`.
     pub fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        self.add_in_version(request, undo).map(|(result, _)| result)
+    }
+
+    /// The same with the version of the result: the one a program printed, otherwise the configuration's.
+    pub fn add_in_version(&self, request: &Request<'_>, undo: &mut Undo) -> Result<(CniResult, String)> {
         match self {
             Delegate::BuiltIn(plugin) => {
                 serve::gate(*plugin, request)?;
-                plugin.add(request, undo)
+                Ok((plugin.add(request, undo)?, request.config.version().to_string()))
             }
             Delegate::Program(path) => {
                 let finished = execute(path, &environment(request, Verb::Add), request.config.raw())?;
@@ -153,6 +158,10 @@ fn failure(stdout: &[u8], stderr: &[u8], status: &str) -> Error {
         return Error::new(code::UNKNOWN, msg);
     }
     match json::parse_object(stdout).and_then(|object| error_object(&object)) {
+        Ok(error) if error.msg.is_empty() => {
+            let msg = format!("netplugin failed with no error message: {status}");
+            Error::new(error.code, msg).with_details(format!("it printed {}", quoted(stdout)))
+        }
         Ok(error) => error,
         Err(error) => {
             let what = "netplugin failed but error parsing its diagnostic message";
@@ -178,10 +187,14 @@ fn error_object(map: &Map<String, Value>) -> Result<Error> {
 }
 
 /// Reads a result as printed. One without a usable `cniVersion` is taken to have the configuration's.
-fn parse_result(stdout: &[u8], version: &str) -> Result<CniResult> {
-    let object = json::parse_object(stdout).context("failed to unmarshal raw result");
-    let result = object.and_then(|object| CniResult::from_json(&Value::Object(object), version));
-    result.map_err(|error| match error.details.is_empty() {
+fn parse_result(stdout: &[u8], version: &str) -> Result<(CniResult, String)> {
+    let parse = || {
+        let object = json::parse_object(stdout).context("failed to unmarshal raw result")?;
+        let printed = object.get("cniVersion").and_then(Value::as_str).filter(|printed| !printed.is_empty());
+        let version = printed.unwrap_or(version).to_string();
+        Ok((CniResult::from_json(&Value::Object(object), &version)?, version))
+    };
+    parse().map_err(|error: Error| match error.details.is_empty() {
         true => error.with_details(format!("it printed {}", quoted(stdout))),
         false => error,
     })
@@ -199,6 +212,8 @@ mod tests {
         assert_eq!(text("", "ee\n"), "netplugin failed: \"ee\\n\": exit status 1");
         assert_eq!(text(r#"{"code":11,"msg":"m","details":"d"}"#, "x"), "m; d");
         assert!(text("zz", "").starts_with("netplugin failed but error parsing its diagnostic message \"zz\": "));
+        let empty = "netplugin failed with no error message: exit status 1; it printed \"{}\"";
+        assert_eq!(text("{}", ""), empty);
         assert!(failure(b"zz", b"", "signal: killed").to_string().ends_with("; signal: killed"));
         assert!(text("", &"é".repeat(501)).contains(&format!("{}\"…: ", "é".repeat(500))));
     }

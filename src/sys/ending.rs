@@ -48,6 +48,8 @@ impl Ending {
             NOTES.store(write.as_raw_fd(), Ordering::Relaxed);
             ending.notes = Some(File::from(OwnedFd::from(read)));
             ending._held = Some((write, turn));
+            // Whoever started us may have had it blocked; it is what ends the waiting.
+            let _ = SigSet::from_iter([Signal::SIGCHLD]).thread_unblock();
             ending.before = WATCHED.into_iter().filter_map(catch).collect();
         }
         ending

@@ -100,7 +100,7 @@ fn converse(child: &mut Child, input: &[u8], ending: &mut Ending) -> (Vec<u8>, V
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let mut rest = input;
     while ending.goes_on(stdin.is_some() || stdout.is_some() || stderr.is_some()) {
-        wait_for_any(&stdin, &[&stdout, &stderr, &ending.signals()], ending.patience());
+        wait_for_any(&stdin, &[&stdout, &stderr, ending.signals()], ending.patience());
         ending.hand_on(child);
         feed(&mut stdin, &mut rest);
         drain(&mut stdout, &mut output);

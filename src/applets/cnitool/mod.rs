@@ -65,9 +65,8 @@ const ATTACHMENT: &str = "<network-name> <netns>";
 /// The namespace is of no use; the reference wants one.
 const NETWORK: &str = "<network-name> [<netns>]";
 
-const GC_HELP: &str = "\
-      --valid ID/IF     Attachment to keep: container id and interface name, as list shows
-                        them; for each one again. (Only in cni-box)
+const GC_HELP: &str = "      --valid ID/IF     Attachment to keep, by container id and interface name as list shows
+                        them; once for each (only in cni-box)
 
 Ends every cached attachment of the network, those of container runtimes too (they share
 /var/lib/cni/results), except the valid ones. From CNI 1.1.0 on the plugins then remove
