@@ -223,13 +223,18 @@ impl Failures {
     /// Success if nothing failed; otherwise one error with all texts joined by `; `. Its code is that of the first
     /// failure which has one of its own.
     pub fn finish(self) -> Result<()> {
+        self.finish_joined("; ")
+    }
+
+    /// The same with another separator.
+    pub fn finish_joined(self, separator: &str) -> Result<()> {
         let mut errors = self.0;
         if errors.len() < 2 {
             return errors.pop().map_or(Ok(()), Err);
         }
         let code = errors.iter().map(|error| error.code).find(|code| *code != code::INTERNAL);
         let texts: Vec<String> = errors.iter().map(Error::to_string).collect();
-        Err(Error::new(code.unwrap_or(code::INTERNAL), texts.join("; ")))
+        Err(Error::new(code.unwrap_or(code::INTERNAL), texts.join(separator)))
     }
 }
 

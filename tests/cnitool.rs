@@ -266,10 +266,15 @@ fn wrong_command_lines_are_errors_with_usage() {
         assert!(outcome.stderr.contains("cnitool"), "{outcome:#?}");
     }
     let help = lab.cnitool(&["--help"]).run().success();
-    for word in ["add", "check", "del", "--ifname", "CNI_IFNAME"] {
+    for word in ["add", "check", "del", "gc", "status", "list", "--ifname", "CNI_IFNAME"] {
         assert!(help.stdout.contains(word), "{word} is not in {help:#?}");
     }
-    lab.cnitool(&["add", "--help"]).run().success();
+    for verb in ["add", "check", "del", "gc", "status", "list"] {
+        let text = lab.cnitool(&[verb, "-h"]).run().success().stdout;
+        assert!(text.contains(&format!("Usage:\n  cnitool {verb} ")), "{text}");
+        assert_eq!(text, lab.cnitool(&["help", verb]).run().success().stdout);
+        assert_eq!(text.contains("--valid"), verb == "gc");
+    }
 }
 
 #[test]
@@ -296,6 +301,18 @@ fn better_results_are_converted_to_the_lists_version() {
     assert!(
         recorded(&lab, "ADD.two").1.contains(r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"one"}]}"#)
     );
+}
+
+#[test]
+fn a_list_without_a_version_says_so_and_takes_what_the_plugins_answer() {
+    let lab = recorders();
+    network(&lab, "n.conflist", &json!({"name": "n", "plugins": [{"type": "one"}, {"type": "two"}]}));
+    let result = lab.cnitool(&["add", "n", NETNS]).run().result();
+    assert_eq!(result, json!({"cniVersion": "1.0.0", "interfaces": [{"name": "two"}]}));
+    let stdin: Value = serde_json::from_str(&recorded(&lab, "ADD.two").1).unwrap();
+    let previous = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "one"}]});
+    assert_eq!((&stdin["cniVersion"], &stdin["prevResult"]), (&json!(""), &previous));
+    lab.cnitool(&["del", "n", NETNS]).run().silent();
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Running the plugins of a network for one attachment, as a runtime does (specification 1.1.0, section 3; `libcni/api.go`
 //! `AddNetworkList`, `CheckNetworkList`, `DelNetworkList` of the reference library).
 
+mod network;
+
 use serde_json::Value;
 
 use crate::cni::attachment::Attachment;
@@ -15,7 +17,7 @@ use crate::cni::plugin_config::PluginConfig;
 use crate::cni::serve;
 use crate::cni::undo::Undo;
 use crate::cni::version;
-use crate::error::{Error, Failures, Result};
+use crate::error::{Errno, Error, Failures, Result, code};
 
 /// A network, an attachment to it, and what it takes to call the plugins.
 #[derive(Debug)]
@@ -74,7 +76,8 @@ impl<'a> Chain<'a> {
         let attachment = self.with_arguments_of(added.unwrap_or_default());
         let chain = Chain { attachment: &attachment, ..*self };
         for Link { plugin, delegate } in chain.links(Verb::Check)? {
-            delegate.call(&chain.request(Verb::Check, plugin, prev_result.as_ref())?)?;
+            let verified = delegate.call(&chain.request(Verb::Check, plugin, prev_result.as_ref())?);
+            verified.map_err(|error| failed_above(plugin, "check", error))?;
         }
         Ok(())
     }
@@ -88,7 +91,11 @@ impl<'a> Chain<'a> {
         let mut failures = Failures::default();
         for plugin in self.list.plugins.iter().rev() {
             let step = self.detach(plugin, remembered.as_ref());
+            let stop = is_interrupted(&step);
             failures.note(step.map_err(|error| failed(plugin, "delete", error)));
+            if stop {
+                break;
+            }
         }
         failures.finish()?;
         self.cache.remove(&self.list.name, self.attachment);
@@ -134,13 +141,15 @@ impl<'a> Chain<'a> {
     }
 
     /// The result is converted at once: the next plugin, the cache and the caller all expect the list's version, whatever
-    /// another program has answered in.
+    /// another program has answered in. Only if the list has none it stays in the program's, as in the reference: the
+    /// oldest version, which is meant then, could not hold most of it.
     fn attach_one(&self, link: &Link<'_>, prev_result: Option<&Value>, undo: &mut Undo) -> Result<Node> {
         let request = self.request(Verb::Add, link.plugin, prev_result)?;
-        let result = link.delegate.add(&request, undo)?;
+        let (result, printed) = link.delegate.add_in_version(&request, undo)?;
+        let version = if self.list.cni_version.is_empty() { &printed } else { &self.list.cni_version };
         match link.delegate {
-            Delegate::BuiltIn(_) => result.to_json(&self.list.cni_version),
-            Delegate::Program(_) => result.to_json_as_received(&self.list.cni_version),
+            Delegate::BuiltIn(_) => result.to_json(version),
+            Delegate::Program(_) => result.to_json_as_received(version),
         }
     }
 
@@ -161,8 +170,12 @@ impl<'a> Chain<'a> {
     }
 
     fn request(&self, verb: Verb, plugin: &PluginConfig, prev_result: Option<&Value>) -> Result<Request<'a>> {
+        self.request_with(verb, plugin, prev_result.map(|result| ("prevResult", result.clone())).as_slice())
+    }
+
+    fn request_with(&self, verb: Verb, plugin: &PluginConfig, told: &[(&str, Value)]) -> Result<Request<'a>> {
         let NetworkList { name, cni_version, .. } = self.list;
-        let stdin = plugin.stdin(name, cni_version, prev_result, &self.attachment.capability_args);
+        let stdin = plugin.stdin(name, cni_version, told, &self.attachment.capability_args);
         Ok(Request {
             verb,
             container_id: self.attachment.container_id.clone(),
@@ -211,9 +224,29 @@ impl<'a> Chain<'a> {
 }
 
 fn failed(plugin: &PluginConfig, action: &str, error: Error) -> Error {
-    let own_name = if plugin.name.is_empty() { String::new() } else { format!(" name={:?}", plugin.name) };
     // Also errors with a CNI code: a runtime reports texts, not codes.
-    error.behind(&format!("plugin type={:?}{own_name} failed ({action})", plugin.kind))
+    error.behind(&who_failed(plugin, action))
+}
+
+/// The reference has the plugin's words alone for these verbs. They stay the last line; who says so, and the code if it is
+/// one of its own, stands above it.
+fn failed_above(plugin: &PluginConfig, action: &str, mut error: Error) -> Error {
+    let code = match error.code {
+        code::UNKNOWN | code::INTERNAL => String::new(),
+        code => format!(", code {code}"),
+    };
+    error.msg = format!("{}{code}:\n{}", who_failed(plugin, action), error.msg);
+    error
+}
+
+fn who_failed(plugin: &PluginConfig, action: &str) -> String {
+    let own_name = if plugin.name.is_empty() { String::new() } else { format!(" name={:?}", plugin.name) };
+    format!("plugin type={:?}{own_name} failed ({action})", plugin.kind)
+}
+
+/// Who goes on past failures stops here nevertheless: somebody wants us to end.
+fn is_interrupted<T>(step: &Result<T>) -> bool {
+    step.as_ref().is_err_and(|error| error.is(Errno::EINTR))
 }
 
 fn take_back(undo: Undo, cause: Error) -> Error {

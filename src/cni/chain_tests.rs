@@ -237,7 +237,7 @@ fn check_refuses_old_versions_and_bad_memories_and_may_be_disabled() {
     assert_eq!(check(&disabled(lab.list("0.3.1", r#"{"type":"fake"}"#))).unwrap_err(), text);
     assert_eq!(check(&disabled(lab.list("1.0.0", r#"{"type":"missing"}"#))), Ok(()));
     let failing = lab.list("1.0.0", r#"{"type":"fake","fails":"CHECK"},{"type":"other"}"#);
-    assert_eq!(check(&failing).unwrap_err(), "out of order");
+    assert_eq!(check(&failing).unwrap_err(), "plugin type=\"fake\" failed (check), code 7:\nout of order");
     assert_eq!(lab.log().len(), 1);
     lab.directory.write("results/n-c-eth0", "garbage");
     let text = check(&lab.list("1.0.0", r#"{"type":"fake"}"#)).unwrap_err();

@@ -23,20 +23,23 @@ pub struct Loaded {
     pub list: NetworkList,
     /// The files that were passed over on the way, each with the reason.
     pub skipped: Vec<String>,
+    /// What is to be said of files that bear the same name and are not used.
+    pub shadowed: Vec<String>,
 }
 
 /// Finds the network `name` in `directory`. If it is not there, the error tells which files could not be looked into.
 pub fn load(directory: &str, name: &str) -> Result<Loaded> {
     let mut search = Search { name, skipped: Vec::new() };
     let lists = files(Path::new(directory), &["conflist"])?;
+    let singles = files(Path::new(directory), &["conf", "json"])?;
+    let all = || lists.iter().chain(&singles);
     if let Some((path, mut list)) = search.first(&lists, NetworkList::parse)? {
         complete(&mut list, &path)?;
-        return Ok(Loaded { list, skipped: search.skipped });
+        return Ok(Loaded { list, shadowed: search.shadowed(&path, all()), skipped: search.skipped });
     }
-    let singles = files(Path::new(directory), &["conf", "json"])?;
     if let Some((path, list)) = search.first(&singles, NetworkList::from_single)? {
         validate_network_name(&list.name).map_err(|error| in_file(&path, error))?;
-        return Ok(Loaded { list, skipped: search.skipped });
+        return Ok(Loaded { list, shadowed: search.shadowed(&path, all()), skipped: search.skipped });
     }
     let nothing = lists.is_empty() && singles.is_empty();
     Err(search.not_found(directory, nothing))
@@ -70,6 +73,13 @@ impl Search<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// The other files of the wanted name: mostly an old version, or a copy that an editor has left.
+    fn shadowed<'p>(&self, used: &Path, paths: impl Iterator<Item = &'p PathBuf>) -> Vec<String> {
+        let same = paths.filter(|path| *path != used && read(path).is_ok_and(|bytes| self.is_wanted(&bytes)));
+        let (name, used) = (self.name, used.display());
+        same.map(|path| format!("network {name:?} is taken from {used}, not from {}", path.display())).collect()
     }
 
     fn is_wanted(&self, bytes: &[u8]) -> bool {
@@ -179,6 +189,10 @@ mod tests {
         fs::create_dir(format!("{}/00.conflist", directory.path())).unwrap();
         assert_eq!(found(&directory, "n"), ["first"]);
         assert_eq!(found(&directory, "j"), ["json"]);
+        let shadowed = load(directory.path(), "n").unwrap().shadowed.join("\n").replace(directory.path(), "DIR");
+        let used = "network \"n\" is taken from DIR/15.conflist, not from DIR";
+        assert_eq!(shadowed, format!("{used}/20.conflist\n{used}/10.conf"));
+        assert_eq!(load(directory.path(), "j").unwrap().shadowed, [""; 0]);
         assert_eq!(error(&directory, "x"), "no net configuration with name \"x\" in DIR");
     }
 
@@ -187,6 +201,9 @@ mod tests {
         let directory = directory(&[]);
         assert_eq!(error(&directory, "n"), "no net configurations found in DIR");
         assert_eq!(load("/nonexistent", "n").unwrap_err().msg, "no net configurations found in /nonexistent");
+        directory.write("file", "");
+        let unreadable = load(&directory.file("file"), "n").unwrap_err().to_string();
+        assert_eq!(unreadable, format!("open {}: not a directory", directory.file("file")));
         directory.write("a.conflist", r#"{"name":"a","plugins":[{"type":"x"}]}"#);
         assert_eq!(error(&directory, "n"), "no net configuration with name \"n\" in DIR");
     }

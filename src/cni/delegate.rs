@@ -13,8 +13,9 @@ use crate::cni::plugin::{Plugin, Request};
 use crate::cni::result::CniResult;
 use crate::cni::serve;
 use crate::cni::undo::Undo;
-use crate::error::{Context, Error, Result, code};
-use crate::sys::{log, process};
+use crate::error::{Context, Errno, Error, Result, code};
+use crate::sys::log;
+use crate::sys::process::{self, Finished};
 
 /// A plugin that another one, or a runtime, calls.
 pub enum Delegate {
@@ -60,19 +61,27 @@ impl Delegate {
 
     /// Asks for an ADD. How to take it back is written to `undo`.
     pub fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        self.add_in_version(request, undo).map(|(result, _)| result)
+    }
+
+    /// The same with the version of the result: the one a program printed, otherwise the configuration's.
+    pub fn add_in_version(&self, request: &Request<'_>, undo: &mut Undo) -> Result<(CniResult, String)> {
         match self {
             Delegate::BuiltIn(plugin) => {
                 let logged = logged(*plugin, request);
                 let added = serve::gate(*plugin, request).and_then(|()| plugin.add(request, undo));
                 logged.end(added.as_ref().err());
-                added
+                Ok((added?, request.config.version().to_string()))
             }
             Delegate::Program(path) => {
-                let output = execute(path, &environment(request, Verb::Add), request.config.raw())?;
+                let finished = execute(path, &environment(request, Verb::Add), request.config.raw())?;
                 let (path, variables) = (path.clone(), environment(request, Verb::Del));
                 let raw = request.config.raw().to_vec();
                 undo.push_deletion(move || execute(&path, &variables, &raw).map(drop));
-                parse_result(&output, request.config.version())
+                match finished.interrupted {
+                    true => Err(interrupted(Error::new(code::UNKNOWN, "netplugin has succeeded"))),
+                    false => parse_result(&finished.stdout, request.config.version()),
+                }
             }
         }
     }
@@ -137,16 +146,23 @@ fn environment(request: &Request<'_>, verb: Verb) -> Vec<(OsString, OsString)> {
     inherited.cloned().chain(call).collect()
 }
 
-/// Runs the program and gives its standard output. A failure is the error object it printed, if it printed one.
-fn execute(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Vec<u8>> {
+/// Runs the program. A failure is the error object it printed, if it printed one.
+fn execute(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Finished> {
     let path = if path.contains('/') { path.to_string() } else { format!("./{path}") };
     let finished = process::run(&path, environment, stdin)?;
-    let Some(status) = finished.failure else { return Ok(finished.stdout) };
-    Err(failure(&finished.stdout, &finished.stderr, &status))
+    let Some(status) = &finished.failure else { return Ok(finished) };
+    let error = failure(&finished.stdout, &finished.stderr, status);
+    Err(if finished.interrupted { interrupted(error) } else { error })
+}
+
+/// The error of a call that somebody wanted to end, told by its errno.
+fn interrupted(error: Error) -> Error {
+    let details =
+        format!("{}{}interrupted by a signal", error.details, if error.details.is_empty() { "" } else { "; " });
+    error.with_details(details).with_errno(Errno::EINTR)
 }
 
 fn failure(stdout: &[u8], stderr: &[u8], status: &str) -> Error {
-    let quoted = |bytes: &[u8]| format!("{:?}", String::from_utf8_lossy(bytes));
     if stdout.is_empty() {
         let msg = match stderr {
             [] => format!("netplugin failed with no error message: {status}"),
@@ -155,12 +171,26 @@ fn failure(stdout: &[u8], stderr: &[u8], status: &str) -> Error {
         return Error::new(code::UNKNOWN, msg);
     }
     match json::parse_object(stdout).and_then(|object| error_object(&object)) {
+        Ok(error) if error.msg.is_empty() => {
+            let msg = format!("netplugin failed with no error message: {status}");
+            Error::new(error.code, msg).with_details(format!("it printed {}", quoted(stdout)))
+        }
         Ok(error) => error,
         Err(error) => {
             let what = "netplugin failed but error parsing its diagnostic message";
-            Error::new(code::UNKNOWN, format!("{what} {}: {error}", quoted(stdout)))
+            // The reference does not tell of a signal here.
+            let signal = if status.starts_with("signal") { status } else { "" };
+            Error::new(code::UNKNOWN, format!("{what} {}: {error}", quoted(stdout))).with_details(signal)
         }
     }
+}
+
+/// What a program printed, from its beginning as far as anybody reads it.
+fn quoted(bytes: &[u8]) -> String {
+    const ENOUGH: usize = 500;
+    let text = String::from_utf8_lossy(bytes);
+    let more = if text.chars().nth(ENOUGH).is_some() { "…" } else { "" };
+    format!("{:?}{more}", text.chars().take(ENOUGH).collect::<String>())
 }
 
 fn error_object(map: &Map<String, Value>) -> Result<Error> {
@@ -170,9 +200,17 @@ fn error_object(map: &Map<String, Value>) -> Result<Error> {
 }
 
 /// Reads a result as printed. One without a usable `cniVersion` is taken to have the configuration's.
-fn parse_result(stdout: &[u8], version: &str) -> Result<CniResult> {
-    let object = json::parse_object(stdout).context("failed to unmarshal raw result")?;
-    CniResult::from_json(&Value::Object(object), version)
+fn parse_result(stdout: &[u8], version: &str) -> Result<(CniResult, String)> {
+    let parse = || {
+        let object = json::parse_object(stdout).context("failed to unmarshal raw result")?;
+        let printed = object.get("cniVersion").and_then(Value::as_str).filter(|printed| !printed.is_empty());
+        let version = printed.unwrap_or(version).to_string();
+        Ok((CniResult::from_json(&Value::Object(object), &version)?, version))
+    };
+    parse().map_err(|error: Error| match error.details.is_empty() {
+        true => error.with_details(format!("it printed {}", quoted(stdout))),
+        false => error,
+    })
 }
 
 #[cfg(test)]
@@ -187,6 +225,10 @@ mod tests {
         assert_eq!(text("", "ee\n"), "netplugin failed: \"ee\\n\": exit status 1");
         assert_eq!(text(r#"{"code":11,"msg":"m","details":"d"}"#, "x"), "m; d");
         assert!(text("zz", "").starts_with("netplugin failed but error parsing its diagnostic message \"zz\": "));
+        let empty = "netplugin failed with no error message: exit status 1; it printed \"{}\"";
+        assert_eq!(text("{}", ""), empty);
+        assert!(failure(b"zz", b"", "signal: killed").to_string().ends_with("; signal: killed"));
+        assert!(text("", &"é".repeat(501)).contains(&format!("{}\"…: ", "é".repeat(500))));
     }
 
     #[test]

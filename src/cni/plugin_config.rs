@@ -43,19 +43,20 @@ impl PluginConfig {
         &self.map
     }
 
-    /// The configuration for one call, compact and with sorted keys. The list's name and version replace the entry's own;
-    /// of the capability arguments the plugin gets those it has declared.
+    /// The configuration for one call, compact and with sorted keys. The list's name and version, and what the plugin is
+    /// `told` (`prevResult`, attachments), replace the entry's own; of the capability arguments it gets those it has
+    /// declared.
     pub fn stdin(
         &self,
         name: &str,
         cni_version: &str,
-        prev_result: Option<&Value>,
+        told: &[(&str, Value)],
         capability_args: &Map<String, Value>,
     ) -> Vec<u8> {
         let mut map = self.map.clone();
         map.insert("name".to_string(), name.into());
         map.insert("cniVersion".to_string(), cni_version.into());
-        map.extend(prev_result.map(|result| ("prevResult".to_string(), result.clone())));
+        map.extend(told.iter().map(|(key, value)| (key.to_string(), value.clone())));
         let supplied =
             self.capabilities.iter().filter_map(|key| Some((key.clone(), capability_args.get(key)?.clone())));
         let runtime: Map<String, Value> = supplied.collect();
@@ -138,7 +139,7 @@ mod tests {
         );
         let supplied = object(json!({"portMappings": [{"hostPort": 80}], "mac": "x", "other": 1}));
         let prev = json!({"cniVersion": "0.4.0", "dns": {}});
-        let bytes = plugin.unwrap().stdin("n<1>", "0.4.0", Some(&prev), &supplied);
+        let bytes = plugin.unwrap().stdin("n<1>", "0.4.0", &[("prevResult", prev)], &supplied);
         assert_eq!(
             String::from_utf8(bytes).unwrap(),
             concat!(
@@ -152,7 +153,7 @@ mod tests {
     #[test]
     fn without_matching_capabilities_a_configured_runtime_config_stays() {
         let plugin = PluginConfig::parse(br#"{"type":"x","runtimeConfig":{"a":9007199254740993}}"#).unwrap();
-        let bytes = plugin.stdin("n", "", None, &object(json!({"a": 2})));
+        let bytes = plugin.stdin("n", "", &[], &object(json!({"a": 2})));
         assert_eq!(
             String::from_utf8(bytes).unwrap(),
             r#"{"cniVersion":"","name":"n","runtimeConfig":{"a":9007199254740993},"type":"x"}"#

@@ -14,6 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Context, Errno, Error, Result};
+use crate::sys::ending::Ending;
 use crate::sys::log::Step;
 use crate::sys::output;
 
@@ -26,6 +27,8 @@ pub struct Finished {
     pub stdout: Vec<u8>,
     /// Standard error, whole; it has also been passed on to our own.
     pub stderr: Vec<u8>,
+    /// A signal came that wanted this process to end. The program got it too, and if that did not help was killed.
+    pub interrupted: bool,
 }
 
 /// Times a program is started when its file is still open for writing (`ETXTBSY`), one second apart, as libcni does.
@@ -50,10 +53,11 @@ pub fn run(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Re
 }
 
 fn run_to_its_end(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Finished> {
+    let mut ending = Ending::watch();
     let mut child = spawn(path, environment)?;
-    let (stdout, stderr) = converse(&mut child, stdin);
+    let (stdout, stderr) = converse(&mut child, stdin, &mut ending);
     let status = child.wait()?;
-    Ok(Finished { failure: describe(status), stdout, stderr })
+    Ok(Finished { failure: describe(status), stdout, stderr, interrupted: ending.finish() })
 }
 
 /// Runs this program once more, with these arguments and in an SELinux context, to its end. Gives its exit code; `None` when
@@ -98,14 +102,15 @@ fn spawn(path: &str, environment: &[(OsString, OsString)]) -> Result<Child> {
 }
 
 /// Feeds and reads all three pipes as they become ready, so that no side can block the other.
-fn converse(child: &mut Child, input: &[u8]) -> (Vec<u8>, Vec<u8>) {
+fn converse(child: &mut Child, input: &[u8], ending: &mut Ending) -> (Vec<u8>, Vec<u8>) {
     let mut stdin = child.stdin.take().and_then(|pipe| pipe_file(pipe.into()));
     let mut stdout = child.stdout.take().and_then(|pipe| pipe_file(pipe.into()));
     let mut stderr = child.stderr.take().and_then(|pipe| pipe_file(pipe.into()));
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let mut rest = input;
-    while stdin.is_some() || stdout.is_some() || stderr.is_some() {
-        wait_for_any(&stdin, &[&stdout, &stderr]);
+    while ending.goes_on(stdin.is_some() || stdout.is_some() || stderr.is_some()) {
+        wait_for_any(&stdin, &[&stdout, &stderr, ending.signals()], ending.patience());
+        ending.hand_on(child);
         feed(&mut stdin, &mut rest);
         drain(&mut stdout, &mut output);
         let before = errors.len();
@@ -121,12 +126,12 @@ fn pipe_file(pipe: OwnedFd) -> Option<File> {
     Some(File::from(pipe))
 }
 
-fn wait_for_any(write: &Option<File>, read: &[&Option<File>]) {
+fn wait_for_any(write: &Option<File>, read: &[&Option<File>], limit: PollTimeout) {
     let writes = write.iter().map(|file| PollFd::new(file.as_fd(), PollFlags::POLLOUT));
     let reads = read.iter().filter_map(|file| file.as_ref()).map(|file| PollFd::new(file.as_fd(), PollFlags::POLLIN));
     let mut polled: Vec<PollFd<'_>> = writes.chain(reads).collect();
     // Interrupted or not, the pipes are tried afterwards.
-    let _ = poll(&mut polled, PollTimeout::NONE);
+    let _ = poll(&mut polled, limit);
 }
 
 /// Writes what the pipe takes; closes it at the end of the input or when nobody reads it.
@@ -157,15 +162,14 @@ fn is_temporary(error: &std::io::Error) -> bool {
 }
 
 fn describe(status: ExitStatus) -> Option<String> {
-    if status.success() {
-        return None;
-    }
-    Some(match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, Some(libc::SIGKILL)) => "signal: killed".to_string(),
-        (None, Some(libc::SIGTERM)) => "signal: terminated".to_string(),
-        (None, Some(libc::SIGSEGV)) => "signal: segmentation fault".to_string(),
-        (None, Some(libc::SIGABRT)) => "signal: aborted".to_string(),
-        (None, signal) => format!("signal: {}", signal.unwrap_or_default()),
-    })
+    /// Go's words, from signal 1 on.
+    const SIGNALS: &str = "hangup|interrupt|quit|illegal instruction|trace/breakpoint trap|aborted|bus error|\
+        floating point exception|killed|user defined signal 1|segmentation fault|user defined signal 2|broken pipe|\
+        alarm clock|terminated";
+    let Some(signal) = status.signal() else {
+        return status.code().filter(|code| *code != 0).map(|code| format!("exit status {code}"));
+    };
+    let known = usize::try_from(signal - 1).ok().and_then(|index| SIGNALS.split('|').nth(index));
+    let dumped = if status.core_dumped() { " (core dumped)" } else { "" };
+    Some(format!("signal: {}{dumped}", known.map_or(signal.to_string(), str::to_string)))
 }

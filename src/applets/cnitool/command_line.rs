@@ -3,7 +3,8 @@
 
 use argh::FromArgs;
 
-use super::{DEFAULT_DIRECTORY, LATER, VERBS, Verb};
+use super::{DEFAULT_DIRECTORY, VERBS, Verb};
+use crate::cni::environment::{validate_container_id, validate_ifname};
 use crate::cni::serve::Answer;
 
 const OPTIONS: &str = "  -i, --ifname string   Interface name (defaults to env var CNI_IFNAME or 'eth0')\n";
@@ -11,10 +12,12 @@ const OPTIONS: &str = "  -i, --ifname string   Interface name (defaults to env v
 /// A complete command.
 pub(super) struct Command {
     pub(super) verb: &'static Verb,
-    pub(super) network: String,
-    pub(super) netns: String,
+    /// What follows the verb; what is more than the verb knows of is ignored.
+    pub(super) words: Vec<String>,
     /// Empty when the environment decides.
     pub(super) ifname: String,
+    /// Attachments that GC leaves alone: container ids with interface names.
+    pub(super) valid: Vec<(String, String)>,
 }
 
 /// Options and words as they stand on the command line.
@@ -24,6 +27,9 @@ struct CommandLine {
     /// interface name; the last one counts
     #[argh(option, short = 'i')]
     ifname: Vec<String>,
+    /// attachment that gc leaves alone
+    #[argh(option)]
+    valid: Vec<String>,
     /// verb, network, namespace; what follows is ignored
     #[argh(positional)]
     words: Vec<String>,
@@ -46,16 +52,39 @@ impl Command {
             return Err(help(words.next().and_then(|word| verb(&word))));
         }
         let verb = verb(&name).ok_or_else(|| unknown(&name))?;
-        match (words.next(), words.next()) {
-            (Some(network), Some(netns)) => {
-                Ok(Command { verb, network, netns, ifname: line.ifname.into_iter().next_back().unwrap_or_default() })
-            }
-            (network, _) => {
-                let received = network.iter().count();
-                Err(mistake(Some(verb), &format!("requires at least 2 arg(s), only received {received}")))
-            }
+        let words: Vec<String> = words.collect();
+        let (least, received) = (verb.least_words(), words.len());
+        if received < least {
+            return Err(mistake(Some(verb), &format!("requires at least {least} arg(s), only received {received}")));
         }
+        let valid = valid(verb, &line.valid).map_err(|text| mistake(Some(verb), &text))?;
+        Ok(Command { verb, words, ifname: line.ifname.into_iter().next_back().unwrap_or_default(), valid })
     }
+
+    /// The word at this place after the verb; empty when it is left out.
+    pub(super) fn word(&self, index: usize) -> &str {
+        self.words.get(index).map_or("", String::as_str)
+    }
+}
+
+impl Verb {
+    fn least_words(&self) -> usize {
+        self.words.split(' ').filter(|word| !word.starts_with('[')).count()
+    }
+}
+
+/// The valid attachments, or what is wrong with them.
+fn valid(verb: &Verb, texts: &[String]) -> std::result::Result<Vec<(String, String)>, String> {
+    if verb.name != "gc" && !texts.is_empty() {
+        return Err("unknown flag: --valid".to_string());
+    }
+    let pair = |text: &String| {
+        let (id, ifname) = text.split_once('/').unwrap_or((text, ""));
+        let names = validate_container_id(id).and_then(|()| validate_ifname(ifname));
+        names.map_err(|error| format!("invalid --valid {text:?}, which is CONTAINERID/IFNAME: {error}"))?;
+        Ok((id.to_string(), ifname.to_string()))
+    };
+    texts.iter().map(pair).collect()
 }
 
 fn verb(name: &str) -> Option<&'static Verb> {
@@ -68,9 +97,10 @@ fn separate_values(arguments: &[String]) -> Vec<String> {
     let mut rest = arguments.iter();
     for argument in rest.by_ref() {
         let short = argument.strip_prefix("-i").filter(|value| !value.is_empty());
-        let short = short.map(|value| value.strip_prefix('=').unwrap_or(value));
-        match argument.strip_prefix("--ifname=").or(short) {
-            Some(value) => separate.extend(["-i".to_string(), value.to_string()]),
+        let short = short.map(|value| ("-i", value.strip_prefix('=').unwrap_or(value)));
+        let long = argument.split_once('=').filter(|(option, _)| ["--ifname", "--valid"].contains(option));
+        match long.or(short) {
+            Some((option, value)) => separate.extend([option.to_string(), value.to_string()]),
             None => separate.push(argument.clone()),
         }
         if argument == "--" {
@@ -111,29 +141,30 @@ fn mistake(verb: Option<&Verb>, error: &str) -> Answer {
 }
 
 fn unknown(name: &str) -> Answer {
-    let error = match LATER.contains(&name) {
-        true => format!("cnitool {name} is not supported yet by this version of cni-box"),
-        false => format!("unknown command {name:?} for \"cnitool\""),
-    };
-    Answer { stderr: format!("Run 'cnitool --help' for usage.\n{error}\n"), ..Answer::default() }
+    let hint = if name == "completion" { "There is no completion in cni-box.\n" } else { "" };
+    let text = format!("{hint}Run 'cnitool --help' for usage.\nunknown command {name:?} for \"cnitool\"\n");
+    Answer { stderr: text, ..Answer::default() }
 }
 
 fn usage(verb: Option<&Verb>) -> String {
-    if let Some(Verb { name, .. }) = verb {
+    if let Some(Verb { name, words, help, .. }) = verb {
         return format!(
-            "Usage:\n  cnitool {name} <network-name> <netns> [flags]\n\n\
-             Flags:\n  -h, --help            help for {name}\n{OPTIONS}"
+            "Usage:\n  cnitool {name} {words} [flags]\n\n\
+             Flags:\n  -h, --help            help for {name}\n{OPTIONS}{help}"
         );
     }
-    let lines: String = VERBS.iter().map(|verb| format!("  cnitool {:<6} <net> <netns>\n", verb.name)).collect();
+    let line = |verb: &Verb| format!("  cnitool {:<8} {:<24} {}\n", verb.name, verb.words, verb.about);
+    let lines: String = VERBS.iter().map(line).collect();
     format!(
-        "cnitool: Add, check or remove network interfaces from a network namespace\n{lines}\n\
+        "cnitool: Add, check, remove, gc or status network interfaces from a network namespace\n{lines}\n\
          Flags:\n  -h, --help            help for cnitool\n{OPTIONS}\n\
          Environment:\n\
          \x20 NETCONFPATH   directory of network configurations (default {DEFAULT_DIRECTORY})\n\
          \x20 CNI_PATH      directories of plugins, separated by ':' (default: the plugins of this executable)\n\
          \x20 CNI_ARGS      arguments for the plugins, KEY=VALUE;KEY=VALUE\n\
-         \x20 CAP_ARGS      capability arguments, a JSON object\n"
+         \x20 CAP_ARGS      capability arguments, a JSON object\n\
+         \x20 CNI_IFNAME    interface name, if no option says it\n\n\
+         Use \"cnitool [command] --help\" for more information about a command.\n"
     )
 }
 
@@ -159,10 +190,21 @@ mod tests {
             "-i e -- add n /x",
         ] {
             let command = parse(line).unwrap_or_else(|answer| panic!("{line}: {answer:?}"));
-            let Command { verb, network, netns, ifname } = command;
-            assert_eq!((verb.name, &*network, &*netns, &*ifname), ("add", "n", "/x", "e"), "{line}");
+            let words = (command.verb.name, command.word(0), command.word(1), command.ifname.as_str());
+            assert_eq!(words, ("add", "n", "/x", "e"), "{line}");
         }
-        assert_eq!(parse("del n -- -i").map(|command| command.netns).unwrap_or_default(), "-i");
+        assert_eq!(parse("del n -- -i").map(|command| command.word(1).to_string()).unwrap_or_default(), "-i");
+    }
+
+    #[test]
+    fn valid_attachments_may_be_many_and_the_namespace_is_left_out() {
+        let command = parse("gc n --valid c-1/eth0 --valid=c2/e/1").map(|_| ()).unwrap_err();
+        assert!(command.stderr.ends_with("interface name contains / or : or whitespace characters\n"));
+        let command = parse("gc n --valid c-1/eth0 --valid=c2/net1").unwrap_or_else(|answer| panic!("{answer:?}"));
+        let pair = |id: &str, name: &str| (id.to_string(), name.to_string());
+        assert_eq!(command.valid, [pair("c-1", "eth0"), pair("c2", "net1")]);
+        assert_eq!((command.word(0), command.word(1)), ("n", ""));
+        assert!(parse("list").is_ok_and(|command| command.words.is_empty()));
     }
 
     #[test]
@@ -170,8 +212,8 @@ mod tests {
         for line in ["", "-h", "--help", "help", "-i e"] {
             let answer = parse(line).map(|_| ()).unwrap_err();
             assert!(answer.success && answer.stderr.is_empty(), "{line}");
-            for verb in ["add    ", "check  ", "del    "] {
-                assert!(answer.stdout.contains(&format!("\n  cnitool {verb}<net> <netns>\n")), "{line}");
+            for verb in ["add     ", "check   ", "del     "] {
+                assert!(answer.stdout.contains(&format!("\n  cnitool {verb} <network-name> <netns> ")), "{line}");
             }
         }
         for line in ["add -h", "help add", "add n /x --help"] {
@@ -187,12 +229,27 @@ mod tests {
             ("add", "requires at least 2 arg(s), only received 0", "Usage:\n  cnitool add <network-name>"),
             ("check n", "requires at least 2 arg(s), only received 1", "Usage:\n  cnitool check <network-name>"),
             ("add n /x --x=1", "unknown flag: --x", "Usage:\n  cnitool add"),
-            ("--version", "unknown flag: --version", "cnitool: Add, check or remove"),
+            ("--version", "unknown flag: --version", "cnitool: Add, check, remove"),
             ("add -x n /x", "unknown shorthand flag: 'x' in -x", "Usage:\n  cnitool add"),
             ("add n /x -i", "flag needs an argument: -i", "Usage:\n  cnitool add"),
             ("foo n /x", "unknown command \"foo\" for \"cnitool\"", "Run 'cnitool --help' for usage.\n"),
-            ("gc n /x", "cnitool gc is not supported yet by this version of cni-box", "Run"),
-            ("status", "cnitool status is not supported yet by this version of cni-box", "Run"),
+            (
+                "completion bash",
+                "unknown command \"completion\" for \"cnitool\"",
+                "There is no completion in cni-box.\nRun",
+            ),
+            (
+                "gc",
+                "requires at least 1 arg(s), only received 0",
+                "Usage:\n  cnitool gc <network-name> [<netns>] [flags]\n",
+            ),
+            (
+                "status",
+                "requires at least 1 arg(s), only received 0",
+                "Usage:\n  cnitool status <network-name> [<netns>]",
+            ),
+            ("del n /x --valid=c/e", "unknown flag: --valid", "Usage:\n  cnitool del"),
+            ("gc n --valid c", "invalid --valid \"c\", which is CONTAINERID/IFNAME: interface name is empty", "Usage"),
         ] {
             let answer = parse(line).map(|_| ()).unwrap_err();
             assert!(!answer.success && answer.stdout.is_empty(), "{line}");

@@ -2,6 +2,9 @@
 //!
 //! ```text
 //! cnitool add|check|del <network-name> <netns> [-i NAME]
+//! cnitool gc <network-name> [<netns>] [--valid CONTAINERID/IFNAME]...
+//! cnitool status <network-name> [<netns>]
+//! cnitool list [<network-name>]
 //! ```
 //!
 //! The command line is that of cnitool v1.3.0 (words by place) and of the options added since. Environment:
@@ -9,52 +12,92 @@
 //! executable), `CNI_ARGS`, `CAP_ARGS` (JSON object of capability arguments), `CNI_IFNAME`.
 
 mod command_line;
-
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+mod container;
+mod list;
 
 use command_line::Command;
 
 use crate::cni::attachment::{Attachment, parse_args};
-use crate::cni::cache::{self, Cache};
+use crate::cni::cache::{self, Cache, Cached};
 use crate::cni::chain::Chain;
 use crate::cni::conflist::NetworkList;
 use crate::cni::serve::Answer;
 use crate::cni::{Host, conflist_files, json};
-use crate::digest::sha512_hex;
-use crate::error::{Context, Result};
+use crate::error::Result;
 
 const DEFAULT_DIRECTORY: &str = "/etc/cni/net.d";
 const DEFAULT_IFNAME: &str = "eth0";
 
-/// What can be done with a network. The text goes to standard output.
+/// Something that cnitool can do.
 struct Verb {
     name: &'static str,
     about: &'static str,
-    run: fn(&Chain<'_>) -> Result<String>,
-    /// Falls back on the configuration that was remembered by add.
-    cleans_up: bool,
+    /// The words that follow, as usage shows them, with a space between; those in brackets may be left out.
+    words: &'static str,
+    /// The lines of help about options of its own, and what else there is to say.
+    help: &'static str,
+    run: fn(&mut Call<'_>) -> Result<()>,
 }
 
-const VERBS: [Verb; 3] = [
-    Verb { name: "add", about: "Add network interface to a network namespace", run: add, cleans_up: false },
-    Verb { name: "check", about: "Check network interface in a network namespace", run: check, cleans_up: false },
-    Verb { name: "del", about: "Delete network interface from a network namespace", run: del, cleans_up: true },
+const VERBS: [Verb; 6] = [
+    Verb { name: "add", about: "Add network interface to a network namespace", words: ATTACHMENT, help: "", run: add },
+    Verb {
+        name: "check",
+        about: "Check network interface in a network namespace",
+        words: ATTACHMENT,
+        help: "",
+        run: check,
+    },
+    Verb {
+        name: "del",
+        about: "Delete network interface from a network namespace",
+        words: ATTACHMENT,
+        help: "",
+        run: del,
+    },
+    Verb { name: "gc", about: "Garbage collect network interfaces", words: NETWORK, help: GC_HELP, run: gc },
+    Verb { name: "list", about: list::ABOUT, words: "[<network-name>]", help: list::HELP, run: list::run },
+    Verb { name: "status", about: "Get status of network interfaces", words: NETWORK, help: STATUS_HELP, run: status },
 ];
 
-/// Verbs of the reference that are still missing here.
-const LATER: [&str; 2] = ["gc", "status"];
+const ATTACHMENT: &str = "<network-name> <netns>";
 
-fn add(chain: &Chain<'_>) -> Result<String> {
-    chain.add().map(|result| json::pretty(&result))
+/// The namespace is of no use; the reference wants one.
+const NETWORK: &str = "<network-name> [<netns>]";
+
+const GC_HELP: &str = "      --valid ID/IF     Attachment to keep, by container id and interface name as list shows
+                        them; once for each (only in cni-box)
+
+Ends every cached attachment of the network, those of container runtimes too (they share
+/var/lib/cni/results), except the valid ones. From CNI 1.1.0 on the plugins then remove
+what is left of others: with --valid all that belongs to no valid attachment.
+";
+
+const STATUS_HELP: &str = "
+Asks each plugin, from CNI 1.1.0 on, if it could serve an add; silent if all could.
+";
+
+fn add(call: &mut Call<'_>) -> Result<()> {
+    call.stdout = call.on_chain(None, &|chain| chain.add().map(|result| json::pretty(&result)))?;
+    Ok(())
 }
 
-fn check(chain: &Chain<'_>) -> Result<String> {
-    chain.check().map(|()| String::new())
+fn check(call: &mut Call<'_>) -> Result<()> {
+    call.on_chain(None, &|chain| chain.check())
 }
 
-fn del(chain: &Chain<'_>) -> Result<String> {
-    chain.del().map(|()| String::new())
+fn del(call: &mut Call<'_>) -> Result<()> {
+    call.on_chain(Some(remembered_list), &|chain| chain.del())
+}
+
+fn gc(call: &mut Call<'_>) -> Result<()> {
+    let valid = &call.command.valid;
+    let valid = (!valid.is_empty()).then_some(valid.as_slice());
+    call.on_chain(Some(any_remembered_list), &|chain| chain.gc(valid))
+}
+
+fn status(call: &mut Call<'_>) -> Result<()> {
+    call.on_chain(None, &|chain| chain.status())
 }
 
 /// Runs the command that `arguments` (without the program's name) describe.
@@ -64,60 +107,91 @@ pub fn run(arguments: &[String], host: &Host) -> Answer {
 
 fn run_with(arguments: &[String], host: &Host, cache: &Cache) -> Answer {
     match Command::parse(arguments) {
-        Ok(command) => command.answer(host, cache),
+        Ok(command) => {
+            let call = Call { command: &command, host, cache, stdout: String::new(), warnings: Vec::new() };
+            call.answer()
+        }
         Err(answer) => answer,
     }
 }
 
-impl Command {
-    fn answer(&self, host: &Host, cache: &Cache) -> Answer {
-        let mut warnings = Vec::new();
-        let outcome = self.perform(host, cache, &mut warnings);
-        let mut stderr: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-        match outcome {
-            Ok(stdout) => Answer { stdout, stderr, success: true },
-            Err(error) => {
-                stderr.push_str(&format!("{error}\n"));
-                Answer { stderr, ..Answer::default() }
-            }
+/// Where a network's configuration comes from when its file is gone.
+type Memory = fn(&Call<'_>, &Attachment) -> Option<NetworkList>;
+
+/// One run of a verb.
+struct Call<'a> {
+    command: &'a Command,
+    host: &'a Host,
+    cache: &'a Cache,
+    /// For standard output, also when the verb fails.
+    stdout: String,
+    /// For standard error, each on a line of its own.
+    warnings: Vec<String>,
+}
+
+impl Call<'_> {
+    fn answer(mut self) -> Answer {
+        let outcome = (self.command.verb.run)(&mut self);
+        let mut stderr: String = self.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+        if let Err(error) = &outcome {
+            stderr.push_str(&format!("{error}\n"));
         }
+        Answer { stdout: self.stdout, stderr, success: outcome.is_ok() }
     }
 
-    fn perform(&self, host: &Host, cache: &Cache, warnings: &mut Vec<String>) -> Result<String> {
-        let loaded = conflist_files::load(&non_empty(host.variable("NETCONFPATH"), DEFAULT_DIRECTORY), &self.network);
-        let attachment = self.attachment(host);
+    /// Does something with the network and the attachment that the command names.
+    fn on_chain<T>(&mut self, memory: Option<Memory>, run: &dyn Fn(&Chain<'_>) -> Result<T>) -> Result<T> {
+        let network = self.command.word(0);
+        let loaded = conflist_files::load(&self.configuration_directory(), network);
+        let attachment = self.attachment();
         let list = match (loaded, &attachment) {
             (Ok(loaded), _) => {
-                warnings.extend(loaded.skipped.iter().map(|reason| format!("skipped {reason}")));
+                self.warnings.extend(loaded.skipped.iter().map(|reason| format!("skipped {reason}")));
+                self.warnings.extend(loaded.shadowed);
                 loaded.list
             }
-            (Err(error), Ok(attachment)) if self.verb.cleans_up => {
-                let list = remembered_list(&self.network, attachment, cache).ok_or_else(|| error.clone())?;
-                warnings.push(format!("using the configuration remembered since add: {error}"));
+            (Err(error), Ok(attachment)) => {
+                let list = memory.and_then(|memory| memory(self, attachment)).ok_or_else(|| error.clone())?;
+                self.warnings.push(format!("using the configuration remembered since add: {error}"));
                 list
             }
             (Err(error), _) => return Err(error),
         };
-        let (attachment, path) = (attachment?, host.variable("CNI_PATH"));
-        (self.verb.run)(&Chain { list: &list, attachment: &attachment, path: &path, cache, host })
+        let (attachment, path) = (attachment?, self.host.variable("CNI_PATH"));
+        run(&Chain { list: &list, attachment: &attachment, path: &path, cache: self.cache, host: self.host })
     }
 
-    fn attachment(&self, host: &Host) -> Result<Attachment> {
+    fn configuration_directory(&self) -> String {
+        non_empty(self.host.variable("NETCONFPATH"), DEFAULT_DIRECTORY)
+    }
+
+    fn attachment(&self) -> Result<Attachment> {
+        let host = self.host;
         let capability_args = match host.variable("CAP_ARGS").as_str() {
             "" => Ok(serde_json::Map::new()),
             text => json::parse_object(text.as_bytes()),
         }?;
         let args = parse_args(&host.variable("CNI_ARGS"))?;
-        let ifname = non_empty(self.ifname.clone(), &non_empty(host.variable("CNI_IFNAME"), DEFAULT_IFNAME));
-        let netns = absolute(&self.netns, host)?;
-        Ok(Attachment { container_id: container_id(&netns), netns, ifname, args, capability_args })
+        let ifname = non_empty(self.command.ifname.clone(), &non_empty(host.variable("CNI_IFNAME"), DEFAULT_IFNAME));
+        let netns = container::absolute(self.command.word(1), host)?;
+        Ok(Attachment { container_id: container::id(&netns), netns, ifname, args, capability_args })
     }
 }
 
 /// The configuration that the ADD was made with, for a DEL that finds none any more.
-fn remembered_list(network: &str, attachment: &Attachment, cache: &Cache) -> Option<NetworkList> {
+fn remembered_list(call: &Call<'_>, attachment: &Attachment) -> Option<NetworkList> {
+    let network = call.command.word(0);
     attachment.validate(network).ok()?;
-    let cached = cache.read(network, attachment).ok()??;
+    call.cache.read(network, attachment).ok()?.and_then(|cached| usable_list(network, &cached))
+}
+
+/// The configuration of any attachment to the network, for a GC.
+fn any_remembered_list(call: &Call<'_>, _: &Attachment) -> Option<NetworkList> {
+    let network = call.command.word(0);
+    call.cache.list(Some(network)).ok()?.iter().find_map(|(_, cached)| usable_list(network, cached))
+}
+
+fn usable_list(network: &str, cached: &Cached) -> Option<NetworkList> {
     NetworkList::parse(&cached.config).ok().filter(|list| list.name == network && !list.plugins.is_empty())
 }
 
@@ -125,45 +199,10 @@ fn non_empty(text: String, default: &str) -> String {
     if text.is_empty() { default.to_string() } else { text }
 }
 
-/// The namespace's path stands for the container: the first ten bytes of its SHA-512 are the id.
-fn container_id(netns: &str) -> String {
-    const DIGITS: usize = 20;
-    let digits: String = sha512_hex(&[netns]).chars().take(DIGITS).collect();
-    format!("cnitool-{digits}")
-}
-
-/// Makes a path absolute and removes `.`, `..` and double slashes without looking at links, as Go's `filepath.Abs` does:
-/// the container id is made from the outcome.
-fn absolute(path: &str, host: &Host) -> Result<String> {
-    let whole = match path.strip_prefix('/') {
-        Some(_) => path.to_string(),
-        None => format!("{}/{path}", working_directory(host)?),
-    };
-    let mut parts = Vec::new();
-    for part in whole.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            other => parts.push(other),
-        }
-    }
-    Ok(format!("/{}", parts.join("/")))
-}
-
-/// `$PWD` where it is right, because it keeps the links by which the user came; the kernel's answer otherwise.
-fn working_directory(host: &Host) -> Result<String> {
-    let identity = |path: &str| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-    let named = host.variable("PWD");
-    if named.starts_with('/') && identity(&named).is_some() && identity(&named) == identity(".") {
-        return Ok(named);
-    }
-    let directory = std::env::current_dir().context("failed to get the working directory")?;
-    Ok(directory.to_string_lossy().into_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
 
@@ -254,21 +293,5 @@ mod tests {
         let answer = lab.run("del n /x", &[]);
         assert!(answer.success && answer.stderr.starts_with("warning: using the configuration remembered since add"));
         assert!(lab.run("del n /x", &[]).stderr.starts_with("no net configurations found in "));
-    }
-
-    #[test]
-    fn the_namespace_is_cleaned_but_links_stay() {
-        let host = |directory: &str| Host {
-            environment: vec![(OsString::from("PWD"), OsString::from(directory))],
-            plugins: |_| None,
-        };
-        for (path, clean) in
-            [("/a//b/./c/", "/a/b/c"), ("/a/../../b", "/b"), ("/proc/self/ns/net", "/proc/self/ns/net"), ("/", "/")]
-        {
-            assert_eq!(absolute(path, &host("")).unwrap(), clean);
-        }
-        let own = std::env::current_dir().unwrap();
-        assert_eq!(absolute("x", &host("/nonexistent")).unwrap(), own.join("x").to_str().unwrap());
-        assert_eq!(absolute("x", &host("/proc/self/cwd")).unwrap(), "/proc/self/cwd/x");
     }
 }
