@@ -73,6 +73,7 @@ mod sbr;
 mod shared_bridge;
 mod spoof_check;
 mod static_ipam;
+mod table;
 mod tap;
 mod tuning;
 mod vrf;
