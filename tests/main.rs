@@ -76,5 +76,6 @@ mod static_ipam;
 mod table;
 mod tap;
 mod tuning;
+mod upgrade;
 mod vrf;
 mod walkthroughs;
