@@ -36,4 +36,11 @@ apt_install() (
     } >&2
 )
 
+# The reference plugins of today, 1.9.1, unless CNI_REFERENCE_NEW says where they are: Debian has them in sid.
+fetch_new_reference() {
+    if [ -n "${CNI_REFERENCE_NEW:-}" ]; then return; fi
+    export CNI_REFERENCE_NEW=${OUT:-$PWD/target}/reference-new/usr/lib/cni
+    scripts/debian-fetch.sh sid containernetworking-plugins "${CNI_REFERENCE_NEW%/usr/lib/cni}"
+}
+
 can_apt() { is_root && have apt-get; }

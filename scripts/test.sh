@@ -4,6 +4,7 @@
 #
 #   CNI_BOX_BIN        the binary under test: what users get, not cargo's debug build
 #   CNI_REFERENCE_DIR  the reference plugins to compare with
+#   CNI_REFERENCE_NEW  those of today, 1.9.1 (default: Debian sid's, which are fetched)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -20,10 +21,11 @@ enter_private() {
     exec "${how[@]}" env CNI_BOX_TEST_INSIDE=1 "$0"
 }
 
-# All must be here before the network is gone. That the guest's kernel cannot be had is told again when it is its turn.
+# All must be here before the network is gone. What cannot be had is told again by the tests that need it.
 prepare() {
     cargo test --locked --no-run --lib --test main
     scripts/vm-fetch.sh || true
+    fetch_new_reference || true
 }
 
 # run LOG COMMAND...: the counts come from the test programs' own closing lines. A run that has none, or that fails although

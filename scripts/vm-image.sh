@@ -5,6 +5,7 @@
 #
 #   CNI_BOX_BIN        the binary under test
 #   CNI_REFERENCE_DIR  the reference plugins to compare with
+#   CNI_REFERENCE_NEW  those of today, 1.9.1 (default: Debian sid's)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -42,6 +43,7 @@ LIST
 
 # Those with which tests in the guest compare, and no more: each has 3 MB.
 reference_plugins() { echo bridge host-device host-local static firewall portmap ptp ipvlan vlan vrf; }
+new_reference_plugins() { echo dummy ipvlan static vlan vrf; }
 
 # Data of the programs: folders whole, what is not here is not needed.
 data() {
@@ -83,11 +85,13 @@ add_programs() {
         add "$path"
     done
     for path in $(data) "${further[@]}"; do if [ -e "$path" ]; then add "$path"; fi; done
-    for name in $(reference_plugins); do
-        path=$REFERENCE/$name
-        if [ ! -x "$path" ]; then die "no reference plugin $path"; fi
-        install -D "$path" "$ROOT/usr/lib/cni/$name"
-    done
+    for name in $(reference_plugins); do add_reference "$REFERENCE/$name" cni; done
+    for name in $(new_reference_plugins); do add_reference "$CNI_REFERENCE_NEW/$name" cni-new; done
+}
+
+add_reference() {
+    if [ ! -x "$1" ]; then die "no reference plugin $1"; fi
+    install -D "$1" "$ROOT/usr/lib/$2/${1##*/}"
 }
 
 add_ours() {
@@ -134,6 +138,7 @@ add_modules() {
 tree=$1
 further=("${@:2}")
 
+fetch_new_reference
 make_tree
 add_programs
 add_ours

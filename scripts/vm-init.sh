@@ -4,7 +4,7 @@
 # The first process of the guest. Runs the payload and ends the machine. What the payload says goes to the first serial
 # line, the last words being GUEST-RC=<exit code>; what the kernel says goes to the second.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-export CNI_BOX_BIN=/usr/local/bin/cni-box CNI_REFERENCE_DIR=/usr/lib/cni
+export CNI_BOX_BIN=/usr/local/bin/cni-box CNI_REFERENCE_DIR=/usr/lib/cni CNI_REFERENCE_NEW=/usr/lib/cni-new
 # Seconds for which a test waits for a condition: an emulated processor that others share may be slow.
 export CNI_TEST_PATIENCE=60
 

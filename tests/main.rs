@@ -1,9 +1,10 @@
 //! All integration tests, in one binary: the built program is spawned on private hosts made of namespaces.
 //!
 //! `CNI_BOX_BIN` names the program (default: cargo's debug build), `CNI_REFERENCE_DIR` the reference plugins (default
-//! `/usr/lib/cni`). `CNI_TEST_PLUGINS=reference` puts the reference plugins in the place of ours; tests whose
-//! name starts with `better_` (we do better on purpose) or `newer_` (Debian's reference is 1.1.1), and those of programs
-//! that it does not have (cnitool, dispatch, tap, the flags of today's dhcp daemon), then fail by design.
+//! `/usr/lib/cni`), `CNI_REFERENCE_NEW` those of today (default `target/reference-new`). `CNI_TEST_PLUGINS=reference`
+//! puts the reference plugins in the place of ours; tests whose name starts with `better_` (we do better on purpose) or
+//! `newer_` (Debian's reference is 1.1.1), and those of programs that it does not have (cnitool, dispatch, tap, the
+//! flags of today's dhcp daemon), then fail by design.
 //!
 //! What is below `guest` needs devices that not every kernel has: `make test-vm` runs it in a virtual machine.
 #![allow(
@@ -79,9 +80,11 @@ mod sbr_routes;
 mod shared_bridge;
 mod spoof_check;
 mod static_ipam;
+mod table;
 mod tap;
 mod tuning;
 mod tuning_after;
 mod tuning_sysctls;
+mod upgrade;
 mod vrf;
 mod walkthroughs;

@@ -107,12 +107,14 @@ fn answer(
 }
 
 fn request<'h>(verb: Verb, environment: &Environment, config: NetworkConfig, host: &'h Host) -> Request<'h> {
+    // They are a container's, and these two verbs are about none.
+    let args = if matches!(verb, Verb::Gc | Verb::Status) { String::new() } else { environment.args.clone() };
     Request {
         verb,
         container_id: environment.container_id.clone(),
         netns: environment.netns.clone(),
         ifname: environment.ifname.clone(),
-        args: environment.args.clone(),
+        args,
         path: environment.path.clone(),
         config,
         host,

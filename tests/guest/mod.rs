@@ -11,5 +11,6 @@ mod devices;
 mod host_device;
 mod kernel;
 mod modes;
+mod table;
 mod traffic;
 mod vrf;

@@ -64,13 +64,21 @@ fn allow_many_files() {
 impl Lab {
     /// A host with the plugins under test in [`PLUGINS`].
     pub fn new() -> Lab {
+        if reference_mode() { Lab::with_plugins_of(&reference_dir()) } else { Lab::with_ours() }
+    }
+
+    /// A host with our plugins in [`PLUGINS`].
+    pub fn with_ours() -> Lab {
         let lab = Lab::bare();
-        if reference_mode() {
-            fs::remove_dir(lab.path(PLUGINS)).unwrap();
-            std::os::unix::fs::symlink(reference_dir(), lab.path(PLUGINS)).unwrap();
-        } else {
-            lab.run(&[&binary(), "--install", PLUGINS]).success();
-        }
+        lab.run(&[&binary(), "--install", PLUGINS]).success();
+        lab
+    }
+
+    /// A host with the plugins of another folder in [`PLUGINS`].
+    pub fn with_plugins_of(folder: &str) -> Lab {
+        let lab = Lab::bare();
+        fs::remove_dir(lab.path(PLUGINS)).unwrap();
+        std::os::unix::fs::symlink(folder, lab.path(PLUGINS)).unwrap();
         lab
     }
 
@@ -271,6 +279,18 @@ pub fn reference_dir() -> String {
     let folder = std::env::var("CNI_REFERENCE_DIR").unwrap_or_else(|_| DEBIANS.to_string());
     let found = Path::new(&folder).join("bridge").is_file();
     assert!(found, "no reference plugins in {folder}: apt-get install containernetworking-plugins");
+    folder
+}
+
+/// Folder of the reference plugins of today, 1.9.1: `CNI_REFERENCE_NEW`, or where `make test` puts Debian sid's.
+pub fn new_reference_dir() -> String {
+    let fetched = concat!(env!("CARGO_MANIFEST_DIR"), "/target/reference-new/usr/lib/cni");
+    let folder = std::env::var("CNI_REFERENCE_NEW").unwrap_or_else(|_| fetched.to_string());
+    let found = Path::new(&folder).join("dummy").is_file();
+    assert!(
+        found,
+        "no reference plugins 1.9.1 in {folder}: scripts/debian-fetch.sh sid containernetworking-plugins FOLDER"
+    );
     folder
 }
 
