@@ -337,8 +337,8 @@ fn many_containers_are_limited_at_once() {
     assert_eq!(lab.ok("ip link show type ifb"), "");
 }
 
-fn accidents(accident: Accident) {
-    let (lab, config) = attached(&both());
+fn accidents(accident: Accident, changes: &Value) {
+    let (lab, config) = attached(&merged(both(), changes));
     let before = (lab.snapshot(), traffic_control(&lab));
     let untouched = || {
         before.0.assert_same(&lab.snapshot());
@@ -351,12 +351,14 @@ fn accidents(accident: Accident) {
 
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
-    accidents(Accident::Killed);
+    accidents(Accident::Killed, &json!({}));
+    accidents(Accident::Killed, &json!({"unshapedSubnets": ["10.0.0.0/8", "fd00::/16"]}));
 }
 
 #[test]
 fn better_an_add_that_is_refused_any_of_its_changes_leaves_everything_as_it_was() {
-    accidents(Accident::Refused);
+    accidents(Accident::Refused, &json!({}));
+    accidents(Accident::Refused, &json!({"unshapedSubnets": ["10.0.0.0/8", "fd00::/16"]}));
 }
 
 #[test]

@@ -5,12 +5,18 @@ use serde_json::{Value, json};
 
 use crate::bandwidth::{IFB, attached, both, call, host_end, limits, run, traffic_control};
 use crate::cross::Side::{Ours, Theirs};
+use crate::kills::{changing_calls, kill_at, of_the_kernel, refuse_at};
 use crate::lab::{Lab, merged};
 
 /// One of the two directions.
 fn only(direction: &str) -> Value {
     let other = if direction == "ingress" { "egress" } else { "ingress" };
     json!({format!("{other}Rate"): null, format!("{other}Burst"): null})
+}
+
+/// Without the numbers that the kernel gives to actions.
+fn limits_of(lab: &Lab) -> Vec<String> {
+    traffic_control(lab).into_iter().filter(|line| !line.starts_with("index ")).collect()
 }
 
 /// What `tc` tells of the qdisc at a link's root.
@@ -55,12 +61,63 @@ fn better_a_failed_second_add_brings_back_what_it_has_taken_away() {
     for wanted in [only("ingress"), only("egress")] {
         let (lab, config) = attached(&both());
         run(&lab, Ours, "ADD", &config).result();
-        let before = traffic_control(&lab);
+        let before = limits_of(&lab);
         let add = call(&lab, Ours, "ADD", &merged(config.clone(), &wanted));
         assert_eq!(add.under(&["sh", "-c", "exec \"$0\" \"$@\" >/dev/full"]).run().code, Some(1));
-        assert_eq!(traffic_control(&lab), before, "{wanted}");
+        assert_eq!(limits_of(&lab), before, "{wanted}");
         run(&lab, Ours, "CHECK", &config).silent();
     }
+}
+
+/// Second ADDs with something else to replace or take away each, on a host that has had the first.
+fn second_adds(suffer: impl Fn(&Lab, &Value, &Value)) {
+    for changes in [only("ingress"), only("egress"), json!({"shapedSubnets": ["10.0.0.0/8"], "ingressRate": 7_000_000})]
+    {
+        let (lab, config) = attached(&both());
+        run(&lab, Ours, "ADD", &config).result();
+        suffer(&lab, &config, &changes);
+    }
+}
+
+#[test]
+fn better_a_second_add_that_is_refused_any_of_its_changes_leaves_the_first() {
+    second_adds(|lab, config, changes| {
+        let (before, add) = (limits_of(lab), call(lab, Ours, "ADD", &merged(config.clone(), changes)));
+        let points = changing_calls(lab, &add);
+        run(lab, Ours, "ADD", config).result();
+        let refused = points.iter().filter(|(name, _)| of_the_kernel(name)).filter(|point| {
+            eprintln!("{changes} refused {point:?}");
+            let fails = refuse_at(&add, point);
+            if !fails {
+                run(lab, Ours, "ADD", config).result();
+            }
+            assert_eq!(limits_of(lab), before);
+            fails
+        });
+        assert!(refused.count() > 5);
+    });
+}
+
+#[test]
+fn better_del_and_another_add_mend_a_killed_second_add() {
+    second_adds(|lab, config, changes| {
+        let (before, add) = (limits_of(lab), call(lab, Ours, "ADD", &merged(config.clone(), changes)));
+        run(lab, Ours, "DEL", config).silent();
+        let without = limits_of(lab);
+        run(lab, Ours, "ADD", config).result();
+        let points = changing_calls(lab, &add);
+        run(lab, Ours, "ADD", config).result();
+        for point in points.into_iter().filter(|(name, _)| of_the_kernel(name)) {
+            eprintln!("{changes} killed before {point:?}");
+            kill_at(&add, &point);
+            run(lab, Ours, "ADD", config).result();
+            assert_eq!(limits_of(lab), before);
+            kill_at(&add, &point);
+            run(lab, Ours, "DEL", &merged(config.clone(), &json!({"prevResult": null}))).silent();
+            assert_eq!(limits_of(lab), without);
+            run(lab, Ours, "ADD", config).result();
+        }
+    });
 }
 
 #[test]
@@ -128,7 +185,7 @@ fn one_container_is_limited_once_by_many_adds_at_once() {
     run(&lab, Ours, "CHECK", &config).silent();
     let (fresh, other) = attached(&both());
     run(&fresh, Ours, "ADD", &other).result();
-    assert_eq!(traffic_control(&lab), traffic_control(&fresh));
+    assert_eq!(limits_of(&lab), limits_of(&fresh));
     run(&lab, Ours, "DEL", &config).silent();
     assert_eq!(traffic_control(&lab), before);
     links.assert_same(&lab.snapshot());
@@ -168,9 +225,12 @@ fn better_a_failed_second_add_brings_limits_on_networks_back() {
             [format!("tc class show dev {link}"), format!("tc filter show dev {link}")].map(|words| lab.ok(&words))
         };
         let text = traffic_control(&lab).join("\n") + &of(&host_end(&config)).concat() + &of(IFB).concat();
-        // The kernel numbers the queues.
-        let is_queue = |word: &&str| word.len() == 5 && word.starts_with("80") && word.ends_with(':');
-        text.split_whitespace().filter(|word| !is_queue(word)).map(str::to_string).collect::<Vec<_>>()
+        // The kernel numbers the queues, and it counts packets.
+        let words = text.replace("direct_packets_stat ", "direct_packets_stat-");
+        let is_number = |word: &&str| {
+            word.starts_with("direct_packets_stat") || word.len() == 5 && word.starts_with("80") && word.ends_with(':')
+        };
+        words.split_whitespace().filter(|word| !is_number(word)).map(str::to_string).collect::<Vec<_>>()
     };
     let before = state();
     for changes in

@@ -66,7 +66,10 @@ impl Shaper<'_> {
         let root = self.host.root_qdisc(index)?;
         self.undo.push(move || {
             let mut host = Handle::current()?;
-            let new = host.create_ifb(&ifb.name, ifb.mtu, Some(&ifb.mac))?.index;
+            let new = match ifb::find(&mut host, &ifb.name)? {
+                Some(left) => left.index,
+                None => host.create_ifb(&ifb.name, ifb.mtu, Some(&ifb.mac))?.index,
+            };
             put_back(new, &root)?;
             host.add_ingress(link)?;
             host.add_redirect(link, new).map(drop)
