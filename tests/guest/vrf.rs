@@ -155,10 +155,11 @@ fn accidents(accident: Accident) {
         Accident::Killed => {
             vec![lab.link_in("ns1", "blue").to_string(), lab.link_in("ns1", "eth0")["master"].to_string()]
         }
-        Accident::Refused => told(
-            &lab,
-            "link show\n-4 addr show dev eth0\n-6 addr show dev eth0 scope global\nroute show\n-6 route show dev eth0\n",
-        ),
+        Accident::Refused => {
+            let mut addresses = lab.addresses("ns1", "eth0");
+            addresses.sort();
+            [routes(&lab, "main"), addresses, told(&lab, "link show type vrf\n")].concat()
+        }
     };
     let before = state();
     let untouched = || assert_eq!(state(), before);
@@ -188,7 +189,7 @@ fn better_many_interfaces_enter_and_leave_two_vrfs_at_once() {
         let links: String = (0..COUNT).map(|one| format!("link add d{one} up type dummy\n")).collect();
         told(&lab, &links);
         let result = json!({"cniVersion": "1.0.0", "interfaces": [], "ips": []});
-        let name = |one: usize| if one % 2 == 0 || !is_locked { "blue" } else { "red" };
+        let name = |one: usize| if one.is_multiple_of(2) || !is_locked { "blue" } else { "red" };
         let run = |one: usize, verb: &str| {
             let config = json!({"cniVersion": "1.0.0", "name": "net", "type": "vrf", "vrfname": name(one), "prevResult": result});
             call(&lab, Ours, verb, &config).ifname(&format!("d{one}")).run().success();
