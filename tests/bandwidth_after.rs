@@ -70,6 +70,26 @@ fn del_succeeds_in_every_state() {
 }
 
 #[test]
+fn del_succeeds_while_its_namespace_goes() {
+    const COUNT: usize = 20;
+    let lab = Lab::new();
+    for one in 0..COUNT {
+        lab.netns(&format!("many{one}"));
+    }
+    let configs: Vec<Value> =
+        (0..COUNT).map(|one| limits(&lab, &format!("c{one}"), &format!("many{one}"), "eth0", &both())).collect();
+    let call_of = |one: usize, verb| {
+        let call = call(&lab, Ours, verb, &configs[one]).container(&format!("c{one}"));
+        call.netns(&format!("/var/run/netns/many{one}"))
+    };
+    (0..COUNT).for_each(|one| drop(call_of(one, "ADD").run().result()));
+    // The kernel takes its time with what is in them.
+    lab.sh("for one in $(seq 0 19); do umount -l /run/netns/many$one; done").success();
+    (0..COUNT).for_each(|one| drop(call_of(one, "DEL").run().silent()));
+    assert_eq!(lab.ok("ip -o link show type ifb"), "");
+}
+
+#[test]
 fn better_a_device_that_is_no_ifb_is_left_alone() {
     let (lab, config) = attached(&both());
     lab.ok(&format!("ip link add {IFB} type bridge"));
@@ -230,6 +250,13 @@ fn bad_input_is_refused_in_the_references_words_and_nothing_changes() {
         let config = merged(config.clone(), &changes);
         run(&lab, Ours, "ADD", &config).fails(999, text);
         run(&lab, Theirs, "ADD", &config).fails(999, text);
+        let of_runtime =
+            ["ingressRate", "ingressBurst", "egressRate", "egressBurst"].map(|key| (key, config[key].clone()));
+        let limits: Value = of_runtime.iter().cloned().collect();
+        let nothing: Value = of_runtime.iter().map(|(key, _)| (*key, Value::Null)).collect();
+        let mut moved = merged(config, &nothing);
+        moved.as_object_mut().unwrap().retain(|key, _| limits.get(key).is_none());
+        run(&lab, Ours, "ADD", &merged(moved, &json!({"runtimeConfig": {"bandwidth": limits}}))).fails(999, text);
     }
     for (changes, parts) in [
         (
@@ -251,9 +278,10 @@ fn bad_input_is_refused_in_the_references_words_and_nothing_changes() {
 }
 
 #[test]
-fn an_interface_that_is_no_veth_is_refused() {
+fn an_interface_that_is_no_veth_is_refused_and_nothing_changes() {
     let (lab, config) = attached(&both());
     lab.ok("ip -n ns1 link add other type bridge");
+    let before = (lab.snapshot(), traffic_control(&lab));
     for (ifname, part) in
         [("other", "\"other\" was not a veth interface"), ("nope", "could not look up \"nope\": Link not found")]
     {
@@ -263,13 +291,29 @@ fn an_interface_that_is_no_veth_is_refused() {
         }
         call(&lab, Ours, "ADD", &config).ifname(ifname).run().fails_with(999, &[part]);
     }
-    call(&lab, Ours, "ADD", &config).netns("/run/netns/none").run().fails_with(999, &["failed to open netns"]);
+    for side in [Ours, Theirs] {
+        call(&lab, side, "ADD", &config).netns("/run/netns/none").run().fails_with(999, &["failed to open netns"]);
+    }
+    // The other end is elsewhere.
+    lab.netns("ns2");
+    lab.ok("ip -n ns2 link add near index 12345 type veth peer name far netns ns1");
+    for side in [Ours, Theirs] {
+        let text = "veth peer with index 12345 is not in host ns";
+        call(&lab, side, "ADD", &config).ifname("far").run().fails(999, text);
+    }
+    before.0.assert_same(&lab.snapshot());
+    assert_eq!(before.1, traffic_control(&lab));
 }
 
 #[test]
 fn better_less_than_a_byte_a_second_is_refused() {
     let (lab, config) = attached(&json!({"ingressRate": 7, "ingressBurst": 800}));
+    let before = (lab.snapshot(), traffic_control(&lab));
     run(&lab, Ours, "ADD", &config).fails(999, "invalid rate: 7");
+    let burst = merged(both(), &json!({"egressBurst": 7, "prevResult": config["prevResult"]}));
+    run(&lab, Ours, "ADD", &merged(config.clone(), &burst)).fails(999, "invalid burst: less than a byte");
+    before.0.assert_same(&lab.snapshot());
+    assert_eq!(before.1, traffic_control(&lab));
     let none = merged(config, &json!({"ingressRate": null, "ingressBurst": null, "prevResult": null}));
     run(&lab, Ours, "ADD", &none).fails(999, "must be called as chained plugin");
 }
@@ -293,8 +337,8 @@ fn many_containers_are_limited_at_once() {
     assert_eq!(lab.ok("ip link show type ifb"), "");
 }
 
-fn accidents(accident: Accident) {
-    let (lab, config) = attached(&both());
+fn accidents(accident: Accident, changes: &Value) {
+    let (lab, config) = attached(&merged(both(), changes));
     let before = (lab.snapshot(), traffic_control(&lab));
     let untouched = || {
         before.0.assert_same(&lab.snapshot());
@@ -307,12 +351,14 @@ fn accidents(accident: Accident) {
 
 #[test]
 fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
-    accidents(Accident::Killed);
+    accidents(Accident::Killed, &json!({}));
+    accidents(Accident::Killed, &json!({"unshapedSubnets": ["10.0.0.0/8", "fd00::/16"]}));
 }
 
 #[test]
 fn better_an_add_that_is_refused_any_of_its_changes_leaves_everything_as_it_was() {
-    accidents(Accident::Refused);
+    accidents(Accident::Refused, &json!({}));
+    accidents(Accident::Refused, &json!({"unshapedSubnets": ["10.0.0.0/8", "fd00::/16"]}));
 }
 
 #[test]

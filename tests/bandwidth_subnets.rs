@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::bandwidth::{IFB, assert_limited, attached, host_end, run, throughput, traffic_control};
+use crate::bandwidth::{IFB, assert_limited, attached, host_end, run, settle, throughput, traffic_control};
 use crate::cross::Side::{Ours, Theirs};
-use crate::lab::merged;
+use crate::lab::{Lab, merged};
 
 const RATE: f64 = 20_000_000.0;
 
@@ -12,27 +12,46 @@ fn limited(changes: &Value) -> Value {
     merged(json!({"ingressRate": 20_000_000, "egressRate": 20_000_000, "cniVersion": "1.1.0"}), changes)
 }
 
+/// Addresses of the host that are in no list.
+fn second_addresses(lab: &Lab) {
+    lab.ok("ip addr add 10.1.2.200/24 dev cni0");
+    // Not for what the host begins by itself.
+    lab.ok("ip addr add fd00:1:2::200/64 dev cni0 nodad preferred_lft 0");
+}
+
 #[test]
 fn newer_only_listed_networks_are_limited_in_both_directions() {
     let (lab, config) = attached(&limited(&json!({"shapedSubnets": ["10.1.2.1/32", "fd00:1:2::1/128"]})));
-    lab.ok("ip addr add 10.1.2.200/24 dev cni0");
+    second_addresses(&lab);
     run(&lab, Ours, "ADD", &config).result();
     run(&lab, Ours, "CHECK", &config).silent();
     run(&lab, Ours, "STATUS", &config).silent();
-    assert_limited(&lab, "", "ns1", "10.1.2.2");
-    assert_limited(&lab, "ns1", "", "10.1.2.1");
-    assert!(throughput(&lab, "ns1", "", "10.1.2.200") > 2.0 * RATE);
+    settle(&lab);
+    for (from, to, address) in
+        [("", "ns1", "10.1.2.2"), ("", "ns1", "fd00:1:2::2"), ("ns1", "", "10.1.2.1"), ("ns1", "", "fd00:1:2::1")]
+    {
+        assert_limited(&lab, from, to, address);
+    }
+    for address in ["10.1.2.200", "fd00:1:2::200"] {
+        assert!(throughput(&lab, "ns1", "", address) > 2.0 * RATE);
+    }
 }
 
 #[test]
 fn newer_listed_networks_are_not_limited_in_either_direction() {
-    let (lab, config) = attached(&limited(&json!({"unshapedSubnets": ["10.1.2.1/32"]})));
-    lab.ok("ip addr add 10.1.2.200/24 dev cni0");
+    let (lab, config) = attached(&limited(&json!({"unshapedSubnets": ["10.1.2.1/32", "fd00:1:2::1/128"]})));
+    second_addresses(&lab);
     run(&lab, Ours, "ADD", &config).result();
     run(&lab, Ours, "CHECK", &config).silent();
-    assert_limited(&lab, "ns1", "", "10.1.2.200");
-    assert!(throughput(&lab, "ns1", "", "10.1.2.1") > 2.0 * RATE);
-    assert!(throughput(&lab, "", "ns1", "10.1.2.2") > 2.0 * RATE);
+    settle(&lab);
+    for address in ["10.1.2.200", "fd00:1:2::200"] {
+        assert_limited(&lab, "ns1", "", address);
+    }
+    for (from, to, address) in
+        [("", "ns1", "10.1.2.2"), ("", "ns1", "fd00:1:2::2"), ("ns1", "", "10.1.2.1"), ("ns1", "", "fd00:1:2::1")]
+    {
+        assert!(throughput(&lab, from, to, address) > 2.0 * RATE, "{from} {to} {address}");
+    }
 }
 
 #[test]
@@ -90,7 +109,7 @@ pub fn newer_a_second_add_changes_between_the_kinds() {
 #[test]
 fn newer_networks_that_are_none_are_refused() {
     let (lab, config) = attached(&limited(&json!({})));
-    let before = traffic_control(&lab);
+    let before = (lab.snapshot(), traffic_control(&lab));
     for (changes, text) in [
         (
             json!({"shapedSubnets": ["10.0.0.0/8"], "unshapedSubnets": ["10.1.0.0/16"]}),
@@ -107,5 +126,6 @@ fn newer_networks_that_are_none_are_refused() {
     ] {
         run(&lab, Ours, "ADD", &merged(config.clone(), &changes)).fails(999, text);
     }
-    assert_eq!(traffic_control(&lab), before);
+    before.0.assert_same(&lab.snapshot());
+    assert_eq!(traffic_control(&lab), before.1);
 }

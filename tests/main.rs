@@ -23,6 +23,7 @@ mod announce;
 mod architecture;
 mod bandwidth;
 mod bandwidth_after;
+mod bandwidth_again;
 mod bandwidth_subnets;
 mod bridge;
 mod bridge_addresses;

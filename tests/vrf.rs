@@ -56,6 +56,10 @@ fn bad_input_is_refused_in_the_references_words_and_nothing_changes() {
         }
     }
     call(&lab, Ours, "ADD", &config).ifname("nope").run().fails(999, "cmdAdd failed: could not get link by name nope");
+    for side in [Ours, Theirs] {
+        let gone = call(&lab, side, "ADD", &config).netns("/run/netns/gone").run();
+        gone.fails_with(999, &["cmdAdd failed: ", "/run/netns/gone", "no such file or directory"]);
+    }
     let after = state();
     before.0.assert_same(&after.0);
     assert_eq!((before.1, before.2), (after.1, after.2));

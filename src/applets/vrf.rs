@@ -10,7 +10,7 @@
 //! given back: routes into the VRF's table.
 
 use crate::cni::{CniResult, Plugin, Request, Undo};
-use crate::error::{Context, Error, Result, code};
+use crate::error::{Context, Errno, Error, Result, code};
 use crate::ipam::verify;
 use crate::net::routes::MAIN;
 use crate::net::{Handle, Link, Netns, SharedLinks};
@@ -42,7 +42,7 @@ impl Plugin for Vrf {
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         let conf = Conf::of(request)?;
         let previous = previous(request)?;
-        conf.add(request, undo).context("cmdAdd failed")?;
+        conf.add(request, &previous, undo).context("cmdAdd failed")?;
         Ok(previous)
     }
 
@@ -52,35 +52,20 @@ impl Plugin for Vrf {
         let mut inside = Handle::inside(&Netns::open(&request.netns)?)?;
         let vrf = inside.link(&conf.name)?;
         conf.accept(&vrf)?;
-        let link = inside.find_link(&request.ifname)?.filter(|link| link.master == Some(vrf.index));
         let (ifname, name) = (&request.ifname, &conf.name);
+        let link = inside.find_link(ifname)?.filter(|link| link.master == Some(vrf.index));
         let missing = || Error::internal(format!("failed to find {ifname} associated to vrf {name}"));
-        let link = link.ok_or_else(missing)?;
-        let present = inside.addresses(link.index)?;
-        let is_mine = |interface: Option<i64>| {
-            let named = interface.and_then(|index| previous.interfaces.get(usize::try_from(index).ok()?));
-            named.is_some_and(|named| named.name == *ifname)
-        };
-        for ip in previous.ips.iter().filter(|ip| is_mine(ip.interface)) {
-            if !present.iter().any(|address| address.net == ip.address) {
-                let address = ip.address;
-                return Err(Error::internal(format!("Failed to match addr {address} on interface {ifname}")));
-            }
-        }
-        let mut routes = previous.routes;
-        routes.retain(|route| route.table.is_none_or(|table| table == 0 || table == i64::from(MAIN)));
-        routes.iter_mut().for_each(|route| route.table = vrf.setting.map(i64::from));
-        verify::routes(&mut inside, &routes)
+        verify(&mut inside, &link.ok_or_else(missing)?, &vrf, &previous)
     }
 
     /// Without a name there is nothing that ADD could have done.
     fn del(&self, request: &Request<'_>) -> Result<()> {
-        let Ok(conf) = Conf::of(request) else { return Ok(()) };
+        let Ok(name) = name_of(request) else { return Ok(()) };
         let Some(container) = Netns::open_if_left(&request.netns)? else { return Ok(()) };
         let lock = SharedLinks::vrfs();
         lock.hold_alone();
         let mut inside = Handle::inside(&container)?;
-        let Some(vrf) = inside.find_link(&conf.name)?.filter(|link| link.kind == "vrf") else { return Ok(()) };
+        let Some(vrf) = inside.find_link(&name)?.filter(|link| link.kind == "vrf") else { return Ok(()) };
         if let Some(link) = inside.find_link(&request.ifname)?.filter(|link| link.master == Some(vrf.index)) {
             leave(&mut inside, &link, &vrf)?;
         }
@@ -91,7 +76,7 @@ impl Plugin for Vrf {
     fn status(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::of(request)?;
         let probe = || Handle::inside(&Netns::scratch()?)?.create_vrf(&conf.name, conf.table.max(1));
-        probe().map(drop).map_err(|error| {
+        probe().map_err(|error| {
             let msg = format!("could not add VRF {}: {}", conf.name, error.msg);
             Error::new(code::NOT_AVAILABLE, msg)
         })
@@ -100,16 +85,11 @@ impl Plugin for Vrf {
 
 impl Conf {
     fn of(request: &Request<'_>) -> Result<Conf> {
-        let top = request.config.top();
-        let name = top.string("vrfname").context("failed to load netconf")?.to_string();
-        let table = top.u32_if_set("table").context("failed to load netconf")?.unwrap_or(0);
-        match name.is_empty() {
-            true => Err(Error::internal("configuration is expected to have a valid vrf name")),
-            false => Ok(Conf { name, table }),
-        }
+        let table = request.config.top().u32_if_set("table").context("failed to load netconf")?.unwrap_or(0);
+        Ok(Conf { name: name_of(request)?, table })
     }
 
-    fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<()> {
+    fn add(&self, request: &Request<'_>, previous: &CniResult, undo: &mut Undo) -> Result<()> {
         let container = Netns::open(&request.netns)?;
         // Others may be choosing a table, or about to delete the VRF.
         let lock = SharedLinks::vrfs();
@@ -121,7 +101,8 @@ impl Conf {
         let link = inside.find_link(ifname)?;
         let link = link.ok_or_else(|| Error::internal(format!("could not get link by name {ifname}")))?;
         match (link.master, &existing) {
-            (Some(master), Some(vrf)) if master == vrf.index => return Ok(()),
+            // An ADD that was killed may have lost some of what the link had.
+            (Some(master), Some(vrf)) if master == vrf.index => return verify(&mut inside, &link, vrf, previous),
             (Some(master), _) => {
                 let master = inside.find_link_at(master)?.map_or_else(|| master.to_string(), |master| master.name);
                 return Err(Error::internal(format!("interface {ifname} has already a master set: {master}")));
@@ -150,11 +131,30 @@ impl Conf {
 
     fn create(&self, container: &Netns, inside: &mut Handle, undo: &mut Undo) -> Result<Link> {
         let table = if self.table == 0 { inside.free_table()? } else { self.table };
-        let created = inside.create_vrf(&self.name, table);
-        let vrf = created.with_context(|| format!("could not add VRF {}", self.name))?;
-        let (container, created) = (container.duplicate()?, vrf.clone());
-        undo.push(move || delete_if_empty(&mut Handle::inside(&container)?, &created));
-        Ok(vrf)
+        let words = || format!("could not add VRF {}", self.name);
+        let (container, name) = (container.duplicate()?, self.name.clone());
+        match inside.create_vrf(&self.name, table) {
+            // Somebody was faster where the lock could not be had.
+            Err(error) if error.is(Errno::EEXIST) => {
+                let vrf = inside.link(&self.name)?;
+                return self.accept(&vrf).map(|()| vrf);
+            }
+            created => created.with_context(words)?,
+        }
+        undo.push(move || {
+            let lock = SharedLinks::vrfs();
+            lock.hold_alone();
+            let mut inside = Handle::inside(&container)?;
+            inside.find_link(&name)?.map_or(Ok(()), |vrf| delete_if_empty(&mut inside, &vrf))
+        });
+        inside.link(&self.name).with_context(words)
+    }
+}
+
+fn name_of(request: &Request<'_>) -> Result<String> {
+    match request.config.top().string("vrfname").context("failed to load netconf")? {
+        "" => Err(Error::internal("configuration is expected to have a valid vrf name")),
+        name => Ok(name.to_string()),
     }
 }
 
@@ -162,10 +162,34 @@ fn previous(request: &Request<'_>) -> Result<CniResult> {
     request.config.prev_result()?.ok_or_else(|| Error::internal("missing prevResult from earlier plugin"))
 }
 
+/// The link of a VRF has the addresses and routes of the result, and the VRF passes packets.
+fn verify(inside: &mut Handle, link: &Link, vrf: &Link, previous: &CniResult) -> Result<()> {
+    if !vrf.is_up() {
+        return Err(Error::internal(format!("VRF {} is down", vrf.name)));
+    }
+    let present = inside.addresses(link.index)?;
+    let is_mine = |interface: Option<i64>| {
+        let named = interface.and_then(|index| previous.interfaces.get(usize::try_from(index).ok()?));
+        named.is_some_and(|named| named.name == link.name)
+    };
+    for ip in previous.ips.iter().filter(|ip| is_mine(ip.interface)) {
+        if !present.iter().any(|address| address.net == ip.address) {
+            let (address, ifname) = (ip.address, &link.name);
+            return Err(Error::internal(format!("Failed to match addr {address} on interface {ifname}")));
+        }
+    }
+    let mut routes = previous.routes.clone();
+    routes.retain(|route| route.table.is_none_or(|table| table == 0 || table == i64::from(MAIN)));
+    routes.iter_mut().for_each(|route| route.table = vrf.setting.map(i64::from));
+    verify::routes(inside, &routes)
+}
+
 fn enter(container: &Netns, inside: &mut Handle, link: &Link, vrf: &Link, undo: &mut Undo) -> Result<()> {
     let snapshot = inside.snapshot(link.index, MAIN)?;
     let (index, before, container) = (link.index, snapshot.clone(), container.duplicate()?);
     undo.push(move || {
+        let lock = SharedLinks::vrfs();
+        lock.hold_alone();
         let mut inside = Handle::inside(&container)?;
         inside.set_master(index, 0).context("failed to take the interface out of the VRF")?;
         inside.restore(&before, MAIN)

@@ -7,13 +7,15 @@ use ipnet::IpNet;
 
 use crate::error::{Context, Errno, Error, Result};
 use crate::net::links::{message, push_mtu};
-use crate::net::{Handle, Link};
+use crate::net::{Handle, Link, Mac};
 use crate::netlink::message::{ACK, CREATE, ECHO, EXCL, REPLACE};
-use crate::netlink::route::{IFF_UP, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_TXQLEN, RTM_NEWLINK};
+use crate::netlink::route::{
+    IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_TXQLEN, RTM_NEWLINK,
+};
 use crate::netlink::traffic::*;
 use crate::netlink::{Attribute, Attributes, Message};
 
-pub use htb::Remote;
+pub use htb::{Hierarchy, Remote};
 
 /// Length of `struct tcmsg` in bytes.
 const TCMSG: usize = 20;
@@ -21,6 +23,8 @@ const TCMSG: usize = 20;
 const OURS: u32 = 0x1_0000;
 /// Handle of an ingress qdisc: `ffff:`.
 const INGRESS: u32 = 0xffff_0000;
+/// Handle of the filter in its table: the one that the kernel would choose for the first. So that there are never two.
+const FILTER: u32 = 0x800;
 /// Where the filter's packets would go if there were classes: `1:1`.
 const REDIRECT_CLASS: u32 = OURS | 1;
 /// The first of all filters, for every protocol.
@@ -56,14 +60,14 @@ pub struct Limit {
 }
 
 /// What is at the root of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Root {
     /// Nothing but what the kernel puts there by itself.
     Default,
     /// A bucket with our handle.
     Tbf(Tbf),
-    /// A hierarchy with our handle.
-    Htb,
+    /// A hierarchy with our handle and no classes but ours.
+    Htb(Hierarchy),
     /// Somebody else's.
     Foreign,
 }
@@ -104,11 +108,16 @@ impl Tbf {
 }
 
 impl Handle {
-    /// What is at the root of a link.
+    /// What is at the root of a link; nothing of a link that is gone.
     pub fn root_qdisc(&mut self, link: u32) -> Result<Root> {
-        match self.connection.get(&tcmsg(RTM_GETQDISC, ACK | ECHO, link, 0, TC_H_ROOT, 0), read_root) {
-            Err(error) if error.is(Errno::ENOENT) => Ok(Root::Default),
-            found => Ok(found.context("failed to look up a qdisc")?.flatten().unwrap_or(Root::Default)),
+        let found = match self.connection.get(&tcmsg(RTM_GETQDISC, ACK | ECHO, link, 0, TC_H_ROOT, 0), read_root) {
+            Err(error) if is_gone(&error) => None,
+            found => found.context("failed to look up a qdisc")?,
+        };
+        match found {
+            None => Ok(Root::Default),
+            Some(Found::Htb(default)) => Ok(self.htb(link, default)?.map_or(Root::Foreign, Root::Htb)),
+            Some(Found::Known(root)) => Ok(root),
         }
     }
 
@@ -116,15 +125,16 @@ impl Handle {
     pub fn add_limit(&mut self, link: u32, limit: &Limit) -> Result<()> {
         match limit.subnets.is_empty() {
             true => self.add_tbf(link, &limit.bucket),
-            false => self.add_htb(link, limit),
+            false => self.add_htb(link, &Hierarchy::from(limit)),
         }
     }
 
-    /// The limit of a link that has one of this kind; its queue and networks are as wanted, or that is an error.
+    /// The limit of a link that has one of this kind; its networks are as wanted, or that is an error.
     pub fn limit(&mut self, link: u32, wanted: &Limit) -> Result<Option<Tbf>> {
         match (self.root_qdisc(link)?, wanted.subnets.is_empty()) {
             (Root::Tbf(found), true) => Ok(Some(found)),
-            (Root::Htb, false) => self.htb(link, wanted),
+            (Root::Htb(found), false) if found.is_about(wanted) => Ok(Some(found.bucket)),
+            (Root::Htb(_), false) => Err(Error::internal("the filters of subnets differ")),
             _ => Ok(None),
         }
     }
@@ -157,9 +167,12 @@ impl Handle {
         self.delete_qdisc(tcmsg(RTM_DELQDISC, 0, link, INGRESS, TC_H_INGRESS, 0))
     }
 
-    /// Sends what comes in through a link out through another one.
-    pub fn add_redirect(&mut self, link: u32, target: u32) -> Result<()> {
-        self.connection.request(redirect_message(link, target))
+    /// Sends what comes in through a link out through another one. False when there is a filter in its place.
+    pub fn add_redirect(&mut self, link: u32, target: u32) -> Result<bool> {
+        match self.connection.request(redirect_message(link, target)) {
+            Err(error) if error.is(Errno::ENOSPC) => Ok(false),
+            result => result.map(|()| true),
+        }
     }
 
     /// Removes a filter.
@@ -171,15 +184,17 @@ impl Handle {
 
     /// The filters of a link that look like [`Handle::add_redirect`]'s. None if it has no ingress qdisc, or is gone.
     pub fn redirects(&mut self, link: u32) -> Result<Vec<Redirect>> {
-        let request = tcmsg(RTM_GETTFILTER, 0, link, 0, INGRESS, 0);
-        let listed = self.connection.dump(&request, Vec::new, |redirects, reply| {
-            redirects.extend(read_redirect(reply.body)?);
+        self.filters(link, INGRESS, read_redirect)
+    }
+
+    /// What `read` makes of the filters below a qdisc, if it and its link are there.
+    fn filters<T>(&mut self, link: u32, parent: u32, read: fn(&[u8]) -> Result<Option<T>>) -> Result<Vec<T>> {
+        let listed = self.connection.dump(&tcmsg(RTM_GETTFILTER, 0, link, 0, parent, 0), Vec::new, |found, reply| {
+            found.extend(read(reply.body)?);
             Ok(())
         });
         match listed {
-            Err(error) if [Errno::ENODEV, Errno::EINVAL, Errno::ENOENT].iter().any(|no| error.is(*no)) => {
-                Ok(Vec::new())
-            }
+            Err(error) if is_gone(&error) => Ok(Vec::new()),
             result => result.context("failed to list filters"),
         }
     }
@@ -194,26 +209,15 @@ impl Handle {
     }
 
     /// Creates an ifb that is up; `EEXIST` when the name is taken. Like the reference's it has no transmit queue of its own.
-    pub fn create_ifb(&mut self, name: &str, mtu: u32) -> Result<Link> {
-        self.connection.request(ifb_message(name, mtu))?;
+    pub fn create_ifb(&mut self, name: &str, mtu: u32, mac: Option<&Mac>) -> Result<Link> {
+        self.connection.request(ifb_message(name, mtu, mac))?;
         self.link(name)
     }
 
     /// True when a link has an ingress qdisc without anybody else's filters.
     pub fn has_own_ingress(&mut self, link: u32) -> Result<bool> {
-        if !self.has_ingress(link) {
-            return Ok(false);
-        }
-        let request = tcmsg(RTM_GETTFILTER, 0, link, 0, INGRESS, 0);
-        let foreign = self.connection.dump(
-            &request,
-            || false,
-            |foreign, reply| {
-                *foreign |= word(reply.body, 16) != FIRST;
-                Ok(())
-            },
-        );
-        Ok(!foreign.context("failed to list filters")?)
+        let foreign = |body: &[u8]| Ok((word(body, 16) != FIRST).then_some(()));
+        Ok(self.has_ingress(link) && self.filters(link, INGRESS, foreign)?.is_empty())
     }
 
     fn has_ingress(&mut self, link: u32) -> bool {
@@ -225,11 +229,15 @@ impl Handle {
 
     fn delete_qdisc(&mut self, request: Message) -> Result<()> {
         match self.connection.request(request) {
-            // No such link; no qdisc; the kernel's own; another one.
-            Err(error) if [Errno::ENODEV, Errno::ENOENT, Errno::EINVAL].iter().any(|no| error.is(*no)) => Ok(()),
+            Err(error) if is_gone(&error) => Ok(()),
             result => result,
         }
     }
+}
+
+/// No such link; no qdisc; the kernel's own, or another one.
+fn is_gone(error: &Error) -> bool {
+    [Errno::ENODEV, Errno::ENOENT, Errno::EINVAL].iter().any(|no| error.is(*no))
 }
 
 /// A filter's priority and protocol.
@@ -283,9 +291,9 @@ fn ingress_message(link: u32) -> Message {
     request
 }
 
-/// As the reference's library makes it: one key that matches everything, and a second action that is never reached.
+/// As the reference's library makes it, but for the handle: one key that matches everything, and a second action that is never reached.
 fn redirect_message(link: u32, target: u32) -> Message {
-    let mut request = tcmsg(RTM_NEWTFILTER, CREATE | EXCL, link, 0, INGRESS, FIRST);
+    let mut request = tcmsg(RTM_NEWTFILTER, CREATE | EXCL, link, FILTER, INGRESS, FIRST);
     request.string(TCA_KIND, "u32").container(TCA_OPTIONS, |options| {
         options.attribute(TCA_U32_SEL, &selector(&[[0; 3]])).u32(TCA_U32_CLASSID, REDIRECT_CLASS);
         options.container(TCA_U32_ACT, |actions| {
@@ -314,24 +322,35 @@ fn selector(keys: &[[u32; 3]]) -> Vec<u8> {
     bytes
 }
 
-fn ifb_message(name: &str, mtu: u32) -> Message {
+fn ifb_message(name: &str, mtu: u32, mac: Option<&Mac>) -> Message {
     let mut request = message(RTM_NEWLINK, CREATE | EXCL, 0, IFF_UP, IFF_UP);
     request.string(IFLA_IFNAME, name);
     push_mtu(&mut request, mtu);
+    if let Some(mac) = mac {
+        request.attribute(IFLA_ADDRESS, mac.bytes());
+    }
     request.u32(IFLA_TXQLEN, 0).container(IFLA_LINKINFO, |info| {
         info.string(IFLA_INFO_KIND, "ifb");
     });
     request
 }
 
-fn read_root(body: &[u8]) -> Result<Option<Root>> {
+/// What one reply tells of a root.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    /// A hierarchy with our handle and this default class; whose it is, its classes tell.
+    Htb(u32),
+    Known(Root),
+}
+
+fn read_root(body: &[u8]) -> Result<Found> {
     let attributes = Attributes::after(body, TCMSG)?;
     let kind = attributes.find(TCA_KIND).map(Attribute::text).unwrap_or_default();
     let options = attributes.find(TCA_OPTIONS).and_then(|options| options.nested().ok());
-    Ok(Some(match (word(body, 8), kind.as_str()) {
+    Ok(Found::Known(match (word(body, 8), kind.as_str()) {
         (0, _) => Root::Default,
         (OURS, "tbf") => options.and_then(Tbf::parse).map_or(Root::Foreign, Root::Tbf),
-        (OURS, "htb") => Root::Htb,
+        (OURS, "htb") => return Ok(Found::Htb(options.and_then(htb::read_default).unwrap_or(0))),
         _ => Root::Foreign,
     }))
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::error::{Context, Error, Result};
+use crate::net::Handle;
 use crate::net::links::message;
-use crate::net::{Handle, Link};
 use crate::netlink::message::{CREATE, EXCL};
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Message};
@@ -17,9 +17,8 @@ const HEADER: usize = 12;
 
 impl Handle {
     /// Creates a VRF that is up.
-    pub fn create_vrf(&mut self, name: &str, table: u32) -> Result<Link> {
-        self.connection.request(vrf_message(name, table))?;
-        self.link(name)
+    pub fn create_vrf(&mut self, name: &str, table: u32) -> Result<()> {
+        self.connection.request(vrf_message(name, table))
     }
 
     /// The lowest table that no VRF, route or rule uses.

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::cross::Side::{Ours, Theirs};
-use crate::lab::{Lab, merged, wait_for};
+use crate::kills::{Accident, Trial, of_the_kernel};
+use crate::lab::{Call, Lab, merged, wait_for};
 use crate::vrf::{attached, call, member};
 
 /// Routes of a table in the container, without what comes with addresses and what is no configuration.
@@ -134,4 +135,95 @@ fn newer_status_tries_to_make_a_vrf() {
     call(&lab, Ours, "STATUS", &config).run().silent();
     let long = merged(config, &json!({"vrfname": "a-name-that-is-too-long"}));
     call(&lab, Ours, "STATUS", &long).run().fails_with(50, &["could not add VRF a-name-that-is-too-long"]);
+}
+
+/// Lines of what `ip` says of the container, in one call: programs start slowly here.
+fn told(lab: &Lab, words: &str) -> Vec<String> {
+    let call = Call::new(lab, "ip").args_list(&["-n", "ns1", "-o", "-d", "-batch", "-"]).stdin(words);
+    let text = call.run().success().stdout;
+    let mut lines: Vec<String> = text.lines().map(|line| line.trim().to_string()).collect();
+    lines.sort();
+    lines
+}
+
+/// What a killed ADD took from an interface that is about to go anyway nobody can give back; a refused one takes nothing.
+fn accidents(accident: Accident) {
+    let (lab, config) = attached(&json!({}));
+    settle(&lab);
+    let (add, delete) = (call(&lab, Ours, "ADD", &config), call(&lab, Ours, "DEL", &config));
+    let state = || match accident {
+        Accident::Killed => {
+            vec![lab.link_in("ns1", "blue").to_string(), lab.link_in("ns1", "eth0")["master"].to_string()]
+        }
+        Accident::Refused => {
+            let mut addresses = lab.addresses("ns1", "eth0");
+            addresses.sort();
+            [routes(&lab, "main"), addresses, told(&lab, "link show type vrf\n")].concat()
+        }
+    };
+    let before = state();
+    let untouched = || assert_eq!(state(), before);
+    Trial { lab: &lab, add, delete, ioctls: 0, which: of_the_kernel, untouched: &untouched }.suffers(accident);
+}
+
+#[test]
+fn better_an_add_that_is_refused_any_of_its_changes_leaves_everything_as_it_was() {
+    accidents(Accident::Refused);
+}
+
+#[test]
+fn better_del_cleans_up_after_an_add_killed_before_any_of_its_changes() {
+    accidents(Accident::Killed);
+}
+
+/// Interfaces of one container, each added twice at the same time, half of them to `blue` and half to `red`.
+#[test]
+fn better_many_interfaces_enter_and_leave_two_vrfs_at_once() {
+    const COUNT: usize = 10;
+    for is_locked in [true, false] {
+        let lab = Lab::new();
+        lab.netns("ns1");
+        if !is_locked {
+            lab.sh("mkdir /run/cni-box-vrf.lock").success();
+        }
+        let links: String = (0..COUNT).map(|one| format!("link add d{one} up type dummy\n")).collect();
+        told(&lab, &links);
+        let result = json!({"cniVersion": "1.0.0", "interfaces": [], "ips": []});
+        let name = |one: usize| if one.is_multiple_of(2) || !is_locked { "blue" } else { "red" };
+        let run = |one: usize, verb: &str| {
+            let config = json!({"cniVersion": "1.0.0", "name": "net", "type": "vrf", "vrfname": name(one), "prevResult": result});
+            call(&lab, Ours, verb, &config).ifname(&format!("d{one}")).run().success();
+        };
+        let all = |verb: &'static str| {
+            let run = &run;
+            std::thread::scope(|scope| {
+                (0..2 * COUNT).for_each(|call| drop(scope.spawn(move || run(call % COUNT, verb))))
+            });
+        };
+        all("ADD");
+        for one in 0..COUNT {
+            assert_eq!(lab.link_in("ns1", &format!("d{one}"))["master"], name(one), "{is_locked}");
+        }
+        assert!(table(&lab, "blue").is_u64());
+        assert_ne!(table(&lab, "blue"), table(&lab, "red"));
+        if is_locked {
+            all("DEL");
+            assert_eq!(told(&lab, "link show type vrf\n"), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn better_what_an_earlier_add_has_lost_is_told() {
+    let (lab, config) = attached(&json!({}));
+    settle(&lab);
+    call(&lab, Ours, "ADD", &config).run().result();
+    lab.ok("ip -n ns1 link set blue down");
+    call(&lab, Ours, "CHECK", &config).run().fails(999, "VRF blue is down");
+    lab.ok("ip -n ns1 link set blue up");
+    lab.ok("ip -n ns1 route del 10.50.0.0/16 vrf blue");
+    call(&lab, Ours, "ADD", &config).run().fails_with(999, &["cmdAdd failed: ", "10.50.0.0/16"]);
+    let broken = merged(config, &json!({"table": "x"}));
+    call(&lab, Ours, "DEL", &broken).run().silent();
+    assert_eq!(lab.link_in("ns1", "blue"), Value::Null, "the name is enough");
 }

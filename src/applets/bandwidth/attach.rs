@@ -1,9 +1,11 @@
 //! ADD.
 
+use super::conf::Conf;
 use super::ifb;
+use super::remove::{release, unredirect};
 use crate::cni::{Request, Undo};
-use crate::error::{Context, Errno, Error, Result};
-use crate::net::traffic::{Limit, Root, Tbf, taken};
+use crate::error::{Context, Errno, Result};
+use crate::net::traffic::{Limit, Root, taken};
 use crate::net::{Handle, Link, SharedLinks};
 
 /// Limits at work on a host's end.
@@ -28,19 +30,60 @@ impl Shaper<'_> {
 
     /// A bucket is changed; where it is about networks there is no other way than to begin anew.
     fn replace(&mut self, link: u32, limit: &Limit) -> Result<()> {
-        let old = match self.host.root_qdisc(link)? {
-            Root::Tbf(old) if limit.subnets.is_empty() => {
-                self.host.change_tbf(link, &limit.bucket)?;
-                Some(old)
-            }
-            Root::Default | Root::Foreign => return Err(taken()),
-            root => {
-                self.host.delete_root(link)?;
-                self.host.add_limit(link, limit)?;
-                if let Root::Tbf(old) = root { Some(old) } else { None }
-            }
+        let old = self.host.root_qdisc(link)?;
+        let is_bucket = matches!(old, Root::Tbf(_)) && limit.subnets.is_empty();
+        if matches!(old, Root::Default | Root::Foreign) {
+            return Err(taken());
+        }
+        self.undo.push(move || put_back(link, &old).context("failed to change a qdisc back"));
+        if is_bucket {
+            return self.host.change_tbf(link, &limit.bucket);
+        }
+        self.host.delete_root(link)?;
+        self.host.add_limit(link, limit)
+    }
+
+    /// Takes away what an earlier ADD has limited and this one does not. That there was one shows an ifb of which the result
+    /// does not tell: if it does, the ifb is of another `bandwidth` in the same chain, and so is a limit without an ifb.
+    pub(super) fn forget(&mut self, request: &Request<'_>, conf: &Conf, is_told: impl Fn(&str) -> bool) -> Result<()> {
+        let link = self.link.index;
+        let Some(ifb) = ifb::of(self.host, request, link)?.filter(|ifb| !is_told(&ifb.name)) else {
+            return self.remove_dead(link);
         };
-        self.undo.push(move || put_back(link, old).context("failed to change a qdisc back"));
+        let root = self.host.root_qdisc(link)?;
+        if conf.ingress.is_none() && matches!(root, Root::Tbf(_) | Root::Htb(_)) {
+            self.undo.push(move || put_back(link, &root).context("failed to change a qdisc back"));
+            self.host.delete_root(link).context("failed to delete a qdisc")?;
+        }
+        match conf.egress {
+            Some(_) => Ok(()),
+            None => self.forget_egress(ifb),
+        }
+    }
+
+    fn forget_egress(&mut self, ifb: Link) -> Result<()> {
+        let (link, index) = (self.link.index, ifb.index);
+        let root = self.host.root_qdisc(index)?;
+        self.undo.push(move || {
+            let mut host = Handle::current()?;
+            let new = match ifb::find(&mut host, &ifb.name)? {
+                Some(left) => left.index,
+                None => host.create_ifb(&ifb.name, ifb.mtu, Some(&ifb.mac))?.index,
+            };
+            put_back(new, &root)?;
+            host.add_ingress(link)?;
+            host.add_redirect(link, new).map(drop)
+        });
+        // The filter goes before its target: what comes from the container would be dropped meanwhile.
+        release(self.host, self.link, index)?;
+        self.host.delete_link(index).context("failed to delete an ifb")
+    }
+
+    /// Filters that led to devices which are gone would drop everything.
+    fn remove_dead(&mut self, link: u32) -> Result<()> {
+        for dead in self.host.redirects(link)?.iter().filter(|redirect| redirect.target == 0) {
+            self.host.delete_redirect(link, *dead).context("delete filter")?;
+        }
         Ok(())
     }
 
@@ -64,16 +107,17 @@ impl Shaper<'_> {
             return self.adjust(link);
         }
         for name in ifb::names_for(request) {
-            match self.host.create_ifb(&name, self.link.mtu) {
+            match self.host.create_ifb(&name, self.link.mtu, None) {
                 Err(error) if error.is(Errno::EEXIST) => {}
                 created => {
                     self.undo.push(move || Handle::current()?.delete_link_named(&name));
                     return created.context("adding link");
                 }
             }
-            // Somebody's: of the container's other interface, or of an ADD that was killed.
+            // Somebody's: of the container's other interface, of an ADD that was killed, or of one at the same time.
             let found = ifb::find(self.host, &name)?.ok_or_else(|| taken().context("adding link"))?;
-            if !ifb::redirections(self.host)?.iter().any(|(_, target)| *target == found.index) {
+            let other = |(from, target): &(u32, u32)| *target == found.index && *from != self.link.index;
+            if !ifb::redirections(self.host)?.iter().any(other) {
                 return self.adjust(found);
             }
         }
@@ -91,38 +135,40 @@ impl Shaper<'_> {
         Ok(ifb)
     }
 
-    /// One filter that leads to the ifb; those that led to devices which are gone would drop everything.
+    /// One filter that leads to the ifb.
     fn redirect(&mut self, ifb: &Link) -> Result<()> {
         let link = self.link.index;
         if self.host.add_ingress(link).context("create ingress qdisc")? {
             self.undo.push(move || Handle::current()?.delete_ingress(link).context("failed to delete a qdisc"));
         }
-        let present = self.host.redirects(link)?;
-        for dead in present.iter().filter(|redirect| redirect.target == 0) {
-            self.host.delete_redirect(link, *dead).context("delete filter")?;
-        }
-        if present.iter().any(|redirect| redirect.target == ifb.index) {
+        self.remove_dead(link)?;
+        if self.leads_to(ifb)? {
             return Ok(());
         }
-        self.host.add_redirect(link, ifb.index).context("add filter")?;
-        let target = ifb.index;
-        self.undo.push(move || unredirect(link, target));
-        Ok(())
+        if self.host.add_redirect(link, ifb.index).context("add filter")? {
+            let target = ifb.index;
+            self.undo.push(move || unredirect(&mut Handle::current()?, link, target));
+            return Ok(());
+        }
+        // Another ADD of the same container was faster, or there is somebody's.
+        match self.leads_to(ifb)? {
+            true => Ok(()),
+            false => Err(taken().context("add filter")),
+        }
+    }
+
+    fn leads_to(&mut self, ifb: &Link) -> Result<bool> {
+        Ok(self.host.redirects(self.link.index)?.iter().any(|redirect| redirect.target == ifb.index))
     }
 }
 
-/// The bucket that was there before; nobody knows any more of which networks a hierarchy was.
-fn put_back(link: u32, old: Option<Tbf>) -> Result<()> {
+/// What was at the root of a link before.
+fn put_back(link: u32, old: &Root) -> Result<()> {
     let mut host = Handle::current()?;
     host.delete_root(link)?;
-    old.map_or(Ok(()), |old| host.add_tbf(link, &old))
-}
-
-/// Removes the filters of a link that lead to another.
-fn unredirect(link: u32, target: u32) -> Result<()> {
-    let mut host = Handle::current()?;
-    let filters = host.redirects(link)?;
-    let removed = filters.iter().filter(|filter| filter.target == target);
-    let removed = removed.map(|filter| host.delete_redirect(link, *filter));
-    removed.collect::<Result<Vec<()>>>().map(drop).map_err(|error: Error| error.context("failed to delete a filter"))
+    match old {
+        Root::Tbf(bucket) => host.add_tbf(link, bucket),
+        Root::Htb(hierarchy) => host.add_htb(link, hierarchy),
+        Root::Default | Root::Foreign => Ok(()),
+    }
 }

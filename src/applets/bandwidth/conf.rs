@@ -11,8 +11,10 @@ use crate::net::traffic::{Limit, Remote, Tbf};
 const BITS: u64 = 8;
 /// A rate without a burst gets the bytes of so much of a second,
 const DERIVED_PART: u64 = 50;
-/// but no less than ten full packets.
+/// but no less than ten usual packets,
 const LEAST_DERIVED: u64 = 15_000;
+/// nor than one of the link's, with so many bytes of header: what does not fit into the bucket never passes it.
+const HEADER: u32 = 18;
 
 /// The keys. One of them at the top level, be it null, and those in `runtimeConfig` don't count.
 const KEYS: [&str; 4] = ["ingressRate", "ingressBurst", "egressRate", "egressBurst"];
@@ -27,6 +29,8 @@ pub(super) struct Conf {
     pub(super) ingress: Option<Limit>,
     /// From the container.
     pub(super) egress: Option<Limit>,
+    /// The burst of each was not given.
+    derived: [bool; 2],
 }
 
 impl Conf {
@@ -47,7 +51,18 @@ impl Conf {
         Ok(Conf {
             ingress: limit(ingress_rate, ingress_burst, Remote::Source)?,
             egress: limit(egress_rate, egress_burst, Remote::Destination)?,
+            derived: [ingress_burst == 0, egress_burst == 0],
         })
+    }
+
+    /// Makes derived bursts great enough for the packets of the link.
+    pub(super) fn fit(&mut self, mtu: u32) {
+        let longest = u64::from(mtu.saturating_add(HEADER));
+        for (limit, derived) in [&mut self.ingress, &mut self.egress].into_iter().zip(self.derived) {
+            if let Some(Limit { bucket, .. }) = limit.as_mut().filter(|_| derived) {
+                *bucket = Tbf::new(bucket.rate, derived_burst(bucket.rate, longest));
+            }
+        }
     }
 
     /// Nothing is limited.
@@ -86,7 +101,7 @@ fn bucket(rate: u64, burst: u64) -> Result<Option<Tbf>> {
     if rate == 0 && burst != 0 {
         return Err(Error::internal("if burst is set, rate must also be set"));
     }
-    let burst = if burst == 0 { derived_burst(rate / BITS) } else { burst / BITS };
+    let burst = if burst == 0 { derived_burst(rate / BITS, 0).into() } else { burst / BITS };
     let burst = u32::try_from(burst).ok().filter(|burst| *burst < u32::MAX);
     let burst = burst.ok_or_else(|| Error::internal("burst cannot be more than 4GB"))?;
     match rate {
@@ -98,9 +113,10 @@ fn bucket(rate: u64, burst: u64) -> Result<Option<Tbf>> {
     }
 }
 
-/// The burst in bytes for a rate in bytes a second.
-fn derived_burst(rate: u64) -> u64 {
-    (rate / DERIVED_PART).clamp(LEAST_DERIVED, u64::from(u32::MAX) - 1)
+/// The burst in bytes for a rate in bytes a second and packets of this length.
+fn derived_burst(rate: u64, longest: u64) -> u32 {
+    let burst = (rate / DERIVED_PART).max(LEAST_DERIVED).max(longest);
+    u32::try_from(burst).unwrap_or(u32::MAX).min(u32::MAX - 1)
 }
 
 #[cfg(test)]

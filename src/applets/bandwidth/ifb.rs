@@ -33,6 +33,12 @@ pub(super) fn of(host: &mut Handle, request: &Request<'_>, link: u32) -> Result<
     Ok(None)
 }
 
+/// There is an ifb of this attachment, whether anything is sent to it or not.
+pub(super) fn any(host: &mut Handle, request: &Request<'_>) -> Result<bool> {
+    let [plain, further] = names_for(request);
+    Ok(find(host, &plain)?.is_some() || find(host, &further)?.is_some())
+}
+
 /// The ifb with this name; other devices don't count.
 pub(super) fn find(host: &mut Handle, name: &str) -> Result<Option<Link>> {
     Ok(host.find_link(name)?.filter(|link| link.kind == "ifb"))

@@ -5,8 +5,7 @@
 //! |---|---|---|
 //! | `ingressRate` | no limit | towards the container, in bits a second |
 //! | `egressRate` | no limit | from the container, in bits a second |
-//! | `ingressBurst`, `egressBurst` | 20 ms of the rate, at least 15,000 bytes | how much may go at once, in bits |
-//!
+//! | `ingressBurst`, `egressBurst` | 20 ms of the rate, at least 15,000 bytes and a packet of the link's MTU | how much may go at once, in bits |
 //! | `shapedSubnets` | | only what goes to or comes from these networks is limited |
 //! | `unshapedSubnets` | | what goes to or comes from these networks is not limited |
 //!
@@ -47,38 +46,56 @@ impl Plugin for Bandwidth {
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
-        let conf = Conf::of(request)?;
+        let mut conf = Conf::of(request)?;
         let previous = request.config.prev_result()?;
         let mut result = previous.ok_or_else(|| Error::internal("must be called as chained plugin"))?;
-        if conf.is_empty() {
+        let mut host = Handle::current()?;
+        if conf.is_empty() && !ifb::any(&mut host, request)? {
             return Ok(result);
         }
-        let mut host = Handle::current()?;
-        let link = host_link(&mut host, request, &result)?;
+        let link = match host_link(&mut host, request, &result) {
+            // It is not this interface that has been limited.
+            Err(_) if conf.is_empty() => return Ok(result),
+            link => link?,
+        };
+        conf.fit(link.mtu);
         let mut shaper = attach::Shaper { host: &mut host, link: &link, undo };
+        if conf.ingress.is_none() || conf.egress.is_none() {
+            shaper.forget(request, &conf, |name| place_of(&result, name).is_some())?;
+        }
         if let Some(limit) = &conf.ingress {
             shaper.limit(link.index, limit)?;
         }
         if let Some(limit) = &conf.egress {
             let ifb = shaper.limit_egress(request, limit)?;
-            result.interfaces.retain(|interface| interface.name != ifb.name || !interface.sandbox.is_empty());
-            result.interfaces.push(Interface::new(&ifb.name, ifb.mac, ""));
+            let place = place_of(&result, &ifb.name);
+            let told = Interface::new(&ifb.name, ifb.mac, "");
+            // Addresses say by number whose they are.
+            match place.and_then(|place| result.interfaces.get_mut(place)) {
+                Some(interface) => *interface = told,
+                None => result.interfaces.push(told),
+            }
         }
         Ok(result)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
-        let conf = Conf::of(request)?;
+        let mut conf = Conf::of(request)?;
         let previous = request.config.prev_result()?;
         let previous = previous.ok_or_else(|| Error::internal("must be called as a chained plugin"))?;
         let mut host = Handle::current()?;
         let link = host_link(&mut host, request, &previous)?;
+        conf.fit(link.mtu);
         if let Some(limit) = &conf.ingress {
             verify(&mut host, &link, limit)?;
         }
         let Some(limit) = &conf.egress else { return Ok(()) };
         let ifb = ifb::of(&mut host, request, link.index)?;
-        verify(&mut host, &ifb.ok_or_else(|| Error::internal("get ifb device: Link not found"))?, limit)
+        let ifb = ifb.ok_or_else(|| Error::internal("get ifb device: Link not found"))?;
+        match ifb.is_up() {
+            true => verify(&mut host, &ifb, limit),
+            false => Err(Error::internal(format!("ifb device {:?} is down: it drops everything", ifb.name))),
+        }
     }
 
     fn del(&self, request: &Request<'_>) -> Result<()> {
@@ -99,6 +116,11 @@ impl Plugin for Bandwidth {
     }
 }
 
+/// The host's interface of that name among those that the previous plugins have told of.
+fn place_of(previous: &CniResult, name: &str) -> Option<usize> {
+    previous.interfaces.iter().position(|told| told.sandbox.is_empty() && told.name == name)
+}
+
 /// The host's end of the pair, which must be one that the previous plugins have told of.
 fn host_link(host: &mut Handle, request: &Request<'_>, previous: &CniResult) -> Result<Link> {
     let container = open_netns(request)?;
@@ -108,7 +130,7 @@ fn host_link(host: &mut Handle, request: &Request<'_>, previous: &CniResult) -> 
     let (index, peer) = peer_of(&container, &request.ifname)?;
     let missing = || Error::internal(format!("veth peer with index {peer} is not in host ns"));
     let link = host.find_link_at(peer)?.ok_or_else(missing)?;
-    let is_told = previous.interfaces.iter().any(|told| told.sandbox.is_empty() && told.name == link.name);
+    let is_told = place_of(previous, &link.name).is_some();
     // Some other link of the host may have the number that the peer has in its namespace.
     match is_told && link.kind == "veth" && link.lower == Some(index) {
         true => Ok(link),
@@ -153,8 +175,8 @@ fn probe(conf: &Conf) -> Result<()> {
         Limit { bucket: Tbf::new(1_000_000, 100_000), subnets: Vec::new(), only_listed: false, remote: Remote::Source };
     let mut scratch = Handle::inside(&Netns::scratch()?)?;
     scratch.add_limit(LOOPBACK, conf.ingress.as_ref().unwrap_or(&any)).context("create qdisc")?;
-    let ifb = scratch.create_ifb("ifb", 0).context("adding link")?;
+    let ifb = scratch.create_ifb("ifb", 0, None).context("adding link")?;
     scratch.add_limit(ifb.index, conf.egress.as_ref().unwrap_or(&any)).context("create qdisc")?;
     scratch.add_ingress(LOOPBACK).context("create ingress qdisc")?;
-    scratch.add_redirect(LOOPBACK, ifb.index).context("add filter")
+    scratch.add_redirect(LOOPBACK, ifb.index).context("add filter").map(drop)
 }

@@ -87,14 +87,34 @@ fn is_free(host: &mut Handle, ifb: &Link, ends: &[Link]) -> Result<bool> {
     Ok(!ifb::redirections(host)?.iter().any(|(_, target)| *target == ifb.index))
 }
 
+/// Sends nothing from a link to an ifb any more. The ingress qdisc stays if somebody else uses it.
+pub(super) fn release(host: &mut Handle, end: &Link, ifb: u32) -> Result<()> {
+    match host.has_own_ingress(end.index)? {
+        true => delete_ingress(host, end),
+        false => unredirect(host, end.index, ifb),
+    }
+}
+
+/// Removes the filters of a link that lead to another.
+pub(super) fn unredirect(host: &mut Handle, link: u32, target: u32) -> Result<()> {
+    for filter in host.redirects(link)?.iter().filter(|filter| filter.target == target) {
+        host.delete_redirect(link, *filter).context("failed to delete a filter")?;
+    }
+    Ok(())
+}
+
+fn delete_ingress(host: &mut Handle, end: &Link) -> Result<()> {
+    host.delete_ingress(end.index).with_context(|| format!("failed to delete the ingress qdisc of {:?}", end.name))
+}
+
 /// Takes our limits from a link that stays.
 fn unshape(host: &mut Handle, end: &Link) -> Result<()> {
     let name = &end.name;
     if host.has_own_ingress(end.index)? {
-        host.delete_ingress(end.index).with_context(|| format!("failed to delete the ingress qdisc of {name:?}"))?;
+        delete_ingress(host, end)?;
     }
     match host.root_qdisc(end.index)? {
-        Root::Tbf(_) | Root::Htb => {
+        Root::Tbf(_) | Root::Htb(_) => {
             host.delete_root(end.index).with_context(|| format!("failed to delete the root qdisc of {name:?}"))
         }
         Root::Default | Root::Foreign => Ok(()),

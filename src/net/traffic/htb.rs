@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Limit, OURS, TCMSG, Tbf, priority, push_wide, read_rate, selector, split_rate, tcmsg, word, words};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::net::Handle;
 use crate::netlink::message::{ACK, CREATE, ECHO, EXCL};
 use crate::netlink::traffic::*;
@@ -16,6 +16,8 @@ use crate::netlink::{Attribute, Attributes, Message};
 /// The class of what is limited; its minor number is 0x30.
 const LIMITED: u32 = OURS | MINOR;
 const MINOR: u32 = 0x30;
+/// The reference's class for what is not limited.
+const PAST: u32 = OURS | 1;
 /// Packets that may wait beside the class.
 const DIRECT: u32 = 1000;
 /// Bytes that the class may send in its turn, of which there is only one.
@@ -33,41 +35,73 @@ pub enum Remote {
 /// Priority and protocol, class, selector.
 type Filter = (u32, u32, Vec<u8>);
 
+/// All that is made for a limit on networks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Of the class and its queue. Half made, it is nothing.
+    pub(super) bucket: Tbf,
+    /// Minor number of the class of packets that no filter sends elsewhere.
+    default: u32,
+    /// In order.
+    filters: Vec<Filter>,
+}
+
+impl Hierarchy {
+    /// Of the same networks.
+    pub(super) fn is_about(&self, limit: &Limit) -> bool {
+        let wanted = Hierarchy::from(limit);
+        (self.default, &self.filters) == (wanted.default, &wanted.filters)
+    }
+}
+
+impl From<&Limit> for Hierarchy {
+    fn from(limit: &Limit) -> Self {
+        let default = if limit.only_listed { 0 } else { MINOR };
+        Hierarchy { bucket: limit.bucket, default, filters: filters(limit) }
+    }
+}
+
 impl Handle {
     /// Limits some of what goes out through a link; `EEXIST` if it has a qdisc.
-    pub(super) fn add_htb(&mut self, link: u32, limit: &Limit) -> Result<()> {
-        self.connection.request(qdisc(link, limit))?;
-        let mut requests = vec![class(link, &limit.bucket), leaf(link, &limit.bucket)];
-        requests.extend(filters(limit).into_iter().map(|wanted| filter(link, wanted)));
+    pub fn add_htb(&mut self, link: u32, wanted: &Hierarchy) -> Result<()> {
+        self.connection.request(qdisc(link, wanted.default))?;
+        let mut requests = vec![class(link, &wanted.bucket), leaf(link, &wanted.bucket)];
+        requests.extend(wanted.filters.iter().map(|wanted| filter(link, wanted)));
         self.connection.pipeline(requests).map_err(|(_, error)| {
             let _ = self.delete_root(link);
             error
         })
     }
 
-    /// The class's bucket, without its queue, if the filters are as [`Handle::add_htb`] made them.
-    pub(super) fn htb(&mut self, link: u32, limit: &Limit) -> Result<Option<Tbf>> {
-        let request = tcmsg(RTM_GETTCLASS, ACK | ECHO, link, LIMITED, OURS, 0);
-        let bucket = self.connection.get(&request, read_class).context("failed to look up a class")?.flatten();
-        let request = tcmsg(RTM_GETTFILTER, 0, link, 0, OURS, 0);
-        let found = self.connection.dump(&request, Vec::new, |found, reply| {
-            found.extend(read_filter(reply.body)?);
+    /// The hierarchy at the root of a link, whose default is known, if it has no classes but ours (and the reference's `1:1`).
+    pub(super) fn htb(&mut self, link: u32, default: u32) -> Result<Option<Hierarchy>> {
+        let Some(bucket) = self.class_bucket(link)? else { return Ok(None) };
+        let mut filters = self.filters(link, OURS, read_filter)?;
+        filters.sort();
+        // Without a queue of its own the class has one of packets.
+        let queue = tcmsg(RTM_GETQDISC, ACK | ECHO, link, 0, LIMITED, 0);
+        let limit = self.connection.get(&queue, read_leaf).ok().flatten().unwrap_or(0);
+        Ok(Some(Hierarchy { bucket: Tbf { limit, ..bucket }, default, filters }))
+    }
+
+    fn class_bucket(&mut self, link: u32) -> Result<Option<Tbf>> {
+        let nothing = || Some(Tbf { rate: 0, limit: 0, buffer: 0 });
+        let classes = tcmsg(RTM_GETTCLASS, 0, link, 0, 0, 0);
+        let listed = self.connection.dump(&classes, nothing, |bucket, reply| {
+            match (word(reply.body, 8), word(reply.body, 12)) {
+                (LIMITED, TC_H_ROOT) => *bucket = bucket.and(read_class(reply.body)?),
+                (PAST, TC_H_ROOT) => {}
+                _ => *bucket = None,
+            }
             Ok(())
         });
-        let (mut found, mut wanted) = (found.context("failed to list filters")?, filters(limit));
-        found.sort();
-        wanted.sort();
-        match found == wanted {
-            true => Ok(bucket.map(|bucket: Tbf| Tbf { limit: limit.bucket.limit, ..bucket })),
-            false => Err(Error::internal("the filters of subnets differ")),
-        }
+        listed.context("failed to list classes")
     }
 }
 
-fn qdisc(link: u32, limit: &Limit) -> Message {
+fn qdisc(link: u32, default: u32) -> Message {
     const VERSION: u32 = 3;
     const RATE_TO_QUANTUM: u32 = 10;
-    let default = if limit.only_listed { 0 } else { MINOR };
     let mut request = tcmsg(RTM_NEWQDISC, CREATE | EXCL, link, OURS, TC_H_ROOT, 0);
     request.string(TCA_KIND, "htb").container(TCA_OPTIONS, |options| {
         options.attribute(TCA_HTB_INIT, &words(&[VERSION, RATE_TO_QUANTUM, default, 0, 0]));
@@ -97,17 +131,19 @@ fn leaf(link: u32, bucket: &Tbf) -> Message {
     request
 }
 
-fn filter(link: u32, (info, class, selector): Filter) -> Message {
-    let mut request = tcmsg(RTM_NEWTFILTER, CREATE | EXCL, link, 0, OURS, info);
+fn filter(link: u32, (info, class, selector): &Filter) -> Message {
+    let mut request = tcmsg(RTM_NEWTFILTER, CREATE | EXCL, link, 0, OURS, *info);
     request.string(TCA_KIND, "u32").container(TCA_OPTIONS, |options| {
-        options.u32(TCA_U32_CLASSID, class).attribute(TCA_U32_SEL, &selector);
+        options.u32(TCA_U32_CLASSID, *class).attribute(TCA_U32_SEL, selector);
     });
     request
 }
 
 fn filters(limit: &Limit) -> Vec<Filter> {
     let class = if limit.only_listed { LIMITED } else { OURS };
-    limit.subnets.iter().map(|net| wanted_filter(net, class, limit.remote)).collect()
+    let mut filters: Vec<Filter> = limit.subnets.iter().map(|net| wanted_filter(net, class, limit.remote)).collect();
+    filters.sort();
+    filters
 }
 
 fn wanted_filter(net: &IpNet, class: u32, remote: Remote) -> Filter {
@@ -146,6 +182,18 @@ fn read_class(body: &[u8]) -> Result<Option<Tbf>> {
     Ok(options.and_then(bucket))
 }
 
+/// The default class of a hierarchy's options.
+pub(super) fn read_default(options: Attributes<'_>) -> Option<u32> {
+    Some(word(options.find(TCA_HTB_INIT)?.payload, 8))
+}
+
+/// Bytes of a queue that counts them.
+fn read_leaf(body: &[u8]) -> Result<u32> {
+    let attributes = Attributes::after(body, TCMSG)?;
+    let is_ours = attributes.find(TCA_KIND).map(Attribute::text).as_deref() == Some("bfifo");
+    Ok(attributes.find(TCA_OPTIONS).and_then(Attribute::u32).filter(|_| is_ours).unwrap_or(0))
+}
+
 /// A filter of a dump; hash tables are none.
 fn read_filter(body: &[u8]) -> Result<Option<Filter>> {
     let options = Attributes::after(body, TCMSG)?.find(TCA_OPTIONS).and_then(|options| options.nested().ok());
@@ -174,7 +222,7 @@ mod tests {
             24, 0, 2, 0, 3, 0, 0, 0, 10, 0, 0, 0, 0x30, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // TCA_HTB_INIT
             8, 0, 5, 0, 0xe8, 3, 0, 0,                                          // TCA_HTB_DIRECT_QLEN
         ];
-        assert_eq!(qdisc(7, &limit(&[], false)).body()[20..], golden);
+        assert_eq!(qdisc(7, MINOR).body()[20..], golden);
         #[rustfmt::skip]
         let golden = [
             0, 0, 0, 0, 7, 0, 0, 0, 0x30, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0,      // tcmsg: link 7, 1:30 below 1:
@@ -193,7 +241,7 @@ mod tests {
     #[test]
     fn a_filter_for_each_subnet() {
         let requests =
-            |limit: &Limit| -> Vec<Message> { filters(limit).into_iter().map(|wanted| filter(7, wanted)).collect() };
+            |limit: &Limit| -> Vec<Message> { filters(limit).iter().map(|wanted| filter(7, wanted)).collect() };
         let made = requests(&limit(&["10.0.0.0/8", "fd00:1::/48", "0.0.0.0/0"], true));
         #[rustfmt::skip]
         let golden = [
@@ -203,7 +251,7 @@ mod tests {
             36, 0, 5, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,        // TCA_U32_SEL: terminal, 1 key
             255, 0, 0, 0, 10, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0,                 // mask, value, offset
         ];
-        assert_eq!(made[0].body(), golden);
+        assert_eq!(made[2].body(), golden);
         assert_eq!(read_filter(&golden).unwrap().as_ref(), filters(&limit(&["10.0.0.0/8"], true)).first());
         #[rustfmt::skip]
         let golden = [
@@ -214,8 +262,8 @@ mod tests {
             255, 255, 255, 255, 0xfd, 0, 0, 1, 24, 0, 0, 0, 0, 0, 0, 0,
             255, 255, 0, 0, 0, 0, 0, 0, 28, 0, 0, 0, 0, 0, 0, 0,
         ];
-        assert_eq!(made[1].body()[16..], golden);
-        assert_eq!(made[2].body()[60..], [0; 16], "everything");
+        assert_eq!(made[0].body()[16..], golden);
+        assert_eq!(made[1].body()[60..], [0; 16], "everything");
     }
 
     #[test]
@@ -223,7 +271,7 @@ mod tests {
         let towards = Limit { remote: Remote::Source, ..limit(&["10.0.0.0/8", "fd00::/16"], false) };
         let filters = filters(&towards);
         let offsets: Vec<u32> = filters.iter().map(|(_, _, selector)| word(selector, 24)).collect();
-        assert_eq!(offsets, [12, 8]);
+        assert_eq!(offsets, [8, 12]);
         assert!(filters.iter().all(|(_, class, _)| *class == OURS), "past the class");
     }
 }

@@ -17,7 +17,7 @@ fn a_bucket() {
     let tbf = Tbf::new(125_000, 20_000);
     assert_eq!(tbf, Tbf { rate: 125_000, limit: 23_125, buffer: 2_500_000 });
     assert_eq!(tbf_message(7, EXCL, &tbf).body(), golden);
-    assert_eq!(read_root(&golden).unwrap(), Some(Root::Tbf(tbf)));
+    assert_eq!(read_root(&golden).unwrap(), Found::Known(Root::Tbf(tbf)));
     let other = Tbf::new(250_000, 10_000);
     assert_eq!((other.buffer, other.limit), (625_000, 16_250));
 }
@@ -29,7 +29,7 @@ fn a_rate_beyond_32_bits_has_an_attribute_of_its_own() {
     let body = message.body();
     assert_eq!(body[44..48], [255; 4], "the old field");
     assert_eq!(body[72..], [12, 0, 4, 0, 0, 0, 0, 0, 2, 0, 0, 0], "TCA_TBF_RATE64");
-    assert_eq!(read_root(body).unwrap(), Some(Root::Tbf(tbf)));
+    assert_eq!(read_root(body).unwrap(), Found::Known(Root::Tbf(tbf)));
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn an_ingress_qdisc() {
 fn a_redirection() {
     #[rustfmt::skip]
     let golden = [
-        0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 0, 3, 1, 0, // tcmsg: link 7, ffff:, priority 1, every protocol
+        0, 0, 0, 0, 7, 0, 0, 0, 0, 8, 0, 0, 0, 0, 255, 255, 0, 3, 1, 0, // tcmsg: link 7, ::800, ffff:, priority 1, every protocol
         8, 0, 1, 0, b'u', b'3', b'2', 0,                                // TCA_KIND
         156, 0, 2, 0,                                                   // TCA_OPTIONS
         36, 0, 5, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,    //   TCA_U32_SEL: terminal, 1 key
@@ -75,7 +75,7 @@ fn a_redirection() {
     ];
     let mut golden = golden.to_vec();
     assert_eq!(redirect_message(7, 9).body(), golden);
-    assert_eq!(read_redirect(&golden).unwrap(), Some(Redirect { handle: 0, target: 9 }));
+    assert_eq!(read_redirect(&golden).unwrap(), Some(Redirect { handle: FILTER, target: 9 }));
     golden[16] = 1;
     assert_eq!(read_redirect(&golden).unwrap(), None, "another protocol");
 }
@@ -90,5 +90,5 @@ fn an_ifb() {
         8, 0, 13, 0, 0, 0, 0, 0,                            // IFLA_TXQLEN
         12, 0, 18, 0, 8, 0, 1, 0, b'i', b'f', b'b', 0,      // IFLA_LINKINFO: IFLA_INFO_KIND
     ];
-    assert_eq!(ifb_message("bwp1", 1500).body(), golden);
+    assert_eq!(ifb_message("bwp1", 1500, None).body(), golden);
 }
