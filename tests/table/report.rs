@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::rows::{Place, Row, rows_of};
-use crate::lab::{Outcome, without_random_names};
+use crate::lab::{Outcome, new_reference_is_known, without_random_names};
 
 /// The differences of one plugin.
 pub struct Report {
@@ -40,6 +40,10 @@ impl Report {
     }
 
     pub fn judge(&self) {
+        if !new_reference_is_known() {
+            eprintln!("Debian's sid has another reference now; what is new:\n{}", self.unexplained);
+            return;
+        }
         assert!(self.unexplained.is_empty(), "differences that no row of COMPAT.md tells:\n{}", self.unexplained);
         let flags = self.met.iter().zip(&self.used);
         let stale: Vec<_> = self.rows.iter().zip(flags).filter(|(_, (met, used))| **met && !**used).collect();
