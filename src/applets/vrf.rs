@@ -70,7 +70,7 @@ impl Plugin for Vrf {
         let mut routes = previous.routes;
         routes.retain(|route| route.table.is_none_or(|table| table == 0 || table == i64::from(MAIN)));
         routes.iter_mut().for_each(|route| route.table = vrf.setting.map(i64::from));
-        verify::routes(&mut inside, &routes)
+        verify::routes(&mut inside, link.index, &routes)
     }
 
     /// Without a name there is nothing that ADD could have done.
