@@ -70,6 +70,40 @@ fn better_del_does_with_what_add_would_do_when_nothing_usable_is_kept() {
     }
 }
 
+/// Nothing of the sort was made by a plugin, so nothing is lost with it; a DEL that fails would fail for ever.
+#[test]
+fn better_del_does_not_mind_what_is_no_file_of_ours() {
+    for strange in
+        ["mkfifo KEPT", "ln -s c1 KEPT", "head -c 2000000 /dev/zero > KEPT", "ln -s /dev/zero KEPT", "mkdir KEPT"]
+    {
+        let lab = lab(DUAL);
+        add(&lab);
+        lab.sh(&format!("rm {KEPT}; {}", strange.replace("KEPT", KEPT))).success();
+        call(&lab, "DEL", &json!({})).run().silent();
+        lab.sh(&format!("[ ! -d {KEPT} ] || rmdir {KEPT}")).success();
+        eprintln!("{strange}");
+        assert_gone(&lab);
+    }
+}
+
+/// The name of the file would be too long; whoever fails to add it must not fail to delete it, too.
+#[test]
+fn better_a_container_that_cannot_be_kept_can_be_deleted() {
+    let lab = lab(DUAL);
+    lab.write("/run/lab/file", "");
+    let before = lab.snapshot();
+    for (container, changes, errno) in [
+        ("a".repeat(300), json!({}), "file name too long"),
+        ("c1".to_string(), json!({"dataDir": "/run/lab/file"}), "not a directory"),
+    ] {
+        let run = |verb: &str| call(&lab, verb, &changes).container(&container).run();
+        let (code, msg, details) = run("ADD").error();
+        assert!(code == 999 && msg.contains(errno) && details.is_empty(), "{msg} {details}");
+        before.assert_same(&lab.snapshot());
+        run("DEL").silent();
+    }
+}
+
 #[test]
 fn better_del_leaves_what_is_kept_of_another_network() {
     let lab = lab(DUAL);

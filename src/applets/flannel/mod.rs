@@ -138,7 +138,7 @@ enum Found {
     Ours(Keys),
     /// One in another network, which shares the directory and the container.
     Others,
-    /// No configuration: the reference was killed while it wrote, or the power failed.
+    /// No configuration: the reference was killed while it wrote, or the power failed. Or its flannel delegated to itself.
     Torn,
 }
 
@@ -147,7 +147,7 @@ impl Found {
         let Ok(keys) = json::parse_object(bytes) else { return Found::Torn };
         match (keys.get("name").and_then(Value::as_str), keys.get("type")) {
             (Some(name), _) if name != network => Found::Others,
-            (Some(_), Some(Value::String(_))) => Found::Ours(keys),
+            (Some(_), Some(Value::String(kind))) if kind != NAME => Found::Ours(keys),
             _ => Found::Torn,
         }
     }
