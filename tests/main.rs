@@ -27,6 +27,7 @@ mod bridge;
 mod bridge_addresses;
 mod bridge_after;
 mod bridge_vlans;
+mod chains;
 mod cnitool;
 mod cnitool_lists;
 mod cross;
