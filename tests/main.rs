@@ -28,6 +28,7 @@ mod bridge_addresses;
 mod bridge_after;
 mod bridge_vlans;
 mod chains;
+mod chains_of_runtimes;
 mod cnitool;
 mod cnitool_lists;
 mod cross;
