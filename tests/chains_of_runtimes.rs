@@ -55,7 +55,7 @@ fn podman() -> Value {
         portmap(), {"type": "firewall", "backend": ""}, {"type": "tuning", "capabilities": {"mac": true}}]})
 }
 
-/// nerdctl's default network; `policy` is what `--internal`, `isolate` and their like make of the firewall.
+/// nerdctl's default network; the policy is `same-bridge` today, and `isolated` without inter-container communication.
 fn nerdctl(policy: &Value) -> Value {
     let ipam = json!({"ranges": [[{"gateway": "10.4.0.1", "subnet": "10.4.0.0/24"}]],
         "routes": [{"dst": "0.0.0.0/0"}], "type": "host-local"});

@@ -178,6 +178,34 @@ fn better_a_failed_add_keeps_nothing_and_a_failed_repetition_what_there_was() {
 }
 
 #[test]
+fn delegates_that_talk_rubbish_or_die_are_told_apart() {
+    let lab = lab(DUAL);
+    let say = "failed to delegate add: ";
+    for (script, code, start) in [
+        ("echo zz", 999, format!("{say}failed to unmarshal raw result: ")),
+        ("true", 999, format!("{say}failed to unmarshal raw result: unexpected end of JSON input")),
+        (r#"echo '{"cniVersion":"9.9.9"}'"#, 999, format!("{say}unsupported CNI result version \"9.9.9\"")),
+        ("kill -9 $$", 0, "netplugin failed with no error message: signal: killed".to_string()),
+        ("echo zz; exit 1", 0, "netplugin failed but error parsing its diagnostic message \"zz\\n\"".to_string()),
+        (r#"echo '{"code":999,"msg":"own"}'; exit 1"#, 999, "own".to_string()),
+    ] {
+        let script =
+            format!("#!/bin/sh\necho $CNI_COMMAND >> /run/lab/calls\n[ $CNI_COMMAND = DEL ] || {{ {script}; }}\n");
+        lab.executable("/opt/cni/bin/rubbish", &script);
+        let failure = call(&lab, "ADD", &json!({"delegate": {"type": "rubbish"}})).run().error();
+        assert!(failure.0 == code && failure.1.starts_with(&start), "{script} {failure:?}");
+        assert!(!lab.exists(KEPT));
+        // What has succeeded is asked to delete, since nobody else will be told.
+        let calls = if start.starts_with(say) { "ADD\nDEL\n" } else { "ADD\n" };
+        assert_eq!(lab.read("/run/lab/calls"), calls);
+        lab.ok("rm /run/lab/calls");
+    }
+    lab.executable("/opt/cni/bin/rubbish", "#!/nowhere\n");
+    let failure = call(&lab, "ADD", &json!({"delegate": {"type": "rubbish"}})).run().error();
+    assert_eq!(failure.1, format!("{say}fork/exec /opt/cni/bin/rubbish: no such file or directory"));
+}
+
+#[test]
 fn better_accidents_leave_nothing() {
     for accident in [Accident::Killed, Accident::Refused] {
         let lab = lab(&only("v4"));

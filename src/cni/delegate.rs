@@ -60,17 +60,23 @@ impl Delegate {
 
     /// Asks for an ADD. How to take it back is written to `undo`.
     pub fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        self.add_or_say("", request, undo)
+    }
+
+    /// The same; a failure that is not one of the plugin's own begins with these words (with nothing, if empty).
+    pub fn add_or_say(&self, words: &str, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let say = |error: Error| if words.is_empty() { error } else { error.context(words) };
         match self {
             Delegate::BuiltIn(plugin) => {
                 serve::gate(*plugin, request)?;
                 plugin.add(request, undo)
             }
             Delegate::Program(path) => {
-                let output = execute(path, &environment(request, Verb::Add), request.config.raw())?;
+                let output = execute(path, &environment(request, Verb::Add), request.config.raw()).map_err(say)??;
                 let (path, variables) = (path.clone(), environment(request, Verb::Del));
                 let raw = request.config.raw().to_vec();
-                undo.push_deletion(move || execute(&path, &variables, &raw).map(drop));
-                parse_result(&output, request.config.version())
+                undo.push_deletion(move || execute(&path, &variables, &raw)?.map(drop));
+                parse_result(&output, request.config.version()).map_err(say)
             }
         }
     }
@@ -83,7 +89,7 @@ impl Delegate {
                 serve::call(*plugin, request, &mut Undo::default()).map(drop)
             }
             Delegate::Program(path) => {
-                execute(path, &environment(request, request.verb), request.config.raw()).map(drop)
+                execute(path, &environment(request, request.verb), request.config.raw())?.map(drop)
             }
         }
     }
@@ -125,12 +131,15 @@ fn environment(request: &Request<'_>, verb: Verb) -> Vec<(OsString, OsString)> {
     inherited.cloned().chain(call).collect()
 }
 
-/// Runs the program and gives its standard output. A failure is the error object it printed, if it printed one.
-fn execute(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Vec<u8>> {
+/// Runs the program, if that is possible, and gives its standard output, or its failure: the error object it printed, if it
+/// printed one.
+fn execute(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Result<Vec<u8>>> {
     let path = if path.contains('/') { path.to_string() } else { format!("./{path}") };
     let finished = process::run(&path, environment, stdin)?;
-    let Some(status) = finished.failure else { return Ok(finished.stdout) };
-    Err(failure(&finished.stdout, &finished.stderr, &status))
+    Ok(match finished.failure {
+        None => Ok(finished.stdout),
+        Some(status) => Err(failure(&finished.stdout, &finished.stderr, &status)),
+    })
 }
 
 fn failure(stdout: &[u8], stderr: &[u8], status: &str) -> Error {

@@ -40,7 +40,7 @@ fn better_macvlan_in_a_vrf_is_checked_and_leaves_nothing() {
         let lab = &network.lab;
         let before = State::of(lab);
         for damage in [
-            ("ip -n ns1 link set eth0 nomaster", "failed to find eth0 associated to vrf blue"),
+            ("ip -n ns1 link set eth0 nomaster", "Expected Route 10.50.0.0/16 via 10.1.2.1 not found"),
             ("ip -n ns1 route del 10.50.0.0/16 table 1000", "Expected Route 10.50.0.0/16 via 10.1.2.1 not found"),
             ("ip -n ns1 -6 addr flush dev eth0 scope global", "Failed to match addr fd00:1:2::"),
         ] {

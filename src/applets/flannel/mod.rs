@@ -28,6 +28,8 @@ use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 
 const NAME: &str = "flannel";
+/// What the reference says where it is not the delegate that fails.
+const FAILED: &str = "failed to delegate add";
 const PREV_RESULT: &str = "prevResult";
 const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
 
@@ -48,10 +50,10 @@ impl Plugin for Flannel {
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         let conf = Conf::of(&request.config)?;
-        let delegate = find(conf.kind(), request).context("failed to delegate add")?;
+        let delegate = find(conf.kind(), request).context(FAILED)?;
         let inner = with_config(request, conf.delegate(&conf.awaited_subnet_env()?))?;
         keep(&Kept::new(&data_dir(&request.config)?), &inner, undo)?;
-        delegate.add(&inner, undo)
+        delegate.add_or_say(FAILED, &inner, undo)
     }
 
     /// Asks the delegate. A host whose subnet has changed since then is a fault: nobody sends packets to the old one.
