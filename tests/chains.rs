@@ -7,7 +7,7 @@ use crate::bandwidth::{both, traffic_control};
 use crate::kills::{Accident, Trial, changing_calls, every, kill_at};
 use crate::lab::{Call, Lab, Snapshot, merged, wait_for};
 
-pub const NETNS: &str = "/var/run/netns/ns1";
+const NETNS: &str = "/var/run/netns/ns1";
 
 /// A network that is configured on a host, with what the runtime says besides.
 pub struct Network {

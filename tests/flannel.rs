@@ -105,6 +105,26 @@ fn every_key_reaches_the_delegate() {
 }
 
 #[test]
+fn other_delegates_come_and_go() {
+    for delegate in [json!({"type": "ptp"}), json!({"type": "macvlan", "master": "up0"})] {
+        let lab = lab(DUAL);
+        lab.ok("ip link add up0 type veth peer name up1");
+        let changes = json!({"delegate": merged(json!({"hairpinMode": null, "isDefaultGateway": null}), &delegate)});
+        let before = lab.snapshot();
+        let result = call(&lab, "ADD", &changes).run().result();
+        assert_eq!(lab.addresses("ns1", "eth0").len(), 2, "{result}");
+        assert_eq!(lab.link_in("ns1", "eth0")["mtu"], 1450);
+        assert!(lab.routes("ns1", "-4").iter().any(|route| route.starts_with("10.42.0.0/16")), "{delegate}");
+        let check = || call(&lab, "CHECK", &merged(changes.clone(), &json!({"prevResult": result}))).run();
+        check().silent();
+        lab.ok("ip -n ns1 route del 10.42.0.0/16");
+        check().fails_with(999, &["10.42.0.0/16"]);
+        call(&lab, "DEL", &changes).run().silent();
+        before.assert_same(&lab.snapshot());
+    }
+}
+
+#[test]
 fn better_del_hands_on_the_result() {
     let lab = lab(DUAL);
     lab.executable(
