@@ -104,10 +104,10 @@ impl Tbf {
 }
 
 impl Handle {
-    /// What is at the root of a link.
+    /// What is at the root of a link; the default if it is gone.
     pub fn root_qdisc(&mut self, link: u32) -> Result<Root> {
         match self.connection.get(&tcmsg(RTM_GETQDISC, ACK | ECHO, link, 0, TC_H_ROOT, 0), read_root) {
-            Err(error) if error.is(Errno::ENOENT) => Ok(Root::Default),
+            Err(error) if error.is(Errno::ENOENT) || error.is(Errno::ENODEV) => Ok(Root::Default),
             found => Ok(found.context("failed to look up a qdisc")?.flatten().unwrap_or(Root::Default)),
         }
     }
@@ -213,7 +213,11 @@ impl Handle {
                 Ok(())
             },
         );
-        Ok(!foreign.context("failed to list filters")?)
+        match foreign {
+            // The link is gone meanwhile, and its qdisc with it.
+            Err(error) if error.is(Errno::ENODEV) || error.is(Errno::EINVAL) => Ok(false),
+            foreign => Ok(!foreign.context("failed to list filters")?),
+        }
     }
 
     fn has_ingress(&mut self, link: u32) -> bool {
