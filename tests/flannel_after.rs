@@ -70,6 +70,40 @@ fn better_del_does_with_what_add_would_do_when_nothing_usable_is_kept() {
     }
 }
 
+/// Nothing of the sort was made by a plugin, so nothing is lost with it; a DEL that fails would fail for ever.
+#[test]
+fn better_del_does_not_mind_what_is_no_file_of_ours() {
+    for strange in
+        ["mkfifo KEPT", "ln -s c1 KEPT", "head -c 2000000 /dev/zero > KEPT", "ln -s /dev/zero KEPT", "mkdir KEPT"]
+    {
+        let lab = lab(DUAL);
+        add(&lab);
+        lab.sh(&format!("rm {KEPT}; {}", strange.replace("KEPT", KEPT))).success();
+        call(&lab, "DEL", &json!({})).run().silent();
+        lab.sh(&format!("[ ! -d {KEPT} ] || rmdir {KEPT}")).success();
+        eprintln!("{strange}");
+        assert_gone(&lab);
+    }
+}
+
+/// The name of the file would be too long; whoever fails to add it must not fail to delete it, too.
+#[test]
+fn better_a_container_that_cannot_be_kept_can_be_deleted() {
+    let lab = lab(DUAL);
+    lab.write("/run/lab/file", "");
+    let before = lab.snapshot();
+    for (container, changes, errno) in [
+        ("a".repeat(300), json!({}), "file name too long"),
+        ("c1".to_string(), json!({"dataDir": "/run/lab/file"}), "not a directory"),
+    ] {
+        let run = |verb: &str| call(&lab, verb, &changes).container(&container).run();
+        let (code, msg, details) = run("ADD").error();
+        assert!(code == 999 && msg.contains(errno) && details.is_empty(), "{msg} {details}");
+        before.assert_same(&lab.snapshot());
+        run("DEL").silent();
+    }
+}
+
 #[test]
 fn better_del_leaves_what_is_kept_of_another_network() {
     let lab = lab(DUAL);
@@ -141,6 +175,34 @@ fn better_a_failed_add_keeps_nothing_and_a_failed_repetition_what_there_was() {
     assert_eq!(lab.read(KEPT), DUAL_DELEGATE);
     call(&lab, "DEL", &json!({})).run().silent();
     assert_gone(&lab);
+}
+
+#[test]
+fn delegates_that_talk_rubbish_or_die_are_told_apart() {
+    let lab = lab(DUAL);
+    let say = "failed to delegate add: ";
+    for (script, code, start) in [
+        ("echo zz", 999, format!("{say}failed to unmarshal raw result: ")),
+        ("true", 999, format!("{say}failed to unmarshal raw result: unexpected end of JSON input")),
+        (r#"echo '{"cniVersion":"9.9.9"}'"#, 999, format!("{say}unsupported CNI result version \"9.9.9\"")),
+        ("kill -9 $$", 0, "netplugin failed with no error message: signal: killed".to_string()),
+        ("echo zz; exit 1", 0, "netplugin failed but error parsing its diagnostic message \"zz\\n\"".to_string()),
+        (r#"echo '{"code":999,"msg":"own"}'; exit 1"#, 999, "own".to_string()),
+    ] {
+        let script =
+            format!("#!/bin/sh\necho $CNI_COMMAND >> /run/lab/calls\n[ $CNI_COMMAND = DEL ] || {{ {script}; }}\n");
+        lab.executable("/opt/cni/bin/rubbish", &script);
+        let failure = call(&lab, "ADD", &json!({"delegate": {"type": "rubbish"}})).run().error();
+        assert!(failure.0 == code && failure.1.starts_with(&start), "{script} {failure:?}");
+        assert!(!lab.exists(KEPT));
+        // What has succeeded is asked to delete, since nobody else will be told.
+        let calls = if start.starts_with(say) { "ADD\nDEL\n" } else { "ADD\n" };
+        assert_eq!(lab.read("/run/lab/calls"), calls);
+        lab.ok("rm /run/lab/calls");
+    }
+    lab.executable("/opt/cni/bin/rubbish", "#!/nowhere\n");
+    let failure = call(&lab, "ADD", &json!({"delegate": {"type": "rubbish"}})).run().error();
+    assert_eq!(failure.1, format!("{say}fork/exec /opt/cni/bin/rubbish: no such file or directory"));
 }
 
 #[test]

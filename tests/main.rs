@@ -29,6 +29,8 @@ mod bridge;
 mod bridge_addresses;
 mod bridge_after;
 mod bridge_vlans;
+mod chains;
+mod chains_of_runtimes;
 mod cnitool;
 mod cnitool_failures;
 mod cnitool_lists;

@@ -48,6 +48,39 @@ print(one.recv(100).decode(), end="")
 /// What a masqueraded client is to the server. An address of the bridge that is still being checked is not used.
 const HOST_V6: [&str; 2] = ["web fd00:1:2::1", "web fd00:2::1"];
 
+/// Gives the host a neighbour: `outside` is 192.0.2.2 and fd00:2::2, the host is 192.0.2.1 and fd00:2::1.
+pub fn neighbour(lab: &Lab) {
+    lab.netns("outside");
+    lab.sh("ip link add out0 type veth peer name eth0 netns outside
+        ip addr add 192.0.2.1/24 dev out0; ip addr add fd00:2::1/64 dev out0 nodad; ip link set out0 up
+        ip -n outside addr add 192.0.2.2/24 dev eth0; ip -n outside addr add fd00:2::2/64 dev eth0 nodad
+        ip -n outside link set eth0 up; ip -n outside link set lo up")
+        .success();
+    lab.write("/opt/server", SERVER);
+    lab.write("/opt/client", CLIENT);
+}
+
+/// Starts a server on an address of a namespace (the host's if empty) and waits until it listens.
+pub fn serve(lab: &Lab, netns: &str, name: &str, address: &str) -> Background {
+    let ready = format!("/run/lab/{name}-ready");
+    let words = ["python3", "/opt/server", name, address, &ready];
+    let words = if netns.is_empty() { words.to_vec() } else { [&["netns", "exec", netns][..], &words].concat() };
+    let (program, words) = if netns.is_empty() { ("python3", &words[1..]) } else { ("ip", &words[..]) };
+    let server = Call::new(lab, program).args_list(words).env("PATH", "/usr/sbin:/usr/bin").spawn();
+    wait_for(&format!("the server {name}"), || lab.exists(&ready));
+    server
+}
+
+/// What a client in a namespace gets; `own` is the port it asks from, or 0.
+pub fn ask_from(lab: &Lab, netns: &str, kind: &str, address: &str, port: u16, own: u16) -> Option<String> {
+    let (port, own) = (port.to_string(), own.to_string());
+    let client = ["python3", "/opt/client", kind, address, &port, &own];
+    let words =
+        if netns.is_empty() { client.to_vec() } else { [&["ip", "netns", "exec", netns][..], &client].concat() };
+    let outcome = lab.run(&words);
+    (outcome.code == Some(0)).then_some(outcome.stdout)
+}
+
 /// A host with containers on a bridge, and a neighbour outside.
 struct Site {
     lab: Lab,
@@ -59,17 +92,11 @@ impl Site {
     fn new(flavour: &str, backend: &'static str) -> Site {
         let lab = lab(flavour);
         lab.netns("ns2");
-        lab.netns("outside");
-        lab.sh("ip link add out0 type veth peer name eth0 netns outside
-            ip addr add 192.0.2.1/24 dev out0; ip addr add fd00:2::1/64 dev out0 nodad; ip link set out0 up
-            ip -n outside addr add 192.0.2.2/24 dev eth0; ip -n outside addr add fd00:2::2/64 dev eth0 nodad
-            # A container's answer to another one must not come back through the host by accident.
-            for name in iptables ip6tables; do echo 0 > /proc/sys/net/bridge/bridge-nf-call-$name; done
-            ip -n outside link set eth0 up; ip -n outside link set lo up
+        // A container's answer to another one must not come back through the host by accident.
+        lab.sh("for name in iptables ip6tables; do echo 0 > /proc/sys/net/bridge/bridge-nf-call-$name; done
             for name in ns1 ns2; do ip -n $name link set lo up; done")
             .success();
-        lab.write("/opt/server", SERVER);
-        lab.write("/opt/client", CLIENT);
+        neighbour(&lab);
         Site { lab, backend, servers: RefCell::default() }
     }
 
@@ -102,23 +129,11 @@ impl Site {
 
     /// Starts a server on an address of a namespace and waits until it listens.
     fn serve(&self, netns: &str, name: &str, address: &str) {
-        let ready = format!("/run/lab/{name}-ready");
-        let words = ["python3", "/opt/server", name, address, &ready];
-        let words = if netns.is_empty() { words.to_vec() } else { [&["netns", "exec", netns][..], &words].concat() };
-        let (program, words) = if netns.is_empty() { ("python3", &words[1..]) } else { ("ip", &words[..]) };
-        self.servers
-            .borrow_mut()
-            .push(Call::new(&self.lab, program).args_list(words).env("PATH", "/usr/sbin:/usr/bin").spawn());
-        wait_for(&format!("the server {name}"), || self.lab.exists(&ready));
+        self.servers.borrow_mut().push(serve(&self.lab, netns, name, address));
     }
 
     fn ask_from(&self, netns: &str, kind: &str, address: &str, port: u16, own: u16) -> Option<String> {
-        let (port, own) = (port.to_string(), own.to_string());
-        let client = ["python3", "/opt/client", kind, address, &port, &own];
-        let words =
-            if netns.is_empty() { client.to_vec() } else { [&["ip", "netns", "exec", netns][..], &client].concat() };
-        let outcome = self.lab.run(&words);
-        (outcome.code == Some(0)).then_some(outcome.stdout)
+        ask_from(&self.lab, netns, kind, address, port, own)
     }
 
     /// What the client gets; the network may need a moment.

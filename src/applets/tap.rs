@@ -113,8 +113,7 @@ impl Plugin for Tap {
         let mine = verify::container_interface(&previous, &request.ifname, &request.netns)?;
         let mut inside = Handle::inside(&container)?;
         check_device(&mut inside, &conf, mine)?;
-        verify::addresses(&mut inside, &request.ifname, &previous)?;
-        verify::routes(&mut inside, &previous.routes)
+        verify::applied(&mut inside, &request.ifname, &previous)
     }
 
     /// An interface that is still there keeps its address: somebody else would get it meanwhile.

@@ -181,7 +181,7 @@ fn verify(inside: &mut Handle, link: &Link, vrf: &Link, previous: &CniResult) ->
     let mut routes = previous.routes.clone();
     routes.retain(|route| route.table.is_none_or(|table| table == 0 || table == i64::from(MAIN)));
     routes.iter_mut().for_each(|route| route.table = vrf.setting.map(i64::from));
-    verify::routes(inside, &routes)
+    verify::routes(inside, link.index, &routes)
 }
 
 fn enter(container: &Netns, inside: &mut Handle, link: &Link, vrf: &Link, undo: &mut Undo) -> Result<()> {

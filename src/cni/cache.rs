@@ -51,13 +51,8 @@ impl Cache {
     /// Verifies that a file with these bytes could be written now, so that a full or read-only disk is known before a
     /// plugin has done anything.
     pub fn prove_writable(&self, bytes: &[u8]) -> Result<()> {
-        // No reader looks at names that start with a dot.
-        const PROBE: &str = ".cni-box-probe";
         file::create_directories(&self.directory, DIRECTORY_MODE)?;
-        file::replace(&self.directory, PROBE, FILE_MODE, bytes)?;
-        // Another cnitool may have used and removed the same name.
-        let _ = fs::remove_file(self.directory.join(PROBE));
-        Ok(())
+        file::probe(&self.directory, bytes)
     }
 
     /// Remembers an attachment. A reader sees the old file or the new one, never a part.

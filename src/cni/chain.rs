@@ -145,7 +145,7 @@ impl<'a> Chain<'a> {
     /// oldest version, which is meant then, could not hold most of it.
     fn attach_one(&self, link: &Link<'_>, prev_result: Option<&Value>, undo: &mut Undo) -> Result<Node> {
         let request = self.request(Verb::Add, link.plugin, prev_result)?;
-        let (result, printed) = link.delegate.add_in_version(&request, undo)?;
+        let (result, printed) = link.delegate.add_in_version("", &request, undo)?;
         let version = if self.list.cni_version.is_empty() { &printed } else { &self.list.cni_version };
         match link.delegate {
             Delegate::BuiltIn(_) => result.to_json(version),

@@ -61,11 +61,13 @@ impl Delegate {
 
     /// Asks for an ADD. How to take it back is written to `undo`.
     pub fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
-        self.add_in_version(request, undo).map(|(result, _)| result)
+        self.add_in_version("", request, undo).map(|(result, _)| result)
     }
 
-    /// The same with the version of the result: the one a program printed, otherwise the configuration's.
-    pub fn add_in_version(&self, request: &Request<'_>, undo: &mut Undo) -> Result<(CniResult, String)> {
+    /// The same with the version of the result: the one a program printed, otherwise the configuration's. A failure that is
+    /// not one of the plugin's own begins with these words (with nothing, if empty).
+    pub fn add_in_version(&self, words: &str, request: &Request<'_>, undo: &mut Undo) -> Result<(CniResult, String)> {
+        let say = |error: Error| if words.is_empty() { error } else { error.context(words) };
         match self {
             Delegate::BuiltIn(plugin) => {
                 let logged = logged(*plugin, request);
@@ -74,13 +76,13 @@ impl Delegate {
                 Ok((added?, request.config.version().to_string()))
             }
             Delegate::Program(path) => {
-                let finished = execute(path, &environment(request, Verb::Add), request.config.raw())?;
+                let finished = execute(path, &environment(request, Verb::Add), request.config.raw()).map_err(say)??;
                 let (path, variables) = (path.clone(), environment(request, Verb::Del));
                 let raw = request.config.raw().to_vec();
-                undo.push_deletion(move || execute(&path, &variables, &raw).map(drop));
+                undo.push_deletion(move || execute(&path, &variables, &raw)?.map(drop));
                 match finished.interrupted {
                     true => Err(interrupted(Error::new(code::UNKNOWN, "netplugin has succeeded"))),
-                    false => parse_result(&finished.stdout, request.config.version()),
+                    false => parse_result(&finished.stdout, request.config.version()).map_err(say),
                 }
             }
         }
@@ -97,7 +99,7 @@ impl Delegate {
                 called.map(drop)
             }
             Delegate::Program(path) => {
-                execute(path, &environment(request, request.verb), request.config.raw()).map(drop)
+                execute(path, &environment(request, request.verb), request.config.raw())?.map(drop)
             }
         }
     }
@@ -146,13 +148,14 @@ fn environment(request: &Request<'_>, verb: Verb) -> Vec<(OsString, OsString)> {
     inherited.cloned().chain(call).collect()
 }
 
-/// Runs the program. A failure is the error object it printed, if it printed one.
-fn execute(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Finished> {
+/// Runs the program, if that is possible, and gives what it left, or its failure: the error object it printed, if it printed
+/// one.
+fn execute(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Result<Finished>> {
     let path = if path.contains('/') { path.to_string() } else { format!("./{path}") };
     let finished = process::run(&path, environment, stdin)?;
-    let Some(status) = &finished.failure else { return Ok(finished) };
+    let Some(status) = &finished.failure else { return Ok(Ok(finished)) };
     let error = failure(&finished.stdout, &finished.stderr, status);
-    Err(if finished.interrupted { interrupted(error) } else { error })
+    Ok(Err(if finished.interrupted { interrupted(error) } else { error }))
 }
 
 /// The error of a call that somebody wanted to end, told by its errno.

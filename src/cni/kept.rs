@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cni::environment::validate_container_id;
-use crate::error::{Context, Errno, Result};
+use crate::error::{Context, Errno, Error, Result};
 use crate::sys::file;
 use crate::sys::watch::Watch;
 
 /// More than any configuration has.
 const LARGEST: u64 = 1024 * 1024;
+
+/// What the kernel says where there is no file of ours, and cannot be one: a DEL must not fail for that.
+const NOTHING_KEPT: [Errno; 7] =
+    [Errno::ENOENT, Errno::ENOTDIR, Errno::ENAMETOOLONG, Errno::ELOOP, Errno::ENXIO, Errno::EINVAL, Errno::EFBIG];
 
 /// The directory. It need not exist.
 #[derive(Debug, Clone)]
@@ -23,10 +27,10 @@ impl Kept {
         Kept(directory.into())
     }
 
-    /// What is kept of a container; `None` when there is nothing.
+    /// What is kept of a container; `None` when there is nothing, or what [`Kept::write`] cannot have made.
     pub fn read(&self, container: &str) -> Result<Option<Vec<u8>>> {
         match file::read_bounded(&self.0.join(container), LARGEST) {
-            Err(error) if error.is(Errno::ENOENT) => Ok(None),
+            Err(error) if NOTHING_KEPT.iter().any(|errno| error.is(*errno)) => Ok(None),
             read => read.map(Some),
         }
     }
@@ -56,8 +60,8 @@ impl Kept {
     /// Keeps nothing of a container.
     pub fn remove(&self, container: &str) -> Result<()> {
         let path = self.0.join(container);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == NotFound => Ok(()),
+        match fs::remove_file(&path).map_err(Error::from) {
+            Err(error) if NOTHING_KEPT.iter().any(|errno| error.is(*errno)) => Ok(()),
             removed => removed.with_context(|| format!("failed to remove {path:?}")),
         }
     }
@@ -76,7 +80,7 @@ impl Kept {
 
     /// Fails if nothing could be kept. Leaves nothing.
     pub fn probe(&self) -> Result<()> {
-        file::probe(&self.0)
+        file::probe(&self.0, b"x")
     }
 }
 
@@ -107,7 +111,6 @@ pub fn wait_for<T>(path: &str, limit: Duration, mut attempt: impl FnMut() -> Res
 mod tests {
     use super::*;
     use crate::cni::testing::TempDir;
-    use crate::error::Error;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]

@@ -123,8 +123,7 @@ impl Attached {
 
     /// The interface still has its addresses, and the routes are there.
     pub fn verify_addresses(&mut self) -> Result<()> {
-        verify::addresses(&mut self.inside, &self.link.name, &self.previous)?;
-        verify::routes(&mut self.inside, &self.previous.routes)
+        verify::applied(&mut self.inside, &self.link.name, &self.previous)
     }
 }
 

@@ -31,7 +31,7 @@ const LONGEST_CONTENT: u64 = 256 * 1024;
 
 /// Fails if no reservation could be written to the store of a network. Leaves nothing.
 pub fn probe(data_dir: &Path, network: &str) -> Result<()> {
-    file::probe(&data_dir.join(network))
+    file::probe(&data_dir.join(network), b"x")
 }
 
 /// Who holds a reservation: an interface of a container.

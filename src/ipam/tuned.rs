@@ -61,10 +61,8 @@ impl Originals {
         // The record first: what it leads to is found by GC.
         undo.push(move || files.put_back(before));
         let name = self.file.file_name().unwrap_or_default().to_string_lossy();
-        // Killed in between, what replaces a file leaves one that nobody removes; so only where there is a file.
-        let write = if self.file.exists() { file::replace } else { file::create_new };
         file::write_over(&self.record, 0o600, record.text().as_bytes())
-            .and_then(|()| write(directory, &name, 0o600, text.as_bytes()))
+            .and_then(|()| file::replace(directory, &name, 0o600, text.as_bytes()))
             .with_context(|| format!("failed to save file {}.json", request.ifname))
     }
 
@@ -131,7 +129,7 @@ pub fn collect(request: &Request<'_>, directory: &str) -> Result<()> {
 
 /// Fails if nothing could be saved here.
 pub fn probe(directory: &str) -> Result<()> {
-    file::probe(Path::new(directory)).context("failed to create backup directory")
+    file::probe(Path::new(directory), b"x").context("failed to create backup directory")
 }
 
 fn make(directory: &Path, records: &Path) -> Result<()> {

@@ -1,5 +1,8 @@
 //! Verifying that a result is still applied to a container's interface (`pkg/ip/utils_linux.go`), comparing what matters:
-//! only the addresses of this interface, and each route in its own table.
+//! only the addresses of this interface, and each route in its own table. Routes without one may have been moved to another
+//! table by a later plugin of the chain (`sbr`, `vrf`).
+
+use std::net::IpAddr;
 
 use crate::cni::CniResult;
 use crate::cni::result::{Interface, Route};
@@ -16,8 +19,13 @@ pub fn container_interface<'r>(result: &'r CniResult, ifname: &str, netns: &str)
     })
 }
 
-/// Every address of this interface is on the link, and its network can be reached.
-pub fn addresses(handle: &mut Handle, ifname: &str, result: &CniResult) -> Result<()> {
+/// Every address of this interface is on the link, its network can be reached, and every route is there.
+pub fn applied(handle: &mut Handle, ifname: &str, result: &CniResult) -> Result<()> {
+    let link = addresses(handle, ifname, result)?;
+    routes(handle, link, &result.routes)
+}
+
+fn addresses(handle: &mut Handle, ifname: &str, result: &CniResult) -> Result<u32> {
     let link = handle.find_link(ifname)?;
     let link = link.ok_or_else(|| Error::internal(format!("Cannot find container link {ifname}")))?;
     let present = handle.addresses(link.index).context("Cannot obtain List of IP Addresses")?;
@@ -31,27 +39,36 @@ pub fn addresses(handle: &mut Handle, ifname: &str, result: &CniResult) -> Resul
         }
         let network = ip.address.trunc();
         let single = network.prefix_len() == network.max_prefix_len();
-        if !single && !handle.routes(network.addr(), MAIN)?.iter().any(|route| route.dst == network) {
+        if !single && !is_there(handle, link.index, network.addr(), &|route| route.dst == network)? {
             let gateway = ip.gateway.map_or("<nil>".to_string(), |gateway| gateway.to_string());
             return Err(Error::internal(format!("Failed to find Gateway {gateway} for interface {ifname}")));
         }
     }
-    Ok(())
+    Ok(link.index)
 }
 
 /// Every route is in its table. For default routes any default route of the family will do.
-pub fn routes(handle: &mut Handle, expected: &[Route]) -> Result<()> {
+pub fn routes(handle: &mut Handle, link: u32, expected: &[Route]) -> Result<()> {
     for route in expected {
         let Some(dst) = route.dst else { continue };
         let table = route.table.and_then(|table| u32::try_from(table).ok()).filter(|table| *table != 0);
-        let table = table.unwrap_or(MAIN);
         let is_default = dst.prefix_len() == 0;
         let matches =
             |found: &KernelRoute| found.dst == dst && (is_default || route.gw.is_none() || found.gateway == route.gw);
-        if !handle.routes(dst.addr(), table)?.iter().any(matches) {
+        let found = match table {
+            Some(table) => handle.routes(dst.addr(), table)?.iter().any(matches),
+            None => is_there(handle, link, dst.addr(), &matches)?,
+        };
+        if !found {
+            let table = table.unwrap_or(MAIN);
             let gateway = route.gw.map_or(String::new(), |gateway| format!(" via {gateway}"));
             return Err(Error::internal(format!("Expected Route {dst}{gateway} not found in routing table {table}")));
         }
     }
     Ok(())
+}
+
+/// Such a route of the family of `like` is in the main table, or leads over this link in another one.
+fn is_there(handle: &mut Handle, link: u32, like: IpAddr, matches: &dyn Fn(&KernelRoute) -> bool) -> Result<bool> {
+    Ok(handle.routes(like, MAIN)?.iter().any(matches) || handle.routes_over(link, like)?.iter().any(matches))
 }

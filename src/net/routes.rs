@@ -179,7 +179,12 @@ impl Handle {
 
     /// The unicast routes of one table, of the family of `like`.
     pub fn routes(&mut self, like: IpAddr, table: u32) -> Result<Vec<Route>> {
-        self.routes_that(|_| true, like, table)
+        self.routes_that(&|route| route.table == table, like, table)
+    }
+
+    /// The unicast routes of a link in all tables, of the family of `like`.
+    pub fn routes_over(&mut self, link: u32, like: IpAddr) -> Result<Vec<Route>> {
+        self.routes_that(&|route| route.link == link, like, 0)
     }
 
     /// The maximum transmission unit of the host's default routes in bytes: the lowest of both families, a route's own before
@@ -205,18 +210,19 @@ impl Handle {
     }
 
     fn default_route(&mut self, any: IpAddr) -> Result<Option<Route>> {
-        let defaults = self.routes_that(|route| route.dst.prefix_len() == 0, any, MAIN)?;
+        let defaults = self.routes_that(&|route| route.table == MAIN && route.dst.prefix_len() == 0, any, MAIN)?;
         Ok(defaults.into_iter().min_by_key(|route| route.priority))
     }
 
-    fn routes_that(&mut self, wanted: fn(&Route) -> bool, like: IpAddr, table: u32) -> Result<Vec<Route>> {
+    /// Kernels that filter give those of `table` only; 0 is all.
+    fn routes_that(&mut self, wanted: &dyn Fn(&Route) -> bool, like: IpAddr, table: u32) -> Result<Vec<Route>> {
         let mut request = Message::new(RTM_GETROUTE, 0);
         request.raw(&[family_of(like), 0, 0, 0, u8::try_from(table).unwrap_or(0), 0, 0, 0, 0, 0, 0, 0]);
         if table > u32::from(u8::MAX) {
             request.u32(RTA_TABLE, table);
         }
         let listed = self.connection.dump(&request, Vec::new, |routes, reply| {
-            routes.extend(Route::parse(reply.body)?.filter(|route| route.table == table && wanted(route)));
+            routes.extend(Route::parse(reply.body)?.filter(wanted));
             Ok(())
         });
         match listed {

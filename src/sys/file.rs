@@ -78,6 +78,14 @@ fn create_new_by_name(directory: &Path, target: &Path, mode: u32, bytes: &[u8]) 
 
 /// Puts these bytes at `directory/name`, replacing what is there in one step.
 pub fn replace(directory: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
+    // Killed in between, what replaces a file leaves one that nobody removes; so only where there is a file.
+    match create_new(directory, name, mode, bytes) {
+        Err(error) if error.is(Errno::EEXIST) => replace_existing(directory, name, mode, bytes),
+        created => created,
+    }
+}
+
+fn replace_existing(directory: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
     let aside = write_aside(directory, mode, bytes)?;
     let target = directory.join(name);
     fs::rename(&aside, &target).map_err(|error| {
@@ -98,25 +106,29 @@ pub fn open_plain(path: &Path) -> Result<File> {
     Ok(OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?)
 }
 
-/// Reads a whole regular file of at most `limit` bytes, without waiting for who writes to a FIFO. Follows links.
+/// Reads a whole regular file of at most `limit` bytes, without waiting for who writes to a FIFO. Follows links. `EINVAL`
+/// for anything but a regular file, `EFBIG` for one with more bytes.
 pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let named = |what: &str| format!("{what} {}", path.display());
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = file.with_context(|| named("open"))?;
     if !file.metadata().with_context(|| named("stat"))?.is_file() {
-        return Err(Error::internal(format!("{} is not a regular file", path.display())));
+        let msg = format!("{} is not a regular file", path.display());
+        return Err(Error::internal(msg).with_errno(Errno::EINVAL));
     }
     let mut bytes = Vec::new();
     // The size that the kernel tells can be wrong (/proc) and can change.
     file.take(limit + 1).read_to_end(&mut bytes).with_context(|| named("read"))?;
     if bytes.len() as u64 > limit {
-        return Err(Error::internal(format!("{} has more than {limit} bytes", path.display())));
+        let msg = format!("{} has more than {limit} bytes", path.display());
+        return Err(Error::internal(msg).with_errno(Errno::EFBIG));
     }
     Ok(bytes)
 }
 
-/// Fails if no file could be made in a directory or, where it is missing, in the nearest one above it. Leaves nothing.
-pub fn probe(directory: &Path) -> Result<()> {
+/// Fails if no file with these bytes could be made in a directory or, where it is missing, in the nearest one above it.
+/// Leaves nothing. Where files without a name are unknown, only the permission is looked at.
+pub fn probe(directory: &Path, bytes: &[u8]) -> Result<()> {
     let mut place = directory;
     while let (Err(error), Some(above)) = (fs::metadata(place), place.parent())
         && error.kind() == ErrorKind::NotFound
@@ -124,7 +136,7 @@ pub fn probe(directory: &Path) -> Result<()> {
         place = if above.as_os_str().is_empty() { Path::new(".") } else { above };
     }
     let unnamed = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(place);
-    let written = unnamed.map_err(Error::from).and_then(|mut file| Ok(file.write_all(b"x")?));
+    let written = unnamed.map_err(Error::from).and_then(|mut file| Ok(file.write_all(bytes)?));
     let probed = match written {
         Err(error) if (error.is(Errno::EOPNOTSUPP) || error.is(Errno::EISDIR)) && place.is_dir() => {
             access(place, AccessFlags::W_OK).map_err(Error::from)

@@ -7,6 +7,7 @@
 
 mod again;
 mod bridge_vlans;
+mod chains;
 mod devices;
 mod host_device;
 mod kernel;

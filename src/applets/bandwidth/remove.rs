@@ -11,14 +11,17 @@ use crate::net::{Handle, Link, Netns, SharedLinks};
 pub(super) fn del(request: &Request<'_>) -> Result<()> {
     let mut host = Handle::current()?;
     let mut failures = Failures::default();
-    let ends = failures.note(host_ends(&mut host, request)).unwrap_or_default();
+    let container = failures.note(Netns::open_if_left(&request.netns));
+    let is_gone = matches!(container, Some(None));
+    let ends = failures.note(host_ends(&mut host, request, container.flatten())).unwrap_or_default();
     let [plain, further] = ifb::names_for(request);
     let mut found = Vec::new();
     found.extend(failures.note(ifb::find(&mut host, &further)).flatten());
-    // It is the first interface's. Who has one of its own has no part in it.
+    // It is the first interface's. Who has one of its own has no part in it. Without a namespace nobody has, even if the
+    // kernel has not come to taking down the host's end, of which we need not know.
     if found.is_empty() {
         let plain = failures.note(ifb::find(&mut host, &plain)).flatten();
-        found.extend(plain.filter(|plain| failures.note(is_free(&mut host, plain, &ends)).unwrap_or(false)));
+        found.extend(plain.filter(|plain| is_gone || failures.note(is_free(&mut host, plain, &ends)).unwrap_or(false)));
     }
     // The filter goes before its target: what comes from the container would be dropped meanwhile.
     for end in &ends {
@@ -60,8 +63,8 @@ pub(super) fn gc(request: &Request<'_>) -> Result<()> {
 }
 
 /// The host's ends that are left: the peer of the container's interface, or what prevResult says.
-fn host_ends(host: &mut Handle, request: &Request<'_>) -> Result<Vec<Link>> {
-    if let Some(container) = Netns::open_if_left(&request.netns)? {
+fn host_ends(host: &mut Handle, request: &Request<'_>, container: Option<Netns>) -> Result<Vec<Link>> {
+    if let Some(container) = container {
         let Ok((index, peer)) = peer_of(&container, &request.ifname) else { return Ok(Vec::new()) };
         let link = host.find_link_at(peer)?;
         return Ok(link.filter(|link| link.kind == "veth" && link.lower == Some(index)).into_iter().collect());

@@ -18,8 +18,7 @@ pub(super) fn check(conf: &Conf, request: &Request<'_>, container: &Netns) -> Re
     let port = check_host_end(&mut host, conf, &previous, &bridge, &end)?;
     check_port(&mut host, conf, &port)?;
     check_vlan_gateway(&mut host, conf, &previous)?;
-    verify::addresses(&mut inside, &request.ifname, &previous)?;
-    verify::routes(&mut inside, &previous.routes)?;
+    verify::applied(&mut inside, &request.ifname, &previous)?;
     conf.firewall.verify(request, &previous, &port.name, (mine, &end.mac))
 }
 

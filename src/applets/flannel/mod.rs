@@ -28,6 +28,8 @@ use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 
 const NAME: &str = "flannel";
+/// What the reference says where it is not the delegate that fails.
+const FAILED: &str = "failed to delegate add";
 const PREV_RESULT: &str = "prevResult";
 const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
 
@@ -48,10 +50,10 @@ impl Plugin for Flannel {
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         let conf = Conf::of(&request.config)?;
-        let delegate = find(conf.kind(), request).context("failed to delegate add")?;
+        let delegate = find(conf.kind(), request).context(FAILED)?;
         let inner = with_config(request, conf.delegate(&conf.awaited_subnet_env()?))?;
         keep(&Kept::new(&data_dir(&request.config)?), &inner, undo)?;
-        delegate.add(&inner, undo)
+        delegate.add_in_version(FAILED, &inner, undo).map(|(result, _)| result)
     }
 
     /// Asks the delegate. A host whose subnet has changed since then is a fault: nobody sends packets to the old one.
@@ -138,7 +140,7 @@ enum Found {
     Ours(Keys),
     /// One in another network, which shares the directory and the container.
     Others,
-    /// No configuration: the reference was killed while it wrote, or the power failed.
+    /// No configuration: the reference was killed while it wrote, or the power failed. Or its flannel delegated to itself.
     Torn,
 }
 
@@ -147,7 +149,7 @@ impl Found {
         let Ok(keys) = json::parse_object(bytes) else { return Found::Torn };
         match (keys.get("name").and_then(Value::as_str), keys.get("type")) {
             (Some(name), _) if name != network => Found::Others,
-            (Some(_), Some(Value::String(_))) => Found::Ours(keys),
+            (Some(_), Some(Value::String(kind))) if kind != NAME => Found::Ours(keys),
             _ => Found::Torn,
         }
     }

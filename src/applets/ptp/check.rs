@@ -17,8 +17,7 @@ pub(super) fn check(conf: &Conf, request: &Request<'_>, container: &Netns) -> Re
     let mine = verify::container_interface(&previous, &request.ifname, &request.netns)?;
     let mut inside = Handle::inside(container)?;
     let end = check_container_end(&mut inside, mine)?;
-    verify::addresses(&mut inside, &request.ifname, &previous)?;
-    verify::routes(&mut inside, &previous.routes)?;
+    verify::applied(&mut inside, &request.ifname, &previous)?;
     let of_mine = |ip: &&IpConfig| previous.interface_of(ip).is_none_or(|found| found == mine);
     let ips: Vec<&IpConfig> = previous.ips.iter().filter(of_mine).collect();
     let mut host = Handle::current()?;
