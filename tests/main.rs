@@ -43,6 +43,7 @@ mod firewall_policy;
 mod firewalld;
 mod flannel;
 mod flannel_after;
+mod gc_command;
 mod guest;
 mod host_device;
 mod host_device_after;

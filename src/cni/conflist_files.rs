@@ -42,6 +42,27 @@ pub fn load(directory: &str, name: &str) -> Result<Loaded> {
     Err(search.not_found(directory, nothing))
 }
 
+/// All networks of `directory`, in the order of their files. Files that cannot be used are passed over; only the directory
+/// itself must be readable, if it is there.
+pub fn all(directory: &str) -> Result<Vec<NetworkList>> {
+    let mut lists: Vec<NetworkList> = Vec::new();
+    let directory = Path::new(directory);
+    let whole = files(directory, &["conflist"])?.into_iter().map(|path| read_list(&path));
+    let singles = files(directory, &["conf", "json"])?.into_iter().map(|path| NetworkList::from_single(&read(&path)?));
+    for list in whole.chain(singles).flatten() {
+        if validate_network_name(&list.name).is_ok() && lists.iter().all(|known| known.name != list.name) {
+            lists.push(list);
+        }
+    }
+    Ok(lists)
+}
+
+fn read_list(path: &Path) -> Result<NetworkList> {
+    let mut list = NetworkList::parse(&read(path)?)?;
+    complete(&mut list, path)?;
+    Ok(list)
+}
+
 struct Search<'a> {
     name: &'a str,
     skipped: Vec<String>,
