@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::bridge::reaches;
 use crate::host_local_life::reboot;
 use crate::kills::{changing_calls, kill_at};
-use crate::lab::{Background, Call, Lab, Outcome, binary, bridge_config, merged, wait_for};
+use crate::lab::{Background, Call, Lab, Outcome, binary, bridge_config, host_local_config, merged, wait_for};
 
 const PORTS: &str = r#"{"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
     "bandwidth": {"ingressRate": 1000000, "ingressBurst": 1000000, "egressRate": 1000000, "egressBurst": 1000000}}"#;
@@ -42,7 +42,7 @@ pub fn netns(lab: &Lab, name: &str) -> String {
 }
 
 fn leave(lab: &Lab, path: &str) {
-    lab.ok(&format!("ip netns del {}", name_of(&path)));
+    lab.ok(&format!("ip netns del {}", name_of(path)));
 }
 
 /// Makes all processes of the machine ones that can be looked at: where the tests are root without all capabilities, the
@@ -184,7 +184,7 @@ impl<'a> Pinging<'a> {
 }
 
 #[test]
-fn of_thirty_containers_the_ten_that_died_are_removed() {
+pub fn of_thirty_containers_the_ten_that_died_are_removed() {
     let lab = Lab::new();
     write_list(&lab, "net", &simple(2));
     let paths: Vec<String> = (0..30).map(|number| netns(&lab, &format!("c{number}"))).collect();
@@ -208,7 +208,7 @@ fn of_thirty_containers_the_ten_that_died_are_removed() {
 }
 
 #[test]
-fn another_networks_attachments_stay_when_one_is_named() {
+pub fn another_networks_attachments_stay_when_one_is_named() {
     let lab = Lab::new();
     for (number, name) in [(2, "a"), (3, "a-b")] {
         write_list(&lab, name, &simple(number));
@@ -299,7 +299,7 @@ fn foreign_objects_stay() {
 }
 
 #[test]
-fn attachments_of_the_go_plugins_are_found_by_their_path() {
+pub fn attachments_of_the_go_plugins_are_found_by_their_path() {
     let lab = Lab::new();
     all_in_sight(&lab);
     write_list(&lab, "net", &simple(2));
@@ -323,7 +323,22 @@ fn attachments_of_the_go_plugins_are_found_by_their_path() {
 }
 
 #[test]
-fn an_interface_without_an_end_on_the_host_is_looked_for_everywhere() {
+fn reservations_of_the_go_plugin_go_once_they_were_seen_in_a_boot_that_has_ended() {
+    let lab = Lab::new();
+    let path = netns(&lab, "x");
+    let config = host_local_config(&json!({"subnet": "10.1.2.0/24"}));
+    lab.reference("host-local").config(&config).netns(&path).run().result();
+    reboot(&lab, 2);
+    assert_eq!(collect(&lab, &["--dry-run"]), "nothing to do\n");
+    assert!(!lab.exists("/var/lib/cni/networks/.cni-box"), "a dry run notes nothing");
+    assert_eq!(collect(&lab, &[]), "nothing to do\n");
+    reboot(&lab, 3);
+    assert!(removes(&lab, &[], 1).starts_with("net c1 eth0: its boot has ended\n"));
+    assert_eq!(lab.reserved("net"), [""; 0]);
+}
+
+#[test]
+pub fn an_interface_without_an_end_on_the_host_is_looked_for_everywhere() {
     let lab = Lab::new();
     all_in_sight(&lab);
     lab.ok("ip link add up0 type veth peer name up1");
@@ -397,7 +412,7 @@ fn a_namespace_that_only_another_mount_namespace_shows_is_there() {
 }
 
 #[test]
-fn another_interface_of_the_same_container_loses_nothing() {
+pub fn another_interface_of_the_same_container_loses_nothing() {
     let lab = Lab::new();
     lab.netns("ns1");
     let (one, two) = (netns(&lab, "one"), netns(&lab, "two"));
@@ -497,6 +512,8 @@ fn nothing_goes_when_the_evidence_cannot_be_read() {
 #[test]
 fn a_killed_run_is_finished_by_the_next() {
     let lab = Lab::new();
+    // Killed between the last address and the file of the cache, that alone is left, and only its path tells.
+    all_in_sight(&lab);
     lab.install_iptables("nft");
     write_list(&lab, "net", &full(2));
     let attach = || {
@@ -509,7 +526,7 @@ fn a_killed_run_is_finished_by_the_next() {
     let call = gc(&lab, &[]);
     let points = changing_calls(&lab, &call);
     let before = lab.snapshot();
-    for point in points.iter().filter(|(name, _)| name != "exit_group") {
+    for point in points.iter().filter(|(name, _)| name != "exit_group").step_by(3) {
         attach();
         assert!(kill_at(&call, point), "not killed at {point:?}");
         eprintln!("killed before {point:?}");

@@ -3,7 +3,7 @@
 //! `CNI_BOX_BIN` names the program (default: cargo's debug build), `CNI_REFERENCE_DIR` the reference plugins (default
 //! `/usr/lib/cni`). `CNI_TEST_PLUGINS=reference` puts the reference plugins in the place of ours; tests whose
 //! name starts with `better_` (we do better on purpose) or `newer_` (Debian's reference is 1.1.1), and those of programs
-//! that it does not have (cnitool, dispatch, tap, the flags of today's dhcp daemon), then fail by design.
+//! that it does not have (cnitool, dispatch, gc_command, tap, the flags of today's dhcp daemon), then fail by design.
 //!
 //! What is below `guest` needs devices that not every kernel has: `make test-vm` runs it in a virtual machine.
 #![allow(

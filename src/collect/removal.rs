@@ -19,7 +19,8 @@ const SWEEPERS: [&str; 3] = ["portmap", "bandwidth", "firewall"];
 impl Command<'_> {
     /// Removes all there is of an attachment, in an order that leaves enough to find it by should we be killed: rules, what
     /// the plugins of the configuration have made, with the file of the cache last, and addresses that no configuration
-    /// leads to. Nothing is begun while a plugin is missing.
+    /// leads to. (Killed between the last address and the file, that file alone is left, for the path in it to tell.) Nothing is
+    /// begun while a plugin is missing.
     pub(super) fn remove(&self, key: &Key, found: &Found, list: Option<&NetworkList>) -> Result<()> {
         let attachment = attachment(key, found);
         let chain = list.map(|list| {
