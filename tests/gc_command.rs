@@ -279,6 +279,7 @@ fn foreign_objects_stay() {
     let path = netns(&lab, "x");
     add(&lab, "net", &path, PORTS);
     leave(&lab, &path);
+    wait_for("the pair has gone", || lab.veths().is_empty());
     lab.sh("cd /var/lib/cni/results; echo {} > net-foreign; echo not json > net-x-eth0; mkdir folder
         cd ../networks; echo x > net/notes; echo printer > net/10.1.2.77; mkdir -p backup/deep; echo y > backup/10.9.9.9
         echo z > file; mkdir -p .hidden /run/cni-box/firewall; echo torn > /run/cni-box/firewall/10.7.7.7

@@ -46,19 +46,24 @@ pub fn load(directory: &str, name: &str) -> Result<Loaded> {
 /// itself must be readable, if it is there.
 pub fn all(directory: &str) -> Result<Vec<NetworkList>> {
     let mut lists: Vec<NetworkList> = Vec::new();
-    let directory = Path::new(directory);
-    let whole = files(directory, &["conflist"])?.into_iter().map(|path| read_list(&path));
-    let singles = files(directory, &["conf", "json"])?.into_iter().map(|path| NetworkList::from_single(&read(&path)?));
-    for list in whole.chain(singles).flatten() {
-        if validate_network_name(&list.name).is_ok() && lists.iter().all(|known| known.name != list.name) {
-            lists.push(list);
+    for (extensions, is_whole) in [(&["conflist"][..], true), (&["conf", "json"], false)] {
+        for path in files(Path::new(directory), extensions)? {
+            let Ok(list) = read_list(&path, is_whole) else { continue };
+            if lists.iter().all(|known| known.name != list.name) {
+                lists.push(list);
+            }
         }
     }
     Ok(lists)
 }
 
-fn read_list(path: &Path) -> Result<NetworkList> {
-    let mut list = NetworkList::parse(&read(path)?)?;
+fn read_list(path: &Path, is_whole: bool) -> Result<NetworkList> {
+    let bytes = read(path)?;
+    if !is_whole {
+        let list = NetworkList::from_single(&bytes)?;
+        return validate_network_name(&list.name).map(|()| list);
+    }
+    let mut list = NetworkList::parse(&bytes)?;
     complete(&mut list, path)?;
     Ok(list)
 }

@@ -11,11 +11,7 @@
 //! Times prove nothing: clocks may begin in 1970 at each boot, so a file that looks older than this boot need not be. What
 //! the cache alone tells of, and whose path leads to a namespace, therefore stays.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::io::ErrorKind::NotFound;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -25,8 +21,9 @@ use crate::cni::Object;
 use crate::cni::cache::Cached;
 use crate::cni::conflist::NetworkList;
 use crate::cni::environment::validate_network_name;
+use crate::cni::kept::Kept;
 use crate::cni::result::Interface;
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::ipam::store::survey::{Life, Reservation, survey};
 use crate::ipam::store::{DEFAULT_DATA_DIR, Store};
 use crate::net::{Handle, Netns};
@@ -55,14 +52,26 @@ impl fmt::Display for Key {
 }
 
 /// What tells of an attachment.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Found {
+    pub(super) key: Key,
     pub(super) cached: Option<Cached>,
     /// With the `dataDir` of each.
     pub(super) reservations: Vec<(PathBuf, Reservation)>,
 }
 
-pub(super) type Attachments = BTreeMap<Key, Found>;
+/// Sorted.
+pub(super) type Attachments = Vec<Found>;
+
+/// The place of an attachment, which is made if it is new.
+fn entry(attachments: &mut Attachments, key: Key) -> Option<&mut Found> {
+    let place = attachments.binary_search_by(|found| found.key.cmp(&key));
+    let at = place.unwrap_or_else(|at| {
+        attachments.insert(at, Found { key, cached: None, reservations: Vec::new() });
+        at
+    });
+    attachments.get_mut(at)
+}
 
 /// What follows from it.
 #[derive(Debug)]
@@ -78,7 +87,13 @@ impl Command<'_> {
     /// All attachments that are known, of every network. Changes nothing on a dry run.
     pub(super) fn gather(&self) -> Result<Attachments> {
         let mut attachments = Attachments::new();
-        let mut stores = self.default_stores()?;
+        let mut stores = Vec::new();
+        // Names of networks obey the same rule as those of containers.
+        for network in Kept::new(DEFAULT_DATA_DIR).containers()? {
+            if Path::new(DEFAULT_DATA_DIR).join(&network).is_dir() {
+                stores.push((PathBuf::from(DEFAULT_DATA_DIR), network));
+            }
+        }
         self.lists.iter().for_each(|list| add_stores(&mut stores, list));
         for (network, cached) in self.cache.list(None)? {
             if let Ok(list) = NetworkList::parse(&cached.config) {
@@ -86,30 +101,14 @@ impl Command<'_> {
             }
             let attachment = &cached.attachment;
             let (container, ifname) = (attachment.container_id.clone(), attachment.ifname.clone());
-            attachments.entry(Key { network, container, ifname }).or_default().cached = Some(cached);
+            if let Some(found) = entry(&mut attachments, Key { network, container, ifname }) {
+                found.cached = Some(cached);
+            }
         }
         for (data_dir, network) in stores {
             self.add_reservations(&mut attachments, &data_dir, &network)?;
         }
         Ok(attachments)
-    }
-
-    /// The networks that have a folder where host-local keeps its reservations by default.
-    fn default_stores(&self) -> Result<Vec<(PathBuf, String)>> {
-        let context = || format!("failed to read directory {DEFAULT_DATA_DIR:?}");
-        let entries = match fs::read_dir(DEFAULT_DATA_DIR) {
-            Err(error) if error.kind() == NotFound => return Ok(Vec::new()),
-            entries => entries.with_context(context)?,
-        };
-        let mut stores = Vec::new();
-        for entry in entries {
-            let entry = entry.with_context(context)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if validate_network_name(&name).is_ok() && entry.file_type().with_context(context)?.is_dir() {
-                stores.push((PathBuf::from(DEFAULT_DATA_DIR), name));
-            }
-        }
-        Ok(stores)
     }
 
     fn add_reservations(&self, attachments: &mut Attachments, data_dir: &Path, network: &str) -> Result<()> {
@@ -124,7 +123,9 @@ impl Command<'_> {
         for reservation in reservations {
             let (container, ifname) = (reservation.container.clone(), reservation.ifname.clone());
             let key = Key { network: network.to_string(), container, ifname };
-            attachments.entry(key).or_default().reservations.push((data_dir.to_path_buf(), reservation));
+            if let Some(found) = entry(attachments, key) {
+                found.reservations.push((data_dir.to_path_buf(), reservation));
+            }
         }
         Ok(())
     }
@@ -149,44 +150,50 @@ fn find_data_dirs(map: &Map<String, Value>, found: &mut Vec<String>) {
     map.values().chain(lists).filter_map(Value::as_object).for_each(|inner| find_data_dirs(inner, found));
 }
 
-/// Judges all of them.
-pub(super) fn judge(attachments: &Attachments) -> Result<Vec<(&Key, Verdict)>> {
-    let mut census = Census::default();
-    let named = attachments.iter().filter(|(key, _)| !key.ifname.is_empty());
-    named.map(|(key, found)| Ok((key, verdict(key, found, &mut census)?))).collect()
-}
-
-/// Judges one of them anew, by what is there now.
-pub(super) fn again(key: &Key, found: &Found) -> Result<Verdict> {
-    let mut now = Found { cached: found.cached.clone(), reservations: Vec::new() };
+/// Judges an attachment anew, by what is there now.
+pub(super) fn again(found: &Found) -> Result<Verdict> {
+    let key = &found.key;
+    let mut lives = Vec::new();
     for (data_dir, reservation) in &found.reservations {
-        let found = survey(data_dir, &key.network, &[reservation.address])?.into_iter();
-        let own = found.filter(|one| one.container == key.container && one.ifname == key.ifname);
-        now.reservations.extend(own.map(|one| (data_dir.clone(), one)));
+        for one in survey(data_dir, &key.network, &[reservation.address])? {
+            if one.container == key.container && one.ifname == key.ifname {
+                lives.push(one.life);
+            }
+        }
     }
-    verdict(key, &now, &mut Census::default())
+    verdict_of(found, &lives, &mut Census::default())
 }
 
-fn verdict(key: &Key, found: &Found, census: &mut Census) -> Result<Verdict> {
-    let lives = || found.reservations.iter().map(|(_, reservation)| reservation.life);
+/// What follows from what was found.
+pub(super) fn verdict(found: &Found, census: &mut Census) -> Result<Verdict> {
+    let lives: Vec<Life> = found.reservations.iter().map(|(_, reservation)| reservation.life).collect();
+    verdict_of(found, &lives, census)
+}
+
+/// `lives` is what is known of the reservations.
+fn verdict_of(found: &Found, lives: &[Life], census: &mut Census) -> Result<Verdict> {
     let path = found.cached.as_ref().map_or("", |cached| cached.attachment.netns.as_str());
-    if lives().any(|life| life == Life::Lives) {
+    if lives.contains(&Life::Lives) {
         return Ok(Verdict::Lives);
     }
-    if lives().next().is_some() && lives().all(Life::is_over) {
-        let is_of_earlier_boot = lives().any(|life| life == Life::EarlierBoot);
-        return Ok(Verdict::Gone(match is_of_earlier_boot {
-            true => "its boot has ended".to_string(),
-            false => format!("namespace {}is gone", if path.is_empty() { String::new() } else { format!("{path} ") }),
-        }));
+    if !lives.is_empty() && lives.iter().all(|life| life.is_over()) {
+        return Ok(match lives.contains(&Life::EarlierBoot) {
+            true => Verdict::Gone("its boot has ended".to_string()),
+            false => gone(path),
+        });
     }
     match &found.cached {
-        Some(cached) if !path.is_empty() => verdict_by_path(key, cached, path, census),
+        Some(cached) if !path.is_empty() => verdict_by_path(&found.key.ifname, cached, path, census),
         _ => Ok(Verdict::Unknown(String::new())),
     }
 }
 
-fn verdict_by_path(key: &Key, cached: &Cached, path: &str, census: &mut Census) -> Result<Verdict> {
+fn gone(path: &str) -> Verdict {
+    let space = if path.is_empty() { "" } else { " " };
+    Verdict::Gone(format!("namespace {path}{space}is gone"))
+}
+
+fn verdict_by_path(ifname: &str, cached: &Cached, path: &str, census: &mut Census) -> Result<Verdict> {
     if Netns::open_if_left(path).is_ok_and(|netns| netns.is_some()) {
         return Ok(Verdict::Lives);
     }
@@ -196,25 +203,25 @@ fn verdict_by_path(key: &Key, cached: &Cached, path: &str, census: &mut Census) 
         Presence::Here => return unknown("one with its name is".to_string()),
         _ => return unknown("not all processes of this machine can be looked at".to_string()),
     }
-    let inside = |interface: &&Interface| !interface.sandbox.is_empty();
-    let (own, ends): (Vec<_>, Vec<_>) = cached.result.interfaces.iter().partition(inside);
-    match host_end(&ends)? {
+    let told = &cached.result.interfaces;
+    match host_end(told)? {
         Some((name, true)) => return unknown(format!("the host's end {name} is still there")),
-        Some((_, false)) => return Ok(Verdict::Gone(format!("namespace {path} is gone"))),
+        Some((_, false)) => return Ok(gone(path)),
         None => {}
     }
-    let mac = own.iter().find(|interface| interface.name == key.ifname).map_or("", |interface| &interface.mac);
-    match census.all_places().map(|places| places.into_iter().find(|place| holds(place, &key.ifname, mac))) {
-        Some(None) => Ok(Verdict::Gone(format!("namespace {path} is gone"))),
-        _ => unknown(format!("an interface {} like its own is somewhere", key.ifname)),
+    let own = told.iter().find(|interface| !interface.sandbox.is_empty() && interface.name == ifname);
+    let mac = own.map_or("", |interface| &interface.mac);
+    match census.all_places().map(|places| places.into_iter().find(|place| holds(place, ifname, mac))) {
+        Some(None) => Ok(gone(path)),
+        _ => unknown(format!("an interface {ifname} like its own is somewhere")),
     }
 }
 
 /// The host's end of the veth pair that a result tells of, and whether it is there. A pair goes as a whole.
-fn host_end<'a>(told: &[&'a Interface]) -> Result<Option<(&'a str, bool)>> {
+fn host_end(told: &[Interface]) -> Result<Option<(&str, bool)>> {
     let mut host = Handle::current()?;
     let mut end = None;
-    for Interface { name, mac, .. } in told {
+    for Interface { name, mac, .. } in told.iter().filter(|told| told.sandbox.is_empty()) {
         match host.find_link(name)? {
             // The bridge, or whatever else the plugins may have told of.
             Some(link) if link.kind != "veth" => {}
@@ -232,15 +239,4 @@ fn holds(place: &str, ifname: &str, mac: &str) -> bool {
         None => Ok(None),
     });
     link.map_or(true, |link| link.is_some_and(|link| mac.is_empty() || mac == link.mac.to_string()))
-}
-
-/// The addresses that are listed for an attachment: its own, and those of old releases for its container.
-pub(super) fn addresses<'a>(
-    key: &'a Key,
-    found: &'a Found,
-    attachments: &'a Attachments,
-) -> impl Iterator<Item = (&'a Path, IpAddr)> {
-    let old = attachments.get(&Key { ifname: String::new(), ..key.clone() });
-    let all = found.reservations.iter().chain(old.into_iter().flat_map(|old| &old.reservations));
-    all.map(|(data_dir, reservation)| (data_dir.as_path(), reservation.address))
 }

@@ -31,6 +31,7 @@ use crate::cni::conflist_files;
 use crate::cni::environment::validate_network_name;
 use crate::cni::serve::Answer;
 use crate::error::{Error, Result};
+use crate::sys::namespaces::Census;
 use evidence::{Attachments, Found, Key, Verdict};
 
 /// The command's name.
@@ -86,32 +87,36 @@ fn complain(answer: &mut Answer, text: &str) {
 
 impl<'a> Command<'a> {
     fn new(arguments: &[String], host: &'a Host) -> Result<Self> {
-        let (options, words): (Vec<&String>, Vec<&String>) = arguments.iter().partition(|word| word.starts_with('-'));
-        if words.len() > 1 || options.iter().any(|option| *option != "--dry-run") {
-            return Err(Error::internal("this is not understood; see `cni-box gc --help`"));
+        let (mut dry_run, mut network) = (false, None);
+        for word in arguments {
+            match word.as_str() {
+                "--dry-run" => dry_run = true,
+                name if network.is_none() && !name.starts_with('-') => {
+                    validate_network_name(name)?;
+                    network = Some(name.to_string());
+                }
+                _ => return Err(Error::internal("this is not understood; see `cni-box gc --help`")),
+            }
         }
-        let network = words.first().map(|name| name.to_string());
-        network.iter().try_for_each(|name| validate_network_name(name))?;
         let or = |name, default: &str| match host.variable(name) {
             text if text.is_empty() => default.to_string(),
             text => text,
         };
         let lists = conflist_files::all(&or("NETCONFPATH", CONFIGURATIONS))?;
         let path = or("CNI_PATH", if Path::new(PLUGINS).is_dir() { PLUGINS } else { "" });
-        Ok(Command { host, cache: Cache::new(cache::DIRECTORY), lists, path, dry_run: !options.is_empty(), network })
+        Ok(Command { host, cache: Cache::new(cache::DIRECTORY), lists, path, dry_run, network })
     }
 
     /// True if nothing failed. Nothing is removed unless everything could be looked at.
     fn collect(&self, answer: &mut Answer) -> Result<bool> {
         let attachments = self.gather()?;
         let (mut removed, mut success) = (0, true);
-        for (key, reason) in self.doomed(&attachments, answer)? {
-            let Some(found) = attachments.get(key) else { continue };
-            match self.end(key, found, &attachments, &reason, answer) {
+        for (found, reason) in self.doomed(&attachments, answer)? {
+            match self.end(found, &attachments, &reason, answer) {
                 Ok(gone) => removed += usize::from(gone),
                 Err(error) => {
                     success = false;
-                    complain(answer, &format!("{key}: {error}"));
+                    complain(answer, &format!("{}: {error}", found.key));
                 }
             }
         }
@@ -120,56 +125,48 @@ impl<'a> Command<'a> {
     }
 
     /// False for an attachment that is not dead any more.
-    fn end(
-        &self,
-        key: &Key,
-        found: &Found,
-        attachments: &Attachments,
-        reason: &str,
-        answer: &mut Answer,
-    ) -> Result<bool> {
-        let list = self.list_of(key, found);
+    fn end(&self, found: &Found, attachments: &Attachments, reason: &str, answer: &mut Answer) -> Result<bool> {
+        let (network, today) = (&found.key.network, self.lists.iter().find(|list| list.name == found.key.network));
+        let remembered = found.cached.as_ref().and_then(|cached| NetworkList::parse(&cached.config).ok());
+        // If they are the same, today's: it has the plugins of the network's folder, too.
+        let remembered = remembered.as_ref().filter(|list| {
+            list.name == *network && !list.plugins.is_empty() && today.is_none_or(|today| today.bytes != list.bytes)
+        });
+        let list = remembered.or(today);
         let header = if self.dry_run { "would remove " } else { "" };
-        let block = parts::describe(key, found, attachments, list.as_ref())?;
-        let block = format!("{header}{key}: {reason}\n{block}");
+        let block = parts::describe(found, attachments, list)?;
+        let block = format!("{header}{}: {reason}\n{block}", found.key);
         if !self.dry_run {
-            if !matches!(evidence::again(key, found)?, Verdict::Gone(_)) {
+            if !matches!(evidence::again(found)?, Verdict::Gone(_)) {
                 return Ok(false);
             }
-            self.remove(key, found, list.as_ref())?;
+            self.remove(found, list)?;
         }
         answer.stdout.push_str(&block);
         Ok(true)
     }
 
-    /// The configuration that the attachment was made with, or else the one that its network has today. If they are the same,
-    /// today's: it has the plugins of the network's folder, too.
-    fn list_of(&self, key: &Key, found: &Found) -> Option<NetworkList> {
-        let today = self.lists.iter().find(|list| list.name == key.network);
-        let remembered = found.cached.as_ref().and_then(|cached| NetworkList::parse(&cached.config).ok());
-        let remembered = remembered.filter(|list| list.name == key.network && !list.plugins.is_empty());
-        remembered.filter(|list| today.is_none_or(|today| today.bytes != list.bytes)).or_else(|| today.cloned())
-    }
-
     /// The attachments that are dead, with the reason. Of those that may be dead the reason why they stay is said.
-    fn doomed<'f>(&self, attachments: &'f Attachments, answer: &mut Answer) -> Result<Vec<(&'f Key, String)>> {
+    fn doomed<'f>(&self, attachments: &'f Attachments, answer: &mut Answer) -> Result<Vec<(&'f Found, String)>> {
         let mut keep = |key: &Key, why: &str| {
             if !why.is_empty() && self.wants(&key.network) {
                 answer.stderr.push_str(&format!("kept {key}: {why}\n"));
             }
         };
-        let (mut doomed, mut spared): (Vec<(&Key, String)>, Vec<&Key>) = Default::default();
-        for (key, verdict) in evidence::judge(attachments)? {
-            match verdict {
-                Verdict::Gone(reason) => doomed.push((key, reason)),
-                Verdict::Lives => spared.push(key),
+        let mut census = Census::default();
+        let (mut doomed, mut spared): (Vec<(&Found, String)>, Vec<&Key>) = Default::default();
+        // Reservations of old releases name no interface: they go with their container's.
+        for found in attachments.iter().filter(|found| !found.key.ifname.is_empty()) {
+            match evidence::verdict(found, &mut census)? {
+                Verdict::Gone(reason) => doomed.push((found, reason)),
+                Verdict::Lives => spared.push(&found.key),
                 Verdict::Unknown(why) => {
-                    keep(key, &why);
-                    spared.push(key);
+                    keep(&found.key, &why);
+                    spared.push(&found.key);
                 }
             }
         }
-        doomed.retain(|(key, _)| {
+        doomed.retain(|(Found { key, .. }, _)| {
             let other = spared.iter().find(|other| other.shares_names_with(key));
             other.iter().for_each(|other| keep(key, &format!("its container may live, see {other}")));
             other.is_none() && self.wants(&key.network)

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::evidence::{Attachments, Found, Key, addresses};
+use super::evidence::{Attachments, Found, Key};
 use crate::cni::Object;
 use crate::cni::cache;
 use crate::cni::conflist::NetworkList;
@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::firewall::masquerade::Masquerade;
 use crate::firewall::owners::Owners;
 use crate::firewall::{Session, names};
+use crate::ipam::store::survey::Reservation;
 use crate::net::Handle;
 
 /// Longest name of a chain, and of a link.
@@ -20,19 +21,18 @@ const LINK_NAME: usize = 15;
 const SAVED: [(&str, &str); 2] = [("tuning", "/run/cni/tuning"), ("flannel", "/var/lib/cni/flannel")];
 
 /// An indented line for each part.
-pub(super) fn describe(
-    key: &Key,
-    found: &Found,
-    attachments: &Attachments,
-    list: Option<&NetworkList>,
-) -> Result<String> {
-    let Key { network, container, ifname } = key;
+pub(super) fn describe(found: &Found, attachments: &Attachments, list: Option<&NetworkList>) -> Result<String> {
+    let key @ Key { network, container, ifname } = &found.key;
     let mut lines = Vec::new();
     if found.cached.is_some() {
         lines.push(format!("result cache {}/{network}-{container}-{ifname}", cache::DIRECTORY));
     }
-    for (data_dir, address) in addresses(key, found, attachments) {
-        lines.push(format!("address {address} ({}/{network}/{address})", data_dir.display()));
+    // Its own, and those of old releases for its container.
+    let is_old = |other: &Found| other.key.ifname.is_empty() && other.key.shares_names_with(key);
+    for holder in attachments.iter().filter(|other| other.key == *key || is_old(other)) {
+        for (data_dir, Reservation { address, .. }) in &holder.reservations {
+            lines.push(format!("address {address} ({}/{network}/{address})", data_dir.display()));
+        }
     }
     rules(key, &mut lines)?;
     let mut host = Handle::current()?;

@@ -6,7 +6,7 @@ use crate::cni::attachment::Attachment;
 use crate::cni::chain::Chain;
 use crate::cni::conflist::NetworkList;
 use crate::cni::delegate::Delegate;
-use crate::cni::{NetworkConfig, Request, Verb};
+use crate::cni::{NetworkConfig, Request, Verb, json};
 use crate::error::{Error, Failures, Result};
 use crate::firewall::Session;
 use crate::firewall::masquerade::Masquerade;
@@ -21,8 +21,8 @@ impl Command<'_> {
     /// the plugins of the configuration have made, with the file of the cache last, and addresses that no configuration
     /// leads to. (Killed between the last address and the file, that file alone is left, for the path in it to tell.) Nothing is
     /// begun while a plugin is missing.
-    pub(super) fn remove(&self, key: &Key, found: &Found, list: Option<&NetworkList>) -> Result<()> {
-        let attachment = attachment(key, found);
+    pub(super) fn remove(&self, found: &Found, list: Option<&NetworkList>) -> Result<()> {
+        let attachment = attachment(found);
         let chain = list.map(|list| {
             let Command { host, cache, path, .. } = self;
             Chain { list, attachment: &attachment, path, cache, host }
@@ -32,9 +32,9 @@ impl Command<'_> {
             None if found.cached.is_some() => return Err(Error::internal("no configuration of the network is left")),
             None => {}
         }
-        self.sweep(key, &attachment)?;
+        self.sweep(&found.key, &attachment)?;
         chain.map_or(Ok(()), |chain| chain.del())?;
-        release(key, found)
+        release(found)
     }
 
     fn sweep(&self, Key { network, container, ifname }: &Key, attachment: &Attachment) -> Result<()> {
@@ -59,24 +59,24 @@ impl Command<'_> {
             ifname: attachment.ifname.clone(),
             args: String::new(),
             path: String::new(),
-            config: NetworkConfig::parse(config.to_string().into_bytes())?,
+            config: NetworkConfig::parse(json::compact(&config.into()).into_bytes())?,
             host: self.host,
         })
     }
 }
 
 /// As it was added, but without a namespace: what stands at its path by now, if anything does, is another one.
-fn attachment(key: &Key, found: &Found) -> Attachment {
+fn attachment(found: &Found) -> Attachment {
     let cached = found.cached.as_ref().map(|cached| cached.attachment.clone()).unwrap_or_default();
-    let (container_id, ifname) = (key.container.clone(), key.ifname.clone());
+    let (container_id, ifname) = (found.key.container.clone(), found.key.ifname.clone());
     Attachment { container_id, ifname, netns: String::new(), ..cached }
 }
 
 /// Gives back the addresses that are still reserved, each only if it is still over.
-fn release(key: &Key, found: &Found) -> Result<()> {
+fn release(found: &Found) -> Result<()> {
     let mut failures = Failures::default();
     for (data_dir, reservation) in &found.reservations {
-        let released = Store::open_existing(data_dir, &key.network)
+        let released = Store::open_existing(data_dir, &found.key.network)
             .and_then(|store| store.map_or(Ok(false), |mut store| store.reclaim_of_others(reservation.address)));
         failures.note(released);
     }
