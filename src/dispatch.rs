@@ -8,6 +8,7 @@ use argh::FromArgs;
 use crate::applets::{self, APPLETS, Applet, Kind};
 use crate::cni::Host;
 use crate::cni::serve::{self, Answer};
+use crate::collect;
 use crate::error::{Error, Result};
 use crate::install::{self, Link};
 use crate::net::tap;
@@ -17,7 +18,7 @@ use crate::sys::{log, output};
 const OWN_NAME: &str = "cni-box";
 
 /// All CNI reference plugins and cnitool in one binary. Call it by an applet's name (a link in the plugin directory), or
-/// as `cni-box APPLET …`.
+/// as `cni-box APPLET …`. `cni-box gc` removes what containers have left that are gone: see `cni-box gc --help`.
 #[derive(FromArgs)]
 struct CommandLine {
     /// print the applets' names
@@ -75,6 +76,7 @@ fn run(arguments: &[String], host: &Host) -> u8 {
     }
     let answer = match rest.split_first() {
         _ if !called.starts_with(OWN_NAME) => unknown(called),
+        Some((name, rest)) if name == collect::NAME => collect::run(rest, host),
         Some((name, rest)) if !name.starts_with('-') => match applets::find(base_name(name)) {
             Some(applet) => return run_applet(applet, rest, host),
             None => unknown(name),

@@ -2,6 +2,7 @@
 
 pub mod applets;
 pub mod cni;
+mod collect;
 pub mod dhcp;
 pub mod digest;
 pub mod dispatch;

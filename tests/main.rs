@@ -3,8 +3,8 @@
 //! `CNI_BOX_BIN` names the program (default: cargo's debug build), `CNI_REFERENCE_DIR` the reference plugins (default
 //! `/usr/lib/cni`), `CNI_REFERENCE_NEW` those of today (default `target/reference-new`). `CNI_TEST_PLUGINS=reference`
 //! puts the reference plugins in the place of ours; tests whose name starts with `better_` (we do better on purpose) or
-//! `newer_` (Debian's reference is 1.1.1), and those of programs that it does not have (cnitool, dispatch, tap, the
-//! flags of today's dhcp daemon), then fail by design.
+//! `newer_` (Debian's reference is 1.1.1), and those of programs that it does not have (cnitool, dispatch, gc_command, tap,
+//! the flags of today's dhcp daemon), then fail by design.
 //!
 //! What is below `guest` needs devices that not every kernel has: `make test-vm` runs it in a virtual machine.
 #![allow(
@@ -49,6 +49,7 @@ mod firewall_policy;
 mod firewalld;
 mod flannel;
 mod flannel_after;
+mod gc_command;
 mod guest;
 mod host_device;
 mod host_device_after;

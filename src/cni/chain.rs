@@ -102,6 +102,18 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
+    /// Fails unless there is all that a DEL will call, the IPAM plugins too, so that none is begun that cannot be finished.
+    pub fn prove_findable(&self) -> Result<()> {
+        for plugin in &self.list.plugins {
+            let request = self.request(Verb::Del, plugin, None)?;
+            let ipam = request.config.ipam_type()?;
+            for name in [plugin.kind.as_str(), ipam].into_iter().filter(|name| !name.is_empty()) {
+                Delegate::find(name, &request).map_err(|error| failed(plugin, "delete", error))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Finds all plugins and verifies everything that can be verified before the first of them is called.
     fn links(&self, verb: Verb) -> Result<Vec<Link<'a>>> {
         let mut links = Vec::new();

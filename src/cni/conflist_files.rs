@@ -45,6 +45,32 @@ pub fn load(directory: &str, name: &str) -> Result<Loaded> {
     Err(search.not_found(directory, nothing))
 }
 
+/// All networks of `directory`, in the order of their files. Files that cannot be used are passed over; only the directory
+/// itself must be readable, if it is there.
+pub fn all(directory: &str) -> Result<Vec<NetworkList>> {
+    let mut lists: Vec<NetworkList> = Vec::new();
+    for (extensions, is_whole) in [(&["conflist"][..], true), (&["conf", "json"], false)] {
+        for path in files(Path::new(directory), extensions)? {
+            let Ok(list) = read_list(&path, is_whole) else { continue };
+            if lists.iter().all(|known| known.name != list.name) {
+                lists.push(list);
+            }
+        }
+    }
+    Ok(lists)
+}
+
+fn read_list(path: &Path, is_whole: bool) -> Result<NetworkList> {
+    let bytes = read(path)?;
+    if !is_whole {
+        let list = NetworkList::from_single(&bytes)?;
+        return validate_network_name(&list.name).map(|()| list);
+    }
+    let mut list = NetworkList::parse(&bytes)?;
+    complete(&mut list, path)?;
+    Ok(list)
+}
+
 struct Search<'a> {
     name: &'a str,
     skipped: Vec<String>,

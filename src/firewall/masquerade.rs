@@ -117,6 +117,12 @@ impl Masquerade<'_> {
         failures.finish().with_context(|| self.failed_to("delete"))
     }
 
+    /// True when either backend has rules of the container for this network.
+    pub fn is_there(&self, session: &mut Session) -> Result<bool> {
+        let chain = chain_name(self.network, self.container);
+        Ok(session.has_nat_chain(&chain)? || nftables::has_any(session, self)?)
+    }
+
     /// Fails, saying what is missing, unless one of the backends has all rules for these addresses.
     pub fn verify(&self, session: &mut Session, addresses: &[IpNet], forced: Option<Flavour>) -> Result<()> {
         if addresses.is_empty() {

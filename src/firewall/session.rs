@@ -134,6 +134,16 @@ impl Session {
         Ok(places)
     }
 
+    /// True when a table `nat` of either family, in either flavour of iptables, has this chain.
+    pub fn has_nat_chain(&mut self, chain: &str) -> Result<bool> {
+        for family in Family::BOTH {
+            if !self.places_of_chain(family, Table::Nat, chain, None)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// nf_tables, if the kernel has it.
     pub(super) fn nftables(&mut self) -> Result<Option<&mut Nftables>> {
         if self.nftables.is_none() {

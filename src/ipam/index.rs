@@ -68,6 +68,13 @@ impl Index {
         index
     }
 
+    /// The index as it is on disk, if there is one; only [`Index::words`] may be asked of it, and nothing is changed.
+    pub(super) fn open_to_read(data_dir: &Path, network: &str) -> Index {
+        let path = data_dir.join(FOLDER).join(format!("{network}.index"));
+        let table = File::open(&path).ok().and_then(|file| Table::open(file).ok()).map(|(table, _)| table);
+        Index { table, before: None, state: State::Distrusted, boot: 0, path, scanned_from: None }
+    }
+
     /// False when the files have to be scanned first.
     pub fn is_trusted(&self) -> bool {
         self.table.is_some() && self.state != State::Distrusted

@@ -151,6 +151,26 @@ pub(super) enum Asking {
     Other,
 }
 
+/// What is known of the attachment that a reservation is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// Its namespace is in use.
+    Lives,
+    /// It was in a boot that has ended.
+    EarlierBoot,
+    /// Nothing uses its namespace any more.
+    NamespaceGone,
+    /// Nothing tells.
+    Unknown,
+}
+
+impl Life {
+    /// The attachment has ended for certain.
+    pub fn is_over(self) -> bool {
+        matches!(self, Life::EarlierBoot | Life::NamespaceGone)
+    }
+}
+
 /// Decides which reservations are over. To be made anew for the second look.
 pub(super) struct Judge {
     host: Host,
@@ -179,6 +199,17 @@ impl Judge {
             Presence::Gone => true,
             Presence::NotFound => lenient || record.view != 0 && record.view == self.view,
             Presence::Unknown => lenient,
+        }
+    }
+
+    /// The same for somebody who wants to know why.
+    pub(super) fn life(&mut self, record: &Record) -> Life {
+        let (is_of_this_boot, Sandbox { netns, cookie }) = (record.boot == self.host.boot, record.sandbox);
+        match self.is_over(record, Asking::Other) {
+            true if is_of_this_boot => Life::NamespaceGone,
+            true => Life::EarlierBoot,
+            false if is_of_this_boot && netns != 0 && (self.census)(netns, cookie) == Presence::Here => Life::Lives,
+            false => Life::Unknown,
         }
     }
 }

@@ -323,5 +323,6 @@ fn address_of(name: &OsStr) -> Option<IpAddr> {
 }
 
 mod reclaim;
+pub mod survey;
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,8 @@ pub enum Presence {
 #[derive(Debug, Default)]
 pub struct Census {
     places: Vec<Place>,
+    /// Names (the last part of their paths) of the files that network namespaces are mounted on.
+    mounted_on: Vec<String>,
     /// Mount namespaces and root directories whose mounts have been read.
     mounts_of: Vec<(PathBuf, PathBuf)>,
     looked_at_mounts: bool,
@@ -60,14 +62,50 @@ impl Census {
         }
     }
 
+    /// Whether a path that somebody has written down in this boot or an earlier one leads to a namespace still, for whoever
+    /// sees it: another mount namespace than ours may have a namespace there. [`Presence::Unknown`] unless all processes of
+    /// the machine can be looked at.
+    pub fn presence_at(&mut self, path: &str) -> Presence {
+        match Netns::open_if_left(path) {
+            Ok(None) if !path.is_empty() && may_open_all() => self.look_for_mount(last_part(path)),
+            Ok(Some(_)) => Presence::Here,
+            _ => Presence::Unknown,
+        }
+    }
+
+    /// The name alone decides: by which links its owner's path leads there nobody knows, and runtimes give no name twice.
+    fn look_for_mount(&mut self, name: &str) -> Presence {
+        self.look_at_everything();
+        // These are written otherwise in the list of mounts.
+        let is_plain = !name.contains([' ', '\t', '\n', '\\']);
+        match self.mounted_on.iter().any(|known| known == name) {
+            true => Presence::Here,
+            false if self.incomplete || !is_plain => Presence::Unknown,
+            false => Presence::Gone,
+        }
+    }
+
+    /// Where the namespaces can be opened that are in use in any way; `None` if not everything could be looked at.
+    pub fn all_places(&mut self) -> Option<Vec<String>> {
+        self.look_at_everything();
+        let paths = self.places.iter().map(|place| place.path.clone());
+        (!self.incomplete).then(|| paths.collect())
+    }
+
+    fn look_at_everything(&mut self) {
+        if !self.looked_at_processes {
+            self.looked_at_processes = true;
+            self.read_processes();
+        }
+    }
+
     fn look_for(&mut self, inode: u32, cookie: u64) -> Presence {
         if !self.looked_at_mounts {
             self.looked_at_mounts = true;
             self.read_mounts("/proc/self");
         }
-        if !self.places.iter().any(|place| place.inode == inode) && !self.looked_at_processes {
-            self.looked_at_processes = true;
-            self.read_processes();
+        if !self.places.iter().any(|place| place.inode == inode) {
+            self.look_at_everything();
         }
         match self.cookie_of(inode) {
             // Two that are there at the same time have different inodes.
@@ -121,6 +159,7 @@ impl Census {
             let mut fields = line.split(' ').skip(3);
             if let (Some(inode), Some(point)) = (fields.next().and_then(network), fields.next()) {
                 self.add(inode, format!("{process}/root{point}"));
+                self.mounted_on.push(last_part(point).to_string());
             }
         }
     }
@@ -226,6 +265,10 @@ fn cookie_at(place: &str, inode: u32) -> Option<u64> {
         return None;
     }
     netns.cookie().ok()
+}
+
+fn last_part(path: &str) -> &str {
+    path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
 }
 
 fn network(link: &str) -> Option<u32> {

@@ -3,8 +3,8 @@
 use crate::cross::Side::{Ours, Theirs};
 use crate::lab::chosen;
 use crate::{
-    bandwidth_after, bandwidth_subnets, cross, firewall, host_local_life, masquerade, portmap, portmap_life,
-    portmap_nft, ptp, tap,
+    bandwidth_after, bandwidth_subnets, cross, firewall, gc_command, host_local_life, masquerade, portmap,
+    portmap_life, portmap_nft, ptp, tap,
 };
 
 #[test]
@@ -104,4 +104,19 @@ fn bandwidth_limits_are_replaced_checked_and_removed() {
     bandwidth_after::better_two_interfaces_of_one_container_are_limited_apart();
     bandwidth_after::better_del_leaves_nothing_on_the_hosts_end();
     bandwidth_subnets::newer_a_second_add_changes_between_the_kinds();
+}
+
+#[test]
+fn gc_command_another_networks_attachments_stay_when_one_is_named() {
+    gc_command::another_networks_attachments_stay_when_one_is_named();
+}
+
+#[test]
+fn gc_command_attachments_of_the_go_plugins_are_found_by_their_path() {
+    gc_command::attachments_of_the_go_plugins_are_found_by_their_path();
+}
+
+#[test]
+fn gc_command_another_interface_of_the_same_container_loses_nothing() {
+    gc_command::another_interface_of_the_same_container_loses_nothing();
 }

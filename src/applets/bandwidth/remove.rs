@@ -3,7 +3,7 @@
 use super::ifb::{self, PREFIX};
 use super::peer_of;
 use crate::cni::Request;
-use crate::error::{Context, Failures, Result};
+use crate::error::{Context, Errno, Failures, Result};
 use crate::net::traffic::Root;
 use crate::net::{Handle, Link, Netns, SharedLinks};
 
@@ -25,7 +25,11 @@ pub(super) fn del(request: &Request<'_>) -> Result<()> {
     }
     // The filter goes before its target: what comes from the container would be dropped meanwhile.
     for end in &ends {
-        failures.note(unshape(&mut host, end));
+        match unshape(&mut host, end) {
+            // Its namespace goes at this moment, and takes it along.
+            Err(error) if error.is(Errno::ENODEV) => {}
+            unshaped => drop(failures.note(unshaped)),
+        }
     }
     for ifb in found {
         failures.note(host.delete_link(ifb.index).with_context(|| format!("failed to delete link {:?}", ifb.name)));

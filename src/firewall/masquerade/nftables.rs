@@ -58,6 +58,13 @@ pub(super) fn gc(session: &mut Session, network: &str, valid: &[Masquerade<'_>])
     delete_where(session, |found| starts_with(found, &network) && !valid.iter().any(|mark| starts_with(found, mark)))
 }
 
+/// True when there are rules of this attachment.
+pub(super) fn has_any(session: &mut Session, masquerade: &Masquerade<'_>) -> Result<bool> {
+    let mark = mark(masquerade);
+    let checks = if session.has_nftables()? { session.look(PLACE, |view| view.chain(CHECKS))? } else { None };
+    Ok(checks.is_some_and(|checks| checks.rules.iter().any(|found| starts_with(found, &mark))))
+}
+
 /// What the table lacks of these addresses' rules; `None` when it has all.
 pub(super) fn lacks(session: &mut Session, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<Option<String>> {
     if !session.has_nftables()? {

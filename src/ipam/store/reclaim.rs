@@ -96,6 +96,11 @@ impl Store {
         Ok(still.collect())
     }
 
+    /// Frees an address if the attachment that has it is over, whoever asks.
+    pub fn reclaim_of_others(&mut self, address: IpAddr) -> Result<bool> {
+        self.reclaim_one(address, &Attachment::new("", ""))
+    }
+
     fn is_over(&self, record: &Record, asking: Asking) -> bool {
         (0..LOOKS).all(|_| self.judge_unless(false).is_some_and(|mut judge| judge.is_over(record, asking)))
     }
@@ -114,7 +119,7 @@ impl Store {
 }
 
 /// How often it must be seen that a namespace is gone.
-const LOOKS: usize = 2;
+pub(super) const LOOKS: usize = 2;
 
 /// True for `<id> CR LF <ifname>`, which nobody but a plugin writes.
 fn names_attachment(content: &[u8]) -> bool {

@@ -1,0 +1,189 @@
+//! `cni-box gc`: for runtimes that never call GC, finds attachments whose namespace or boot has gone without a DEL, says what
+//! there is of them, and makes up for the DEL.
+//!
+//! What cannot be proved to be dead stays: `evidence` holds what counts as a proof. One attachment after the other is
+//! looked at once more just before it goes, and taken away by `removal`; what there is of it, `parts` tells.
+//!
+//! # Why no living attachment can look dead
+//!
+//! - Nothing is known of a new attachment before host-local reserves its address, and with it records the namespace that the
+//!   ADD is for, which is there: it lives by its record. A reservation of the Go plugin without a record proves nothing.
+//!   The file of the cache comes last, when all is done, and names a path that leads to the namespace.
+//! - An attachment is one of a namespace that is gone, or of an earlier boot: neither can come back. Only an ADD of the same
+//!   container and interface, in a new namespace, makes the names live again. It replaces the reservation, and the second look
+//!   sees that. (What is left is the time from that look to the end of the DEL, a few milliseconds. A runtime that
+//!   calls ADD then has not ended its dead container before it starts it again. The specification forbids calls for one
+//!   container at the same time.)
+//! - Names of chains and ifbs are those of a network and a container, whichever interface it is for; names of saved settings
+//!   those of a container and an interface, whichever network it is on. So nothing goes as long as another attachment
+//!   that shares such a name is not dead as well.
+
+mod evidence;
+mod parts;
+mod removal;
+
+use std::path::Path;
+
+use crate::cni::Host;
+use crate::cni::cache::{self, Cache};
+use crate::cni::conflist::NetworkList;
+use crate::cni::conflist_files;
+use crate::cni::environment::validate_network_name;
+use crate::cni::serve::Answer;
+use crate::error::{Error, Result};
+use crate::sys::namespaces::Census;
+use evidence::{Attachments, Found, Key, Verdict};
+
+/// The command's name.
+pub(crate) const NAME: &str = "gc";
+
+const CONFIGURATIONS: &str = "/etc/cni/net.d";
+const PLUGINS: &str = "/opt/cni/bin";
+
+const HELP: &str = "\
+Usage: cni-box gc [--dry-run] [NETWORK]
+
+Removes what is left of attachments (of one network, if it is named) whose network namespace or boot is gone: results,
+addresses, rules, devices, saved settings. What cannot be proved to be dead stays.
+
+Options:
+  --dry-run   say what would be removed, and change nothing
+Environment:
+  NETCONFPATH   directory of network configurations (default /etc/cni/net.d)
+  CNI_PATH      directories of plugins, separated by ':' (default /opt/cni/bin, or else the plugins of this program)
+";
+
+/// What one run works with.
+pub(crate) struct Command<'a> {
+    host: &'a Host,
+    cache: Cache,
+    /// The networks that are configured today.
+    lists: Vec<NetworkList>,
+    /// CNI_PATH.
+    path: String,
+    dry_run: bool,
+    /// The only network to look at.
+    network: Option<String>,
+}
+
+/// Runs the command with these arguments.
+pub(crate) fn run(arguments: &[String], host: &Host) -> Answer {
+    let help = ["--help", "-h", "help"];
+    if arguments.iter().any(|word| help.contains(&word.as_str())) {
+        return Answer { stdout: HELP.to_string(), success: true, ..Answer::default() };
+    }
+    let mut answer = Answer::default();
+    let done = Command::new(arguments, host).and_then(|command| command.collect(&mut answer));
+    match done {
+        Ok(success) => answer.success = success,
+        Err(error) => complain(&mut answer, &error.to_string()),
+    }
+    answer
+}
+
+fn complain(answer: &mut Answer, text: &str) {
+    answer.stderr.push_str(&format!("cni-box {NAME}: {text}\n"));
+}
+
+impl<'a> Command<'a> {
+    fn new(arguments: &[String], host: &'a Host) -> Result<Self> {
+        let (mut dry_run, mut network) = (false, None);
+        for word in arguments {
+            match word.as_str() {
+                "--dry-run" => dry_run = true,
+                name if network.is_none() && !name.starts_with('-') => {
+                    validate_network_name(name)?;
+                    network = Some(name.to_string());
+                }
+                _ => return Err(Error::internal("this is not understood; see `cni-box gc --help`")),
+            }
+        }
+        let or = |name, default: &str| match host.variable(name) {
+            text if text.is_empty() => default.to_string(),
+            text => text,
+        };
+        let lists = conflist_files::all(&or("NETCONFPATH", CONFIGURATIONS))?;
+        let path = or("CNI_PATH", if Path::new(PLUGINS).is_dir() { PLUGINS } else { "" });
+        Ok(Command { host, cache: Cache::new(cache::DIRECTORY), lists, path, dry_run, network })
+    }
+
+    /// True if nothing failed. Nothing is removed unless everything could be looked at.
+    fn collect(&self, answer: &mut Answer) -> Result<bool> {
+        let attachments = self.gather()?;
+        let (mut removed, mut success) = (0, true);
+        for (found, reason) in self.doomed(&attachments, answer)? {
+            match self.end(found, &attachments, &reason, answer) {
+                Ok(gone) => removed += usize::from(gone),
+                Err(error) => {
+                    success = false;
+                    complain(answer, &format!("{}: {error}", found.key));
+                }
+            }
+        }
+        answer.stdout.push_str(&last_line(removed, self.dry_run, success));
+        Ok(success)
+    }
+
+    /// False for an attachment that is not dead any more.
+    fn end(&self, found: &Found, attachments: &Attachments, reason: &str, answer: &mut Answer) -> Result<bool> {
+        let (network, today) = (&found.key.network, self.lists.iter().find(|list| list.name == found.key.network));
+        let remembered = found.cached.as_ref().and_then(|cached| NetworkList::parse(&cached.config).ok());
+        // If they are the same, today's: it has the plugins of the network's folder, too.
+        let remembered = remembered.as_ref().filter(|list| {
+            list.name == *network && !list.plugins.is_empty() && today.is_none_or(|today| today.bytes != list.bytes)
+        });
+        let list = remembered.or(today);
+        let header = if self.dry_run { "would remove " } else { "" };
+        let block = parts::describe(found, attachments, list)?;
+        let block = format!("{header}{}: {reason}\n{block}", found.key);
+        if !self.dry_run {
+            if !matches!(evidence::again(found)?, Verdict::Gone(_)) {
+                return Ok(false);
+            }
+            self.remove(found, list)?;
+        }
+        answer.stdout.push_str(&block);
+        Ok(true)
+    }
+
+    /// The attachments that are dead, with the reason. Of those that may be dead the reason why they stay is said.
+    fn doomed<'f>(&self, attachments: &'f Attachments, answer: &mut Answer) -> Result<Vec<(&'f Found, String)>> {
+        let mut keep = |key: &Key, why: &str| {
+            if !why.is_empty() && self.wants(&key.network) {
+                answer.stderr.push_str(&format!("kept {key}: {why}\n"));
+            }
+        };
+        let mut census = Census::default();
+        let (mut doomed, mut spared): (Vec<(&Found, String)>, Vec<&Key>) = Default::default();
+        // Reservations of old releases name no interface: they go with their container's.
+        for found in attachments.iter().filter(|found| !found.key.ifname.is_empty()) {
+            match evidence::verdict(found, &mut census)? {
+                Verdict::Gone(reason) => doomed.push((found, reason)),
+                Verdict::Lives => spared.push(&found.key),
+                Verdict::Unknown(why) => {
+                    keep(&found.key, &why);
+                    spared.push(&found.key);
+                }
+            }
+        }
+        doomed.retain(|(Found { key, .. }, _)| {
+            let other = spared.iter().find(|other| other.shares_names_with(key));
+            other.iter().for_each(|other| keep(key, &format!("its container may live, see {other}")));
+            other.is_none() && self.wants(&key.network)
+        });
+        Ok(doomed)
+    }
+
+    fn wants(&self, network: &str) -> bool {
+        self.network.as_ref().is_none_or(|wanted| wanted == network)
+    }
+}
+
+fn last_line(removed: usize, dry_run: bool, success: bool) -> String {
+    let plural = if removed == 1 { "" } else { "s" };
+    match dry_run {
+        _ if removed == 0 && success => "nothing to do\n".to_string(),
+        true => format!("{removed} attachment{plural} would be removed\n"),
+        false => format!("{removed} attachment{plural} removed\n"),
+    }
+}

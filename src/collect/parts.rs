@@ -1,0 +1,78 @@
+//! What there is of a dead attachment, in words, found without changing anything.
+
+use std::path::Path;
+
+use super::evidence::{Attachments, Found, Key};
+use crate::cni::Object;
+use crate::cni::cache;
+use crate::cni::conflist::NetworkList;
+use crate::error::Result;
+use crate::firewall::masquerade::Masquerade;
+use crate::firewall::owners::Owners;
+use crate::firewall::{Session, names};
+use crate::ipam::store::survey::Reservation;
+use crate::net::Handle;
+
+/// Longest name of a chain, and of a link.
+const CHAIN_NAME: usize = 28;
+const LINK_NAME: usize = 15;
+
+/// Where `tuning` and `flannel` keep what DEL needs, unless their configuration says otherwise.
+const SAVED: [(&str, &str); 2] = [("tuning", "/run/cni/tuning"), ("flannel", "/var/lib/cni/flannel")];
+
+/// An indented line for each part.
+pub(super) fn describe(found: &Found, attachments: &Attachments, list: Option<&NetworkList>) -> Result<String> {
+    let key @ Key { network, container, ifname } = &found.key;
+    let mut lines = Vec::new();
+    if found.cached.is_some() {
+        lines.push(format!("result cache {}/{network}-{container}-{ifname}", cache::DIRECTORY));
+    }
+    // Its own, and those of old releases for its container.
+    let is_old = |other: &Found| other.key.ifname.is_empty() && other.key.shares_names_with(key);
+    for holder in attachments.iter().filter(|other| other.key == *key || is_old(other)) {
+        for (data_dir, Reservation { address, .. }) in &holder.reservations {
+            lines.push(format!("address {address} ({}/{network}/{address})", data_dir.display()));
+        }
+    }
+    rules(key, &mut lines)?;
+    let mut host = Handle::current()?;
+    for name in [container.clone(), format!("{container}/{ifname}")] {
+        let name = names::hashed("bwp", network, &name, LINK_NAME);
+        if host.find_link(&name)?.is_some_and(|link| link.kind == "ifb") {
+            lines.push(format!("ifb {name}"));
+        }
+    }
+    list.iter().for_each(|list| saved(key, list, &mut lines));
+    Ok(lines.into_iter().map(|line| format!("  {line}\n")).collect())
+}
+
+fn rules(Key { network, container, ifname }: &Key, lines: &mut Vec<String>) -> Result<()> {
+    let mut session = Session::default();
+    if (Masquerade { network, container, ifname }).is_there(&mut session)? {
+        lines.push("masquerade rules".to_string());
+    }
+    let chain = names::hashed("CNI-DN-", network, container, CHAIN_NAME);
+    if session.has_nat_chain(&chain)? {
+        lines.push(format!("port mappings {chain}"));
+    }
+    let owned = Owners::open().all()?.into_iter().filter(|(_, owner)| owner.is(network, container, ifname));
+    lines.extend(owned.map(|(address, _)| format!("firewall rules of {address}")));
+    Ok(())
+}
+
+/// What only the plugins of the configuration know of.
+fn saved(Key { container, ifname, .. }: &Key, list: &NetworkList, lines: &mut Vec<String>) {
+    for plugin in &list.plugins {
+        let top = Object::top(plugin.map());
+        let ipam = top.object("ipam").ok().flatten();
+        if ipam.is_some_and(|ipam| ipam.string("type") == Ok("dhcp")) {
+            lines.push("lease, if the dhcp daemon has it still".to_string());
+        }
+        let default = SAVED.iter().find(|(kind, _)| *kind == plugin.kind).map(|(_, folder)| *folder);
+        let Some(default) = default else { continue };
+        let folder = top.string("dataDir").ok().filter(|folder| !folder.is_empty()).unwrap_or(default);
+        let files = [format!("{folder}/{container}_{ifname}.json"), format!("{folder}/{container}")];
+        let there = files.into_iter().filter(|file| Path::new(file).is_file());
+        lines.extend(there.map(|file| format!("saved settings {file}")));
+    }
+}
