@@ -1,0 +1,317 @@
+//! The keys that a plugin's configuration may have, and a look at a document with them.
+//!
+//! A table is text, one key a line: `PATH: TYPE`. It is text because that takes the fewest bytes. In a path `.` leads to a
+//! key of an object, `[]` to the elements of a list, and `*` stands for every other key. A type is one of these, or several
+//! with `|` in between:
+//!
+//! | type | value |
+//! |---|---|
+//! | `string`, `bool`, `any` | |
+//! | `1..4094`, `1..` | a whole number from 1 to 4094, or on |
+//! | `ip`, `cidr`, `mac` | a string: an address, one with the length of its prefix, a hardware address |
+//! | `@NAME` | what the lines that begin with `@NAME` say |
+//! | `plugin` | another plugin's configuration, see [`crate::cni::validate`] |
+//! | anything else | this string |
+//!
+//! Behind a `?` other values are taken too, but hardly meant. An empty string mostly counts as missing, so only the plugins'
+//! decoding refuses it.
+
+use serde_json::{Map, Value};
+
+use crate::cni::json::{join, shown};
+use crate::cni::result::{parse_cidr, parse_ip};
+
+/// What every plugin's configuration may have. Runtimes, and the conventions, own `args` and `runtimeConfig`.
+pub const COMMON: &str = "\
+cniVersion: string
+name: string
+type: string
+capabilities.*: bool
+dns: @dns
+args.cni.*: any
+args.*: any
+prevResult.*: any
+runtimeConfig.*: any
+@dns.nameservers[]: string
+@dns.domain: string
+@dns.search[]: string
+@dns.options[]: string
+@route.dst: cidr
+@route.gw: ip
+@route.mtu: 0..
+@route.advmss: 0..
+@route.priority: 0..
+@route.table: 0..4294967295
+@route.scope: 0..255
+@range.subnet: cidr
+@range.rangeStart: ip
+@range.rangeEnd: ip
+@range.gateway: ip
+";
+
+/// What a list of plugins may have. Unlike all others these keys are matched exactly.
+pub const LIST: &str = "\
+cniVersion: string
+cniVersions[]: string
+name: string
+disableCheck: bool|string
+disableGC: bool|string
+loadOnlyInlinedPlugins: bool|string
+plugins[]: any
+args.*: any
+";
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// A call would fail.
+    Error,
+    /// It would not, but hardly do what is meant.
+    Warning,
+    /// Good to know.
+    Note,
+}
+
+/// Something about a place in a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// See [`Level`].
+    pub level: Level,
+    /// Like `plugins[0].ipam.ranges[0][0].subnet`; empty for the whole document.
+    pub path: String,
+    /// What is wrong, and what is allowed.
+    pub text: String,
+}
+
+/// The lines of some tables. Of several lines for one path the first counts.
+#[derive(Debug, Clone, Default)]
+pub struct Keys<'t>(Vec<(&'t str, &'t str)>);
+
+impl<'t> Keys<'t> {
+    /// Reads tables.
+    pub fn of(tables: &[&'t str]) -> Self {
+        Keys(tables.iter().flat_map(|table| table.lines()).filter_map(|line| line.split_once(": ")).collect())
+    }
+
+    fn kinds(&self, place: &str) -> &'t str {
+        self.0.iter().find(|(path, _)| *path == place).map_or("", |(_, kinds)| kinds)
+    }
+
+    /// The names of the keys below a place, some of them several times.
+    pub fn below(&self, place: &str) -> impl Iterator<Item = &'t str> {
+        self.0.iter().filter_map(move |(path, _)| {
+            let rest = path.strip_prefix(place)?;
+            let rest = if place.is_empty() { rest } else { rest.strip_prefix('.')? };
+            let name = rest.split(['.', '[']).next()?;
+            (!name.starts_with('@')).then_some(name)
+        })
+    }
+
+    fn has_elements(&self, place: &str) -> bool {
+        self.0.iter().any(|(path, _)| path.strip_prefix(place).is_some_and(|rest| rest.starts_with("[]")))
+    }
+
+    /// The first path that ends with this key, as a document would have it.
+    pub fn path_to(&self, key: &str) -> Option<String> {
+        let ends = |path: &&(&str, &str)| {
+            let last = path.0.rsplit('.').next().unwrap_or_default();
+            last.trim_end_matches("[]").eq_ignore_ascii_case(key)
+        };
+        let (shared, plain): (Vec<_>, Vec<_>) = self.0.iter().filter(ends).partition(|(path, _)| path.starts_with('@'));
+        let whole = |(path, _): &(&str, &str)| {
+            let (group, rest) = path.split_once('.').filter(|_| path.starts_with('@')).unwrap_or(("", path));
+            let place = self.0.iter().find(|(_, kinds)| *kinds == group).map_or("", |(place, _)| place);
+            (group.is_empty() || !place.is_empty()).then(|| join(if group.is_empty() { "" } else { place }, rest))
+        };
+        let path = plain.into_iter().chain(shared).find_map(whole)?;
+        Some(path.trim_end_matches("[]").replace("[]", "[0]"))
+    }
+}
+
+/// A look at one document.
+pub struct Look<'l> {
+    /// What it may have.
+    pub keys: &'l Keys<'l>,
+    /// Letter case counts.
+    pub exact: bool,
+    /// Says where a key belongs that is unknown where it is.
+    pub elsewhere: &'l dyn Fn(&str) -> Option<String>,
+    /// Looks at a value of the type `plugin`, whose path is given.
+    pub plugin: &'l dyn Fn(&Map<String, Value>, &str, &mut Vec<Finding>),
+    /// What was found.
+    pub findings: &'l mut Vec<Finding>,
+}
+
+impl Look<'_> {
+    /// Looks at an object. `place` is its path in the tables, `path` that in the document.
+    pub fn members(&mut self, map: &Map<String, Value>, place: &str, path: &str) {
+        let mut seen: Vec<&str> = Vec::new();
+        for (key, value) in map {
+            let here = join(path, &shown(key));
+            // Comments, and what only runtimes write.
+            if key.starts_with('_') || key.starts_with("cni.dev/") {
+                continue;
+            }
+            let matches = |name: &&str| if self.exact { name == key } else { name.eq_ignore_ascii_case(key) };
+            let Some(name) = self.keys.below(place).find(matches) else {
+                match self.keys.below(place).find(|name| *name == "*") {
+                    Some(any) => self.value(value, &join(place, any), &here),
+                    None => self.unknown(key, place, here),
+                }
+                continue;
+            };
+            if seen.contains(&name) {
+                self.find(Level::Warning, &here, format!("the key {name:?} is there twice, and only one counts"));
+            } else if name != key {
+                self.find(Level::Note, &here, format!("this key is usually written {name:?}"));
+            }
+            seen.push(name);
+            self.value(value, &join(place, name), &here);
+        }
+    }
+
+    fn value(&mut self, value: &Value, place: &str, path: &str) {
+        let kinds = self.keys.kinds(place);
+        let place = if kinds.starts_with('@') { kinds } else { place };
+        match value {
+            // Go takes it for "missing".
+            Value::Null => {}
+            _ if kinds == "any" => {}
+            Value::Object(map) if kinds == "plugin" => (self.plugin)(map, path, self.findings),
+            Value::Object(map) if self.keys.below(place).next().is_some() => self.members(map, place, path),
+            Value::Array(items) if self.keys.has_elements(place) => {
+                let place = format!("{place}[]");
+                for (index, item) in items.iter().enumerate() {
+                    self.value(item, &place, &format!("{path}[{index}]"));
+                }
+            }
+            _ if kinds.trim_start_matches('?').split('|').any(|kind| fits(value, kind)) => {}
+            _ => {
+                let level = if kinds.starts_with('?') { Level::Warning } else { Level::Error };
+                let allowed = self.allowed(place, kinds);
+                self.find(level, path, format!("{} is not allowed here; allowed: {allowed}", brief(value)));
+            }
+        }
+    }
+
+    fn unknown(&mut self, key: &str, place: &str, path: String) {
+        let known: Vec<&str> = self.keys.below(place).collect();
+        let advice = match known.iter().find(|name| is_near(key, name)) {
+            _ if let Some(elsewhere) = (self.elsewhere)(key) => format!("it belongs {elsewhere}"),
+            Some(near) => format!("did you mean {near:?}?"),
+            None => {
+                let mut allowed = known;
+                allowed.sort_unstable();
+                allowed.dedup();
+                format!("allowed: {}", allowed.join(", "))
+            }
+        };
+        self.find(Level::Warning, &path, format!("unknown key, which has no effect; {advice}"));
+    }
+
+    fn allowed(&self, place: &str, kinds: &str) -> String {
+        let mut allowed: Vec<String> = kinds.trim_start_matches('?').split('|').filter_map(said).collect();
+        if self.keys.has_elements(place) {
+            allowed.push("a list".to_string());
+        } else if kinds == "plugin" || self.keys.below(place).next().is_some() {
+            allowed.push("an object".to_string());
+        }
+        allowed.join(" or ")
+    }
+
+    fn find(&mut self, level: Level, path: &str, text: String) {
+        self.findings.push(Finding { level, path: path.to_string(), text });
+    }
+}
+
+/// A value in an error text: not all of a long one.
+fn brief(value: &Value) -> String {
+    const LONGEST: usize = 40;
+    match value {
+        Value::Object(_) => "an object".to_string(),
+        Value::Array(_) => "a list".to_string(),
+        Value::String(text) if text.chars().count() > LONGEST => {
+            format!("{:?}...", text.chars().take(LONGEST).collect::<String>())
+        }
+        Value::String(text) => format!("{text:?}"),
+        other => other.to_string(),
+    }
+}
+
+fn fits(value: &Value, kind: &str) -> bool {
+    match (value, kind) {
+        (Value::Bool(_), "bool") | (Value::String(_), "string") => true,
+        (Value::String(text), "cidr") => parse_cidr(text).is_ok(),
+        (Value::String(text), "ip") => text.is_empty() || parse_ip(text).is_ok(),
+        (Value::String(text), "mac") => text.is_empty() || may_be_mac(text),
+        (Value::String(text), kind) => is_word(kind) && (text.is_empty() || text == kind),
+        (Value::Number(number), _) => {
+            let whole = number.as_i64().or(number.as_u64().map(|_| i64::MAX));
+            bounds(kind).zip(whole).is_some_and(|((least, most), whole)| (least..=most).contains(&whole))
+        }
+        _ => false,
+    }
+}
+
+/// True for a type that is a string of its own.
+fn is_word(kind: &str) -> bool {
+    !matches!(kind, "" | "bool" | "plugin") && !kind.starts_with('@') && !kind.contains("..")
+}
+
+fn bounds(kind: &str) -> Option<(i64, i64)> {
+    let (least, most) = kind.split_once("..")?;
+    Some((least.parse().ok()?, most.parse().unwrap_or(i64::MAX)))
+}
+
+/// What the plugins' own decoding says exactly: pairs of digits, or groups of four.
+fn may_be_mac(text: &str) -> bool {
+    const SHORTEST: usize = 14;
+    text.len() >= SHORTEST && text.bytes().all(|byte| byte.is_ascii_hexdigit() || b":-.".contains(&byte))
+}
+
+/// A type in words.
+fn said(kind: &str) -> Option<String> {
+    Some(match kind {
+        "" | "plugin" => return None,
+        "string" => "a string".to_string(),
+        "bool" => "true or false".to_string(),
+        "ip" => "an address like \"10.1.2.3\"".to_string(),
+        "cidr" => "an address with prefix length like \"10.1.2.0/24\"".to_string(),
+        "mac" => "a hardware address like \"02:00:00:00:00:01\"".to_string(),
+        kind if kind.starts_with('@') => return None,
+        kind => match kind.split_once("..") {
+            Some((least, "")) => format!("a whole number from {least} on"),
+            Some((least, most)) => format!("a whole number from {least} to {most}"),
+            None => format!("{kind:?}"),
+        },
+    })
+}
+
+/// One or two letters are wrong, too many or too few; one in short words.
+fn is_near(one: &str, other: &str) -> bool {
+    const LONG: usize = 6;
+    let allowed = if one.len() < LONG { 1 } else { 2 };
+    other != "*" && one.len().abs_diff(other.len()) <= allowed && distance(one.as_bytes(), other.as_bytes()) <= allowed
+}
+
+/// Levenshtein's, whatever the letter case.
+fn distance(one: &[u8], other: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (above, letter) in one.iter().enumerate() {
+        let mut diagonal = above;
+        let mut left = above + 1;
+        let mut next = vec![left];
+        for (place, theirs) in row.iter().skip(1).zip(other) {
+            let replaced = diagonal + usize::from(!letter.eq_ignore_ascii_case(theirs));
+            left = replaced.min(left + 1).min(place + 1);
+            diagonal = *place;
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+#[path = "keys_tests.rs"]
+mod tests;
