@@ -11,8 +11,8 @@ const OPTIONS: &str = "  -i, --ifname string   Interface name (defaults to env v
 /// A complete command.
 pub(super) struct Command {
     pub(super) verb: &'static Verb,
-    pub(super) network: String,
-    pub(super) netns: String,
+    /// What follows the verb; what is more than the verb knows of is ignored.
+    pub(super) words: Vec<String>,
     /// Empty when the environment decides.
     pub(super) ifname: String,
 }
@@ -46,15 +46,23 @@ impl Command {
             return Err(help(words.next().and_then(|word| verb(&word))));
         }
         let verb = verb(&name).ok_or_else(|| unknown(&name))?;
-        match (words.next(), words.next()) {
-            (Some(network), Some(netns)) => {
-                Ok(Command { verb, network, netns, ifname: line.ifname.into_iter().next_back().unwrap_or_default() })
-            }
-            (network, _) => {
-                let received = network.iter().count();
-                Err(mistake(Some(verb), &format!("requires at least 2 arg(s), only received {received}")))
-            }
+        let words: Vec<String> = words.collect();
+        let (least, received) = (verb.least_words(), words.len());
+        if received < least {
+            return Err(mistake(Some(verb), &format!("requires at least {least} arg(s), only received {received}")));
         }
+        Ok(Command { verb, words, ifname: line.ifname.into_iter().next_back().unwrap_or_default() })
+    }
+
+    /// The word at this place after the verb; empty when it is left out.
+    pub(super) fn word(&self, index: usize) -> &str {
+        self.words.get(index).map_or("", String::as_str)
+    }
+}
+
+impl Verb {
+    fn least_words(&self) -> usize {
+        self.words.split(' ').filter(|word| !word.starts_with('[')).count()
     }
 }
 
@@ -119,13 +127,14 @@ fn unknown(name: &str) -> Answer {
 }
 
 fn usage(verb: Option<&Verb>) -> String {
-    if let Some(Verb { name, .. }) = verb {
+    if let Some(Verb { name, words, help, .. }) = verb {
         return format!(
-            "Usage:\n  cnitool {name} <network-name> <netns> [flags]\n\n\
-             Flags:\n  -h, --help            help for {name}\n{OPTIONS}"
+            "Usage:\n  cnitool {name} {words} [flags]\n\n\
+             Flags:\n  -h, --help            help for {name}\n{OPTIONS}{help}"
         );
     }
-    let lines: String = VERBS.iter().map(|verb| format!("  cnitool {:<6} <net> <netns>\n", verb.name)).collect();
+    let line = |verb: &Verb| format!("  cnitool {:<8} {:<22} {}\n", verb.name, verb.words, verb.about);
+    let lines: String = VERBS.iter().map(line).collect();
     format!(
         "cnitool: Add, check or remove network interfaces from a network namespace\n{lines}\n\
          Flags:\n  -h, --help            help for cnitool\n{OPTIONS}\n\
@@ -159,10 +168,10 @@ mod tests {
             "-i e -- add n /x",
         ] {
             let command = parse(line).unwrap_or_else(|answer| panic!("{line}: {answer:?}"));
-            let Command { verb, network, netns, ifname } = command;
-            assert_eq!((verb.name, &*network, &*netns, &*ifname), ("add", "n", "/x", "e"), "{line}");
+            let words = (command.verb.name, command.word(0), command.word(1), command.ifname.as_str());
+            assert_eq!(words, ("add", "n", "/x", "e"), "{line}");
         }
-        assert_eq!(parse("del n -- -i").map(|command| command.netns).unwrap_or_default(), "-i");
+        assert_eq!(parse("del n -- -i").map(|command| command.word(1).to_string()).unwrap_or_default(), "-i");
     }
 
     #[test]
@@ -170,8 +179,8 @@ mod tests {
         for line in ["", "-h", "--help", "help", "-i e"] {
             let answer = parse(line).map(|_| ()).unwrap_err();
             assert!(answer.success && answer.stderr.is_empty(), "{line}");
-            for verb in ["add    ", "check  ", "del    "] {
-                assert!(answer.stdout.contains(&format!("\n  cnitool {verb}<net> <netns>\n")), "{line}");
+            for verb in ["add     ", "check   ", "del     "] {
+                assert!(answer.stdout.contains(&format!("\n  cnitool {verb} <network-name> <netns> ")), "{line}");
             }
         }
         for line in ["add -h", "help add", "add n /x --help"] {

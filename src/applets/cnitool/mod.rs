@@ -27,34 +27,51 @@ use crate::error::{Context, Result};
 const DEFAULT_DIRECTORY: &str = "/etc/cni/net.d";
 const DEFAULT_IFNAME: &str = "eth0";
 
-/// What can be done with a network. The text goes to standard output.
+/// Something that cnitool can do.
 struct Verb {
     name: &'static str,
     about: &'static str,
-    run: fn(&Chain<'_>) -> Result<String>,
-    /// Falls back on the configuration that was remembered by add.
-    cleans_up: bool,
+    /// The words that follow, as usage shows them, with a space between; those in brackets may be left out.
+    words: &'static str,
+    /// The lines of help about options of its own, and what else there is to say.
+    help: &'static str,
+    run: fn(&mut Call<'_>) -> Result<()>,
 }
 
 const VERBS: [Verb; 3] = [
-    Verb { name: "add", about: "Add network interface to a network namespace", run: add, cleans_up: false },
-    Verb { name: "check", about: "Check network interface in a network namespace", run: check, cleans_up: false },
-    Verb { name: "del", about: "Delete network interface from a network namespace", run: del, cleans_up: true },
+    Verb { name: "add", about: "Add network interface to a network namespace", words: ATTACHMENT, help: "", run: add },
+    Verb {
+        name: "check",
+        about: "Check network interface in a network namespace",
+        words: ATTACHMENT,
+        help: "",
+        run: check,
+    },
+    Verb {
+        name: "del",
+        about: "Delete network interface from a network namespace",
+        words: ATTACHMENT,
+        help: "",
+        run: del,
+    },
 ];
+
+const ATTACHMENT: &str = "<network-name> <netns>";
 
 /// Verbs of the reference that are still missing here.
 const LATER: [&str; 2] = ["gc", "status"];
 
-fn add(chain: &Chain<'_>) -> Result<String> {
-    chain.add().map(|result| json::pretty(&result))
+fn add(call: &mut Call<'_>) -> Result<()> {
+    call.stdout = call.on_chain(None, &|chain| chain.add().map(|result| json::pretty(&result)))?;
+    Ok(())
 }
 
-fn check(chain: &Chain<'_>) -> Result<String> {
-    chain.check().map(|()| String::new())
+fn check(call: &mut Call<'_>) -> Result<()> {
+    call.on_chain(None, &|chain| chain.check())
 }
 
-fn del(chain: &Chain<'_>) -> Result<String> {
-    chain.del().map(|()| String::new())
+fn del(call: &mut Call<'_>) -> Result<()> {
+    call.on_chain(Some(remembered_list), &|chain| chain.del())
 }
 
 /// Runs the command that `arguments` (without the program's name) describe.
@@ -64,60 +81,81 @@ pub fn run(arguments: &[String], host: &Host) -> Answer {
 
 fn run_with(arguments: &[String], host: &Host, cache: &Cache) -> Answer {
     match Command::parse(arguments) {
-        Ok(command) => command.answer(host, cache),
+        Ok(command) => {
+            let call = Call { command: &command, host, cache, stdout: String::new(), warnings: Vec::new() };
+            call.answer()
+        }
         Err(answer) => answer,
     }
 }
 
-impl Command {
-    fn answer(&self, host: &Host, cache: &Cache) -> Answer {
-        let mut warnings = Vec::new();
-        let outcome = self.perform(host, cache, &mut warnings);
-        let mut stderr: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-        match outcome {
-            Ok(stdout) => Answer { stdout, stderr, success: true },
-            Err(error) => {
-                stderr.push_str(&format!("{error}\n"));
-                Answer { stderr, ..Answer::default() }
-            }
+/// Where a network's configuration comes from when its file is gone.
+type Memory = fn(&Call<'_>, &Attachment) -> Option<NetworkList>;
+
+/// One run of a verb.
+struct Call<'a> {
+    command: &'a Command,
+    host: &'a Host,
+    cache: &'a Cache,
+    /// For standard output, also when the verb fails.
+    stdout: String,
+    /// For standard error, each on a line of its own.
+    warnings: Vec<String>,
+}
+
+impl Call<'_> {
+    fn answer(mut self) -> Answer {
+        let outcome = (self.command.verb.run)(&mut self);
+        let mut stderr: String = self.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+        if let Err(error) = &outcome {
+            stderr.push_str(&format!("{error}\n"));
         }
+        Answer { stdout: self.stdout, stderr, success: outcome.is_ok() }
     }
 
-    fn perform(&self, host: &Host, cache: &Cache, warnings: &mut Vec<String>) -> Result<String> {
-        let loaded = conflist_files::load(&non_empty(host.variable("NETCONFPATH"), DEFAULT_DIRECTORY), &self.network);
-        let attachment = self.attachment(host);
+    /// Does something with the network and the attachment that the command names.
+    fn on_chain<T>(&mut self, memory: Option<Memory>, run: &dyn Fn(&Chain<'_>) -> Result<T>) -> Result<T> {
+        let network = self.command.word(0);
+        let loaded = conflist_files::load(&self.configuration_directory(), network);
+        let attachment = self.attachment();
         let list = match (loaded, &attachment) {
             (Ok(loaded), _) => {
-                warnings.extend(loaded.skipped.iter().map(|reason| format!("skipped {reason}")));
+                self.warnings.extend(loaded.skipped.iter().map(|reason| format!("skipped {reason}")));
                 loaded.list
             }
-            (Err(error), Ok(attachment)) if self.verb.cleans_up => {
-                let list = remembered_list(&self.network, attachment, cache).ok_or_else(|| error.clone())?;
-                warnings.push(format!("using the configuration remembered since add: {error}"));
+            (Err(error), Ok(attachment)) => {
+                let list = memory.and_then(|memory| memory(self, attachment)).ok_or_else(|| error.clone())?;
+                self.warnings.push(format!("using the configuration remembered since add: {error}"));
                 list
             }
             (Err(error), _) => return Err(error),
         };
-        let (attachment, path) = (attachment?, host.variable("CNI_PATH"));
-        (self.verb.run)(&Chain { list: &list, attachment: &attachment, path: &path, cache, host })
+        let (attachment, path) = (attachment?, self.host.variable("CNI_PATH"));
+        run(&Chain { list: &list, attachment: &attachment, path: &path, cache: self.cache, host: self.host })
     }
 
-    fn attachment(&self, host: &Host) -> Result<Attachment> {
+    fn configuration_directory(&self) -> String {
+        non_empty(self.host.variable("NETCONFPATH"), DEFAULT_DIRECTORY)
+    }
+
+    fn attachment(&self) -> Result<Attachment> {
+        let host = self.host;
         let capability_args = match host.variable("CAP_ARGS").as_str() {
             "" => Ok(serde_json::Map::new()),
             text => json::parse_object(text.as_bytes()),
         }?;
         let args = parse_args(&host.variable("CNI_ARGS"))?;
-        let ifname = non_empty(self.ifname.clone(), &non_empty(host.variable("CNI_IFNAME"), DEFAULT_IFNAME));
-        let netns = absolute(&self.netns, host)?;
+        let ifname = non_empty(self.command.ifname.clone(), &non_empty(host.variable("CNI_IFNAME"), DEFAULT_IFNAME));
+        let netns = absolute(self.command.word(1), host)?;
         Ok(Attachment { container_id: container_id(&netns), netns, ifname, args, capability_args })
     }
 }
 
 /// The configuration that the ADD was made with, for a DEL that finds none any more.
-fn remembered_list(network: &str, attachment: &Attachment, cache: &Cache) -> Option<NetworkList> {
+fn remembered_list(call: &Call<'_>, attachment: &Attachment) -> Option<NetworkList> {
+    let network = call.command.word(0);
     attachment.validate(network).ok()?;
-    let cached = cache.read(network, attachment).ok()??;
+    let cached = call.cache.read(network, attachment).ok()??;
     NetworkList::parse(&cached.config).ok().filter(|list| list.name == network && !list.plugins.is_empty())
 }
 
