@@ -187,7 +187,7 @@ impl Look<'_> {
             }
             _ if kinds.trim_start_matches('?').split('|').any(|kind| fits(value, kind)) => {}
             _ => {
-                let level = if kinds.starts_with('?') { Level::Warning } else { Level::Error };
+                let level = if is_taken(value, kinds) { Level::Warning } else { Level::Error };
                 let allowed = self.allowed(place, kinds);
                 self.find(level, path, format!("{} is not allowed here; allowed: {allowed}", brief(value)));
             }
@@ -251,6 +251,12 @@ fn fits(value: &Value, kind: &str) -> bool {
         }
         _ => false,
     }
+}
+
+/// Other numbers in the place of numbers, and other strings in that of strings, may be taken.
+fn is_taken(value: &Value, kinds: &str) -> bool {
+    let of_kind = if kinds.contains("..") { value.is_number() } else { value.is_string() };
+    kinds.starts_with('?') && of_kind
 }
 
 /// True for a type that is a string of its own.

@@ -1,17 +1,21 @@
-//! Looking at the configuration of a network without doing anything: no file is read and the kernel is not asked. What the keys
+//! Looking at the configuration of a network without doing anything: the kernel is not asked, and no file read but it. What the keys
 //! may be, the plugins' tables say (`keys`); what they mean together, the plugins' own decoding.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::cni::config::{NetworkConfig, Object};
 use crate::cni::conflist::NetworkList;
+use crate::cni::conflist_files::{self, LISTS, SINGLES};
 use crate::cni::environment::{Verb, validate_network_name};
 use crate::cni::json::{self, join};
 use crate::cni::keys::{COMMON, Finding, Keys, LIST, Level, Look};
 use crate::cni::plugin::{Host, Plugin, Position, Request};
 use crate::cni::plugin_config::PluginConfig;
 use crate::cni::version;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// For a plugin that is not ours, which may have what keys it likes.
 const FOREIGN: &str = "ipam.type: string\nipam.*: any\n*: any\n";
@@ -29,6 +33,24 @@ pub struct Document {
     pub map: Map<String, Value>,
     /// It is a list of plugins, not a plugin's configuration.
     pub is_list: bool,
+}
+
+impl Document {
+    /// Reads and parses a file. It is a list if its name ends so, or tells nothing and the contents are one.
+    pub fn read(path: &Path) -> Result<Document> {
+        let text = String::from_utf8_lossy(&conflist_files::read(path)?).into_owned();
+        let has = |endings: &[&str]| conflist_files::has_extension(path.as_os_str().as_bytes(), endings);
+        // The place, which other texts for this leave out, is what helps here.
+        let value = serde_json::from_str(&text).map_err(|error| Error::internal(error.to_string()))?;
+        let Value::Object(map) = value else {
+            return Err(Error::internal(format!(
+                "{} is no configuration; allowed: an object",
+                json::type_name(&value)
+            )));
+        };
+        let is_list = has(&LISTS) || (!has(&SINGLES) && map.contains_key("plugins"));
+        Ok(Document { file: path.display().to_string(), text, map, is_list })
+    }
 }
 
 /// A file's name and something about it.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cnitool add|check|del <network-name> <netns> [-i NAME]
+//! cnitool validate [network|file]...
 //! ```
 //!
 //! The command line is that of cnitool v1.3.0 (words by place) and of the options added since. Environment:
@@ -9,6 +10,7 @@
 //! executable), `CNI_ARGS`, `CAP_ARGS` (JSON object of capability arguments), `CNI_IFNAME`.
 
 mod command_line;
+mod validate;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -38,7 +40,7 @@ struct Verb {
     run: fn(&mut Call<'_>) -> Result<()>,
 }
 
-const VERBS: [Verb; 3] = [
+const VERBS: [Verb; 4] = [
     Verb { name: "add", about: "Add network interface to a network namespace", words: ATTACHMENT, help: "", run: add },
     Verb {
         name: "check",
@@ -54,6 +56,7 @@ const VERBS: [Verb; 3] = [
         help: "",
         run: del,
     },
+    Verb { name: "validate", about: validate::ABOUT, words: validate::WORDS, help: "", run: validate::run },
 ];
 
 const ATTACHMENT: &str = "<network-name> <netns>";
