@@ -75,5 +75,6 @@ mod spoof_check;
 mod static_ipam;
 mod tap;
 mod tuning;
+mod validate;
 mod vrf;
 mod walkthroughs;

@@ -32,7 +32,6 @@ use crate::ipam::store::{self, Attachment, DEFAULT_DATA_DIR, Store};
 
 /// Its keys, see [`crate::cni::keys`].
 const KEYS: &str = "\
-ipam.type: string
 ipam.ranges[][]: @range
 ipam.subnet: cidr
 ipam.rangeStart: ip

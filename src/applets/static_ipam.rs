@@ -25,7 +25,6 @@ use crate::ipam::ranges::verify_families;
 
 /// Its keys, see [`crate::cni::keys`].
 const KEYS: &str = "\
-ipam.type: string
 ipam.addresses[].address: cidr
 ipam.addresses[].gateway: ip
 ipam.routes[]: @route

@@ -19,6 +19,7 @@
 use serde_json::{Map, Value};
 
 use crate::cni::json::{join, shown};
+use crate::cni::report::{Level, Report};
 use crate::cni::result::{parse_cidr, parse_ip};
 
 /// What every plugin's configuration may have. Runtimes, and the conventions, own `args` and `runtimeConfig`.
@@ -61,28 +62,6 @@ plugins[]: any
 args.*: any
 ";
 
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// A call would fail.
-    Error,
-    /// It would not, but hardly do what is meant.
-    Warning,
-    /// Good to know.
-    Note,
-}
-
-/// Something about a place in a document.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// See [`Level`].
-    pub level: Level,
-    /// Like `plugins[0].ipam.ranges[0][0].subnet`; empty for the whole document.
-    pub path: String,
-    /// What is wrong, and what is allowed.
-    pub text: String,
-}
-
 /// The lines of some tables. Of several lines for one path the first counts.
 #[derive(Debug, Clone, Default)]
 pub struct Keys<'t>(Vec<(&'t str, &'t str)>);
@@ -97,34 +76,46 @@ impl<'t> Keys<'t> {
         self.0.iter().find(|(path, _)| *path == place).map_or("", |(_, kinds)| kinds)
     }
 
-    /// The names of the keys below a place, some of them several times.
-    pub fn below(&self, place: &str) -> impl Iterator<Item = &'t str> {
-        self.0.iter().filter_map(move |(path, _)| {
-            let rest = path.strip_prefix(place)?;
-            let rest = if place.is_empty() { rest } else { rest.strip_prefix('.')? };
-            let name = rest.split(['.', '[']).next()?;
-            (!name.starts_with('@')).then_some(name)
-        })
+    /// The names of the keys below a place, each once.
+    pub fn below(&self, place: &str) -> Vec<&'t str> {
+        let mut names = Vec::new();
+        for (path, _) in &self.0 {
+            let Some(rest) = path.strip_prefix(place) else { continue };
+            let rest = if place.is_empty() { Some(rest) } else { rest.strip_prefix('.') };
+            let name = rest.and_then(|rest| rest.split(['.', '[']).next()).unwrap_or("@");
+            if !name.starts_with('@') && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
     }
 
     fn has_elements(&self, place: &str) -> bool {
         self.0.iter().any(|(path, _)| path.strip_prefix(place).is_some_and(|rest| rest.starts_with("[]")))
     }
 
-    /// The first path that ends with this key, as a document would have it.
+    /// The first path that ends with this key, as a document would have it. Those in groups come last.
     pub fn path_to(&self, key: &str) -> Option<String> {
-        let ends = |path: &&(&str, &str)| {
-            let last = path.0.rsplit('.').next().unwrap_or_default();
-            last.trim_end_matches("[]").eq_ignore_ascii_case(key)
-        };
-        let (shared, plain): (Vec<_>, Vec<_>) = self.0.iter().filter(ends).partition(|(path, _)| path.starts_with('@'));
-        let whole = |(path, _): &(&str, &str)| {
-            let (group, rest) = path.split_once('.').filter(|_| path.starts_with('@')).unwrap_or(("", path));
-            let place = self.0.iter().find(|(_, kinds)| *kinds == group).map_or("", |(place, _)| place);
-            (group.is_empty() || !place.is_empty()).then(|| join(if group.is_empty() { "" } else { place }, rest))
-        };
-        let path = plain.into_iter().chain(shared).find_map(whole)?;
-        Some(path.trim_end_matches("[]").replace("[]", "[0]"))
+        for in_group in [false, true] {
+            for (path, _) in &self.0 {
+                let path = path.trim_end_matches("[]");
+                let last = path.rsplit('.').next().unwrap_or_default();
+                if path.starts_with('@') == in_group && last.eq_ignore_ascii_case(key) {
+                    return Some(self.whole(path)?.trim_end_matches("[]").replace("[]", "[0]"));
+                }
+            }
+        }
+        None
+    }
+
+    /// A path with the place of its group, the first one.
+    fn whole(&self, path: &str) -> Option<String> {
+        if !path.starts_with('@') {
+            return Some(path.to_string());
+        }
+        let (group, rest) = path.split_once('.')?;
+        let (place, _) = self.0.iter().find(|(_, kinds)| *kinds == group)?;
+        Some(join(place, rest))
     }
 }
 
@@ -137,33 +128,36 @@ pub struct Look<'l> {
     /// Says where a key belongs that is unknown where it is.
     pub elsewhere: &'l dyn Fn(&str) -> Option<String>,
     /// Looks at a value of the type `plugin`, whose path is given.
-    pub plugin: &'l dyn Fn(&Map<String, Value>, &str, &mut Vec<Finding>),
-    /// What was found.
-    pub findings: &'l mut Vec<Finding>,
+    pub plugin: &'l dyn Fn(&Map<String, Value>, &str, &mut Report),
+    /// Where to say what was found.
+    pub report: &'l mut Report,
 }
 
 impl Look<'_> {
     /// Looks at an object. `place` is its path in the tables, `path` that in the document.
     pub fn members(&mut self, map: &Map<String, Value>, place: &str, path: &str) {
+        let names = self.keys.below(place);
         let mut seen: Vec<&str> = Vec::new();
         for (key, value) in map {
-            let here = join(path, &shown(key));
             // Comments, and what only runtimes write.
             if key.starts_with('_') || key.starts_with("cni.dev/") {
                 continue;
             }
-            let matches = |name: &&str| if self.exact { name == key } else { name.eq_ignore_ascii_case(key) };
-            let Some(name) = self.keys.below(place).find(matches) else {
-                match self.keys.below(place).find(|name| *name == "*") {
-                    Some(any) => self.value(value, &join(place, any), &here),
-                    None => self.unknown(key, place, here),
+            let here = join(path, &shown(key));
+            let exact = self.exact;
+            let matches = |name: &&&str| if exact { *name == key } else { name.eq_ignore_ascii_case(key) };
+            let Some(name) = names.iter().find(matches) else {
+                match names.contains(&"*") {
+                    true => self.value(value, &join(place, "*"), &here),
+                    false => self.unknown(key, &names, &here),
                 }
                 continue;
             };
-            if seen.contains(&name) {
-                self.find(Level::Warning, &here, format!("the key {name:?} is there twice, and only one counts"));
+            if seen.contains(name) {
+                let text = format!("the key {name:?} is there twice, and only one counts");
+                self.report.say(Level::Warning, &here, &text);
             } else if name != key {
-                self.find(Level::Note, &here, format!("this key is usually written {name:?}"));
+                self.report.say(Level::Note, &here, &format!("this key is usually written {name:?}"));
             }
             seen.push(name);
             self.value(value, &join(place, name), &here);
@@ -177,8 +171,8 @@ impl Look<'_> {
             // Go takes it for "missing".
             Value::Null => {}
             _ if kinds == "any" => {}
-            Value::Object(map) if kinds == "plugin" => (self.plugin)(map, path, self.findings),
-            Value::Object(map) if self.keys.below(place).next().is_some() => self.members(map, place, path),
+            Value::Object(map) if kinds == "plugin" => (self.plugin)(map, path, self.report),
+            Value::Object(map) if !self.keys.below(place).is_empty() => self.members(map, place, path),
             Value::Array(items) if self.keys.has_elements(place) => {
                 let place = format!("{place}[]");
                 for (index, item) in items.iter().enumerate() {
@@ -189,38 +183,28 @@ impl Look<'_> {
             _ => {
                 let level = if is_taken(value, kinds) { Level::Warning } else { Level::Error };
                 let allowed = self.allowed(place, kinds);
-                self.find(level, path, format!("{} is not allowed here; allowed: {allowed}", brief(value)));
+                self.report.say(level, path, &format!("{} is not allowed here; allowed: {allowed}", brief(value)));
             }
         }
     }
 
-    fn unknown(&mut self, key: &str, place: &str, path: String) {
-        let known: Vec<&str> = self.keys.below(place).collect();
-        let advice = match known.iter().find(|name| is_near(key, name)) {
-            _ if let Some(elsewhere) = (self.elsewhere)(key) => format!("it belongs {elsewhere}"),
-            Some(near) => format!("did you mean {near:?}?"),
-            None => {
-                let mut allowed = known;
-                allowed.sort_unstable();
-                allowed.dedup();
-                format!("allowed: {}", allowed.join(", "))
-            }
+    fn unknown(&mut self, key: &str, names: &[&str], path: &str) {
+        let advice = match ((self.elsewhere)(key), nearest(key, names)) {
+            (Some(elsewhere), _) => format!("it belongs {elsewhere}"),
+            (None, Some(near)) => format!("did you mean {near:?}?"),
+            (None, None) => format!("allowed: {}", names.join(", ")),
         };
-        self.find(Level::Warning, &path, format!("unknown key, which has no effect; {advice}"));
+        self.report.say(Level::Warning, path, &format!("unknown key, which has no effect; {advice}"));
     }
 
     fn allowed(&self, place: &str, kinds: &str) -> String {
         let mut allowed: Vec<String> = kinds.trim_start_matches('?').split('|').filter_map(said).collect();
         if self.keys.has_elements(place) {
             allowed.push("a list".to_string());
-        } else if kinds == "plugin" || self.keys.below(place).next().is_some() {
+        } else if kinds == "plugin" || !self.keys.below(place).is_empty() {
             allowed.push("an object".to_string());
         }
         allowed.join(" or ")
-    }
-
-    fn find(&mut self, level: Level, path: &str, text: String) {
-        self.findings.push(Finding { level, path: path.to_string(), text });
     }
 }
 
@@ -293,15 +277,26 @@ fn said(kind: &str) -> Option<String> {
     })
 }
 
-/// One or two letters are wrong, too many or too few; one in short words.
-fn is_near(one: &str, other: &str) -> bool {
+/// The name that is hardly another one: one or two letters are wrong, too many or too few; in short words one.
+fn nearest<'n>(key: &str, names: &[&'n str]) -> Option<&'n str> {
     const LONG: usize = 6;
-    let allowed = if one.len() < LONG { 1 } else { 2 };
-    other != "*" && one.len().abs_diff(other.len()) <= allowed && distance(one.as_bytes(), other.as_bytes()) <= allowed
+    let allowed = if key.len() < LONG { 1 } else { 2 };
+    let mut nearest = (allowed + 1, None);
+    for name in names {
+        let distance = distance(key.as_bytes(), name.as_bytes());
+        if distance < nearest.0 {
+            nearest = (distance, Some(*name));
+        }
+    }
+    nearest.1
 }
 
-/// Levenshtein's, whatever the letter case.
+/// Levenshtein's, whatever the letter case. Of a long text only that it is far away.
 fn distance(one: &[u8], other: &[u8]) -> usize {
+    const LONGEST: usize = 40;
+    if one.len() > LONGEST {
+        return one.len();
+    }
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (above, letter) in one.iter().enumerate() {
         let mut diagonal = above;

@@ -15,6 +15,7 @@ pub mod kept;
 pub mod keys;
 pub mod plugin;
 pub mod plugin_config;
+pub mod report;
 pub mod result;
 mod result_json;
 pub mod serve;

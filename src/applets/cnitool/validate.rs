@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::Call;
+use crate::cni::Host;
 use crate::cni::conflist_files::{self, LISTS, SINGLES};
 use crate::cni::environment::validate_network_name;
-use crate::cni::keys::{Finding, Level};
-use crate::cni::validate::{Document, Report, look};
+use crate::cni::report::{Level, Report};
+use crate::cni::validate::{Document, look};
 use crate::error::{Error, Result};
 
 /// What follows the verb.
@@ -25,25 +26,19 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<()> {
     let words = &call.command.words;
     let named = words.iter().map(|word| named(&directory, word)).collect::<Result<Vec<_>>>()?;
     let paths = if words.is_empty() { all(&directory)? } else { named };
-    let mut seen: Vec<(String, String)> = Vec::new();
-    let (mut errors, mut warnings) = (0_usize, 0_usize);
+    let (mut seen, mut report) = (Vec::new(), Report::default());
     for path in &paths {
-        let (network, mut report) = examine(path, call);
-        let file = path.display().to_string();
-        match seen.iter().find(|(name, _)| !network.is_empty() && *name == network) {
-            Some((_, first)) => report.push((file.clone(), second(&network, first))),
-            None => seen.push((network, file.clone())),
-        }
-        let count = |level| report.iter().filter(|(_, finding)| finding.level == level).count();
-        let (bad, doubtful) = (count(Level::Error), count(Level::Warning));
-        (errors, warnings) = (errors + bad, warnings + doubtful);
-        report.iter().for_each(|(file, finding)| call.stdout.push_str(&line(file, finding)));
-        if bad + doubtful == 0 {
-            call.stdout.push_str(&format!("{file}: ok\n"));
+        let before = report.errors + report.warnings;
+        report.file = path.display().to_string();
+        let network = examine(path, call.host, &mut report);
+        is_second(network, &mut seen, &mut report);
+        if report.errors + report.warnings == before {
+            report.text.push_str(&format!("{}: ok\n", report.file));
         }
     }
-    call.stdout.push_str(&format!("{}, {}\n", counted(errors, "error"), counted(warnings, "warning")));
-    if errors > 0 { Err(Error::internal("the configuration has errors")) } else { Ok(()) }
+    let (errors, warnings) = (counted(report.errors, "error"), counted(report.warnings, "warning"));
+    call.stdout = format!("{}{errors}, {warnings}\n", report.text);
+    if report.errors > 0 { Err(Error::internal("the configuration has errors")) } else { Ok(()) }
 }
 
 /// A file, or the first one that has the network of this name.
@@ -51,10 +46,7 @@ fn named(directory: &str, word: &str) -> Result<PathBuf> {
     if word.contains('/') || Path::new(word).is_file() {
         return Ok(word.into());
     }
-    let has_name = |path: &PathBuf| {
-        let document = Document::read(path);
-        document.is_ok_and(|document| document.map.get("name").and_then(Value::as_str) == Some(word))
-    };
+    let has_name = |path: &PathBuf| Document::read(path).is_ok_and(|document| name_of(&document) == word);
     let none = || Error::internal(format!("no net configuration with name {word:?} in {directory}"));
     let found = all(directory)?.into_iter().find(has_name);
     found.ok_or_else(|| none().with_details("and no file of this name"))
@@ -70,21 +62,32 @@ fn all(directory: &str) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// The network's name, and what there is to say about its files.
-fn examine(path: &Path, call: &Call<'_>) -> (String, Report) {
-    let main = match Document::read(path) {
-        Ok(main) => main,
-        Err(why) => return (String::new(), vec![(path.display().to_string(), unreadable(&why))]),
-    };
-    let (mut folder, mut report) = (Vec::new(), Report::new());
+/// Says what there is to say about a network's files, and gives its name.
+fn examine(path: &Path, host: &Host, report: &mut Report) -> Option<String> {
+    let main = read(path, report)?;
+    let mut folder = Vec::new();
     for path in folder_of(path, &main) {
-        match Document::read(&path) {
-            Ok(document) => folder.push(Document { is_list: false, ..document }),
-            Err(why) => report.push((path.display().to_string(), unreadable(&why))),
-        }
+        report.file = path.display().to_string();
+        folder.extend(read(&path, report).map(|document| Document { is_list: false, ..document }));
     }
-    report.extend(look(&main, &folder, call.host));
-    (name_of(&main).to_string(), report)
+    look(&main, &folder, host, report);
+    Some(name_of(&main).to_string())
+}
+
+fn read(path: &Path, report: &mut Report) -> Option<Document> {
+    Document::read(path).map_err(|why| report.say(Level::Error, "", &why.to_string())).ok()
+}
+
+/// Of several networks with one name the first is found.
+fn is_second(network: Option<String>, seen: &mut Vec<(String, String)>, report: &mut Report) {
+    let Some(network) = network.filter(|network| !network.is_empty()) else { return };
+    match seen.iter().find(|(name, _)| *name == network) {
+        Some((_, first)) => {
+            let text = format!("{first} has a network {network:?} too, which is the one that is found");
+            report.say(Level::Warning, "name", &text);
+        }
+        None => seen.push((network, report.file.clone())),
+    }
 }
 
 fn name_of(document: &Document) -> &str {
@@ -103,25 +106,6 @@ fn folder_of(path: &Path, main: &Document) -> Vec<PathBuf> {
     }
     // One that cannot be read is what the call would fail with too, but it is no part of this file.
     conflist_files::files(&path.with_file_name(name), &["conf"]).unwrap_or_default()
-}
-
-fn unreadable(why: &Error) -> Finding {
-    Finding { level: Level::Error, path: String::new(), text: why.to_string() }
-}
-
-fn second(network: &str, first: &str) -> Finding {
-    let text = format!("{first} has a network {network:?} too, which is the one that is found");
-    Finding { level: Level::Warning, path: "name".to_string(), text }
-}
-
-fn line(file: &str, finding: &Finding) -> String {
-    let level = match finding.level {
-        Level::Error => "error",
-        Level::Warning => "warning",
-        Level::Note => "note",
-    };
-    let path = if finding.path.is_empty() { String::new() } else { format!("{}: ", finding.path) };
-    format!("{file}: {path}{level}: {}\n", finding.text)
 }
 
 fn counted(number: usize, what: &str) -> String {

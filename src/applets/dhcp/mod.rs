@@ -29,7 +29,6 @@ use crate::error::{Context, Error, Result, code};
 
 /// Its keys, see [`crate::cni::keys`].
 const KEYS: &str = "\
-ipam.type: string
 ipam.daemonSocketPath: string
 ipam.provide[].option: string
 ipam.provide[].value: string
