@@ -69,7 +69,11 @@ pub struct Keys<'t>(Vec<(&'t str, &'t str)>);
 impl<'t> Keys<'t> {
     /// Reads tables.
     pub fn of(tables: &[&'t str]) -> Self {
-        Keys(tables.iter().flat_map(|table| table.lines()).filter_map(|line| line.split_once(": ")).collect())
+        let mut lines = Vec::new();
+        for table in tables {
+            lines.extend(table.split('\n').filter_map(|line| line.split_once(": ")));
+        }
+        Keys(lines)
     }
 
     fn kinds(&self, place: &str) -> &'t str {
@@ -119,6 +123,9 @@ impl<'t> Keys<'t> {
     }
 }
 
+/// Looks at an object with this path, as at a document of its own.
+pub type Inside<'l> = dyn Fn(&Map<String, Value>, &str, &mut Report) + 'l;
+
 /// A look at one document.
 pub struct Look<'l> {
     /// What it may have.
@@ -128,7 +135,7 @@ pub struct Look<'l> {
     /// Says where a key belongs that is unknown where it is.
     pub elsewhere: &'l dyn Fn(&str) -> Option<String>,
     /// Looks at a value of the type `plugin`, whose path is given.
-    pub plugin: &'l dyn Fn(&Map<String, Value>, &str, &mut Report),
+    pub plugin: &'l Inside<'l>,
     /// Where to say what was found.
     pub report: &'l mut Report,
 }
@@ -198,13 +205,27 @@ impl Look<'_> {
     }
 
     fn allowed(&self, place: &str, kinds: &str) -> String {
-        let mut allowed: Vec<String> = kinds.trim_start_matches('?').split('|').filter_map(said).collect();
-        if self.keys.has_elements(place) {
-            allowed.push("a list".to_string());
-        } else if kinds == "plugin" || !self.keys.below(place).is_empty() {
-            allowed.push("an object".to_string());
+        let mut allowed = String::new();
+        let mut or = |what: &str| {
+            if !allowed.is_empty() {
+                allowed.push_str(" or ");
+            }
+            allowed.push_str(what);
+        };
+        for kind in kinds.trim_start_matches('?').split('|') {
+            match said(kind) {
+                "" if kind.contains("..") => or(&said_range(kind)),
+                "" if is_word(kind) => or(&format!("{kind:?}")),
+                "" => {}
+                words => or(words),
+            }
         }
-        allowed.join(" or ")
+        if self.keys.has_elements(place) {
+            or("a list");
+        } else if kinds == "plugin" || !self.keys.below(place).is_empty() {
+            or("an object");
+        }
+        allowed
     }
 }
 
@@ -259,22 +280,23 @@ fn may_be_mac(text: &str) -> bool {
     text.len() >= SHORTEST && text.bytes().all(|byte| byte.is_ascii_hexdigit() || b":-.".contains(&byte))
 }
 
-/// A type in words.
-fn said(kind: &str) -> Option<String> {
-    Some(match kind {
-        "" | "plugin" => return None,
-        "string" => "a string".to_string(),
-        "bool" => "true or false".to_string(),
-        "ip" => "an address like \"10.1.2.3\"".to_string(),
-        "cidr" => "an address with prefix length like \"10.1.2.0/24\"".to_string(),
-        "mac" => "a hardware address like \"02:00:00:00:00:01\"".to_string(),
-        kind if kind.starts_with('@') => return None,
-        kind => match kind.split_once("..") {
-            Some((least, "")) => format!("a whole number from {least} on"),
-            Some((least, most)) => format!("a whole number from {least} to {most}"),
-            None => format!("{kind:?}"),
-        },
-    })
+/// A type in words; empty for what is not one of these.
+fn said(kind: &str) -> &'static str {
+    match kind {
+        "string" => "a string",
+        "bool" => "true or false",
+        "ip" => "an address like \"10.1.2.3\"",
+        "cidr" => "an address with prefix length like \"10.1.2.0/24\"",
+        "mac" => "a hardware address like \"02:00:00:00:00:01\"",
+        _ => "",
+    }
+}
+
+fn said_range(kind: &str) -> String {
+    match kind.split_once("..") {
+        Some((least, most)) if !most.is_empty() => format!("a whole number from {least} to {most}"),
+        _ => format!("a whole number from {} on", kind.trim_end_matches('.')),
+    }
 }
 
 /// The name that is hardly another one: one or two letters are wrong, too many or too few; in short words one.

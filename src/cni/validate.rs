@@ -173,11 +173,12 @@ impl<'d> Network<'d> {
 
     /// Where in another plugin than number `except` a key belongs.
     fn in_plugins(&self, key: &str, except: usize) -> Option<String> {
-        let mut others = self.entries.iter().enumerate().filter(|(number, _)| *number != except);
-        others.find_map(|(_, entry)| {
-            let path = Keys::of(&entry.own_tables()).path_to(key)?;
-            Some(format!("in the {} plugin: {}", entry.kind, join(&entry.path, &path)))
-        })
+        for (number, entry) in self.entries.iter().enumerate() {
+            if let (true, Some(path)) = (number != except, Keys::of(&entry.own_tables()).path_to(key)) {
+                return Some(format!("in the {} plugin: {}", entry.kind, join(&entry.path, &path)));
+            }
+        }
+        None
     }
 
     fn entry(&self, number: usize, entry: &Entry<'_>, report: &mut Report) {

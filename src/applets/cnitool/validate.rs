@@ -24,8 +24,10 @@ pub(super) const ABOUT: &str = "Look for mistakes in network configurations (all
 pub(super) fn run(call: &mut Call<'_>) -> Result<()> {
     let directory = call.configuration_directory();
     let words = &call.command.words;
-    let named = words.iter().map(|word| named(&directory, word)).collect::<Result<Vec<_>>>()?;
-    let paths = if words.is_empty() { all(&directory)? } else { named };
+    let mut paths = if words.is_empty() { all(&directory)? } else { Vec::new() };
+    for word in words {
+        paths.push(named(&directory, word)?);
+    }
     let (mut seen, mut report) = (Vec::new(), Report::default());
     for path in &paths {
         let before = report.errors + report.warnings;

@@ -54,8 +54,8 @@ impl<'d> Entry<'d> {
     /// Without what all have.
     pub(super) fn own_tables(&self) -> Vec<&'static str> {
         let ipam = match self.ipam {
-            Ipam::Ours(ipam) => ipam.keys(),
-            Ipam::None | Ipam::Foreign(_) => "",
+            Ipam::Ours(ipam) if ipam.is_ipam() => ipam.keys(),
+            _ => "",
         };
         vec![self.plugin.map_or("", |plugin| plugin.keys()), ipam]
     }
@@ -67,8 +67,10 @@ impl<'d> Entry<'d> {
         if self.plugin.is_some_and(|plugin| plugin.is_ipam()) {
             tables.push(IPAM);
         }
-        if let Ipam::Foreign(_) = self.ipam {
-            tables.push(FOREIGN_IPAM);
+        match self.ipam {
+            Ipam::Ours(ipam) if ipam.is_ipam() => {}
+            Ipam::None => {}
+            _ => tables.push(FOREIGN_IPAM),
         }
         if self.plugin.is_none() {
             tables.push(FOREIGN);
