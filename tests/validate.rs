@@ -151,7 +151,7 @@ fn plugins_are_judged_together() {
         ),
         (
             json!([with(json!({"isgatway": true}))]),
-            "plugins[0].isgatway: warning: unknown key, which has no effect; did you mean \"isGateway\"?",
+            "plugins[0].isgatway: warning: unknown key, which has no effect; did you mean isGateway",
         ),
         (
             json!([with(json!({"ipam": {"rangeStart": "10.9.0.1"}}))]),
@@ -200,11 +200,11 @@ fn plugins_are_judged_together() {
         ),
         (
             json!([bridge, {"type": "mine", "anything": 1}]),
-            "plugins[1].type: note: \"mine\" is no plugin of cni-box: only the keys that all plugins have were checked",
+            "plugins[1].type: note: mine is no plugin of cni-box: only the keys that all plugins have were checked",
         ),
         (
             json!([with(json!({"ipam": {"type": "mine"}}))]),
-            "plugins[0].ipam.type: note: \"mine\" is no plugin of cni-box: the keys of \"ipam\" were not checked",
+            "plugins[0].ipam.type: note: mine is no plugin of cni-box: the keys of \"ipam\" were not checked",
         ),
         (json!([bridge, 5]), "plugins[1]: error: not a plugin's configuration; allowed: an object"),
         (json!([{"bridge": "x"}]), "plugins[0]: error: error parsing configuration: missing 'type'"),
@@ -238,7 +238,7 @@ fn the_network_itself_is_judged() {
         ),
         (
             with(json!({"CniVersions": []})),
-            "CniVersions: warning: unknown key, which has no effect; did you mean \"cniVersions\"?".to_string(),
+            "CniVersions: warning: unknown key, which has no effect; did you mean cniVersions".to_string(),
         ),
         (with(json!({"plugins": {}})), "plugins: error: an object is not allowed here; allowed: a list".to_string()),
     ];
@@ -246,7 +246,7 @@ fn the_network_itself_is_judged() {
         assert_eq!(findings(&lab, "n.conflist", &config), [expected]);
     }
     let old = json!({"cniVersion": "0.3.1", "name": "n", "plugins": [{"type": "loopback"}, {"type": "firewall"}]});
-    let expected = "plugins[1]: error: firewall does not know cniVersion \"0.3.1\"; allowed: 0.4.0, 1.0.0, 1.1.0";
+    let expected = "plugins[1]: error: firewall does not know cniVersion 0.3.1; allowed: 0.4.0, 1.0.0, 1.1.0";
     assert_eq!(findings(&lab, "n.conflist", &old), [expected]);
     let single = json!({"name": "n", "plugins": []});
     assert!(
@@ -265,7 +265,7 @@ fn files_and_networks_may_be_named() {
     put(&lab, "20-b.conf", json!({"cniVersion": "1.0.0", "name": "net", "type": "loopback"}));
     put(&lab, "30-c.conf", "{\"name\": \"c\",\n \"type\" \"bridge\"}");
     put(&lab, "README", "no configuration");
-    let second = "20-b.conf: name: warning: 10-a.conflist has a network \"net\" too, which is the one that is found";
+    let second = "20-b.conf: name: warning: 10-a.conflist has this network too, which is the one that is found";
     let broken = "30-c.conf: error: expected `:` at line 2 column 9";
     let all = ["10-a.conflist: ok", second, broken, "1 error, 1 warning"].map(str::to_string);
     assert_eq!(validate(&lab, &[]), (all.to_vec(), false));
@@ -318,7 +318,7 @@ fn hostile_documents_are_only_reported() {
         ("null", "error: null is no configuration; allowed: an object"),
         ("[]", "error: array is no configuration; allowed: an object"),
         (r#"{"name":"n","type":"bridge","mtu":1e400}"#, "error: number out of range at line 1 column "),
-        (r#"{"name":"n","type":"bridge","vlan":99999999999999999999}"#, "vlan: error: 1e+20 is not allowed here"),
+        (r#"{"name":"n","type":"bridge","vlan":99999999999999999999}"#, "vlan: error: 1 not allowed here"),
         (r#"{"name":"n","type":"bridge","vlan":-1}"#, "vlan: error: -1 is not allowed here"),
         (
             r#"{"name":"n","type":"bridge","mtu":1,"mtu":2}"#,

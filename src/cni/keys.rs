@@ -18,7 +18,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::cni::json::{join, shown};
+use crate::cni::json::{self, join, shown};
 use crate::cni::report::{Level, Report};
 use crate::cni::result::{parse_cidr, parse_ip};
 
@@ -161,10 +161,9 @@ impl Look<'_> {
                 continue;
             };
             if seen.contains(name) {
-                let text = format!("the key {name:?} is there twice, and only one counts");
-                self.report.say(Level::Warning, &here, &text);
+                self.report.say(Level::Warning, &here, &["\"", name, "\" is there twice, and only one counts"]);
             } else if name != key {
-                self.report.say(Level::Note, &here, &format!("this key is usually written {name:?}"));
+                self.report.say(Level::Note, &here, &["this key is usually written \"", name, "\""]);
             }
             seen.push(name);
             self.value(value, &join(place, name), &here);
@@ -190,56 +189,55 @@ impl Look<'_> {
             _ => {
                 let level = if is_taken(value, kinds) { Level::Warning } else { Level::Error };
                 let allowed = self.allowed(place, kinds);
-                self.report.say(level, path, &format!("{} is not allowed here; allowed: {allowed}", brief(value)));
+                self.report.say(level, path, &[&brief(value), " is not allowed here; allowed: ", &allowed]);
             }
         }
     }
 
     fn unknown(&mut self, key: &str, names: &[&str], path: &str) {
-        let advice = match ((self.elsewhere)(key), nearest(key, names)) {
-            (Some(elsewhere), _) => format!("it belongs {elsewhere}"),
-            (None, Some(near)) => format!("did you mean {near:?}?"),
-            (None, None) => format!("allowed: {}", names.join(", ")),
+        let (what, names) = match ((self.elsewhere)(key), nearest(key, names)) {
+            (Some(elsewhere), _) => ("it belongs ", elsewhere),
+            (None, Some(near)) => ("did you mean ", near.to_string()),
+            (None, None) => ("allowed: ", names.join(", ")),
         };
-        self.report.say(Level::Warning, path, &format!("unknown key, which has no effect; {advice}"));
+        self.report.say(Level::Warning, path, &["unknown key, which has no effect; ", what, &names]);
     }
 
     fn allowed(&self, place: &str, kinds: &str) -> String {
         let mut allowed = String::new();
-        let mut or = |what: &str| {
+        let mut or = |what: &[&str]| {
             if !allowed.is_empty() {
                 allowed.push_str(" or ");
             }
-            allowed.push_str(what);
+            what.iter().for_each(|part| allowed.push_str(part));
         };
         for kind in kinds.trim_start_matches('?').split('|') {
             match said(kind) {
-                "" if kind.contains("..") => or(&said_range(kind)),
-                "" if is_word(kind) => or(&format!("{kind:?}")),
+                "" if kind.contains("..") => {
+                    let (least, most) = kind.split_once("..").unwrap_or_default();
+                    or(&["a whole number from ", least, if most.is_empty() { " on" } else { " to " }, most]);
+                }
+                "" if is_word(kind) => or(&["\"", kind, "\""]),
                 "" => {}
-                words => or(words),
+                words => or(&[words]),
             }
         }
         if self.keys.has_elements(place) {
-            or("a list");
+            or(&["a list"]);
         } else if kinds == "plugin" || !self.keys.below(place).is_empty() {
-            or("an object");
+            or(&["an object"]);
         }
         allowed
     }
 }
 
-/// A value in an error text: not all of a long one.
+/// A value in an error text.
 fn brief(value: &Value) -> String {
-    const LONGEST: usize = 40;
     match value {
         Value::Object(_) => "an object".to_string(),
         Value::Array(_) => "a list".to_string(),
-        Value::String(text) if text.chars().count() > LONGEST => {
-            format!("{:?}...", text.chars().take(LONGEST).collect::<String>())
-        }
         Value::String(text) => format!("{text:?}"),
-        other => other.to_string(),
+        other => json::compact(&other.clone().into()),
     }
 }
 
@@ -289,13 +287,6 @@ fn said(kind: &str) -> &'static str {
         "cidr" => "an address with prefix length like \"10.1.2.0/24\"",
         "mac" => "a hardware address like \"02:00:00:00:00:01\"",
         _ => "",
-    }
-}
-
-fn said_range(kind: &str) -> String {
-    match kind.split_once("..") {
-        Some((least, most)) if !most.is_empty() => format!("a whole number from {least} to {most}"),
-        _ => format!("a whole number from {} on", kind.trim_end_matches('.')),
     }
 }
 

@@ -23,7 +23,8 @@ inner: plugin
 fn found(document: Value) -> Vec<String> {
     let keys = Keys::of(&[TABLE, COMMON]);
     let (elsewhere, mut report) = (|key: &str| keys.path_to(key).map(|path| format!("at {path}")), Report::default());
-    let plugin = |_: &Map<String, Value>, path: &str, report: &mut Report| report.say(Level::Note, path, "looked into");
+    let plugin =
+        |_: &Map<String, Value>, path: &str, report: &mut Report| report.say(Level::Note, path, &["looked into"]);
     let mut look = Look { keys: &keys, exact: false, elsewhere: &elsewhere, plugin: &plugin, report: &mut report };
     look.members(document.as_object().unwrap(), "", "");
     assert_eq!(report.text.matches(": error: ").count(), report.errors);
@@ -105,7 +106,7 @@ fn an_unknown_key_is_told_where_it_belongs_or_what_was_meant() {
         one(json!({"nameservers": []})),
         format!("nameservers: warning: {unknown} it belongs at dns.nameservers")
     );
-    assert_eq!(one(json!({"adress": 1})), format!("adress: warning: {unknown} did you mean \"address\"?"));
+    assert_eq!(one(json!({"adress": 1})), format!("adress: warning: {unknown} did you mean address"));
     let allowed = "allowed: nameservers, domain, search, options";
     assert_eq!(one(json!({"dns": {"z": 1}})), format!("dns.z: warning: {unknown} {allowed}"));
     assert!(one(json!({"\u{1b}[2J": 1})).starts_with("\"\\u{1b}[2J\": warning: unknown"));
@@ -115,13 +116,7 @@ fn an_unknown_key_is_told_where_it_belongs_or_what_was_meant() {
 fn letter_case_does_not_matter_but_is_told() {
     assert_eq!(one(json!({"TEXT": "x"})), "TEXT: note: this key is usually written \"text\"");
     let both = found(json!({"TEXT": "x", "text": "y"}));
-    assert_eq!(both.last().unwrap(), "text: warning: the key \"text\" is there twice, and only one counts");
-}
-
-#[test]
-fn long_values_are_cut() {
-    let text = one(json!({"number": "\u{e4}".repeat(100)}));
-    assert!(text.contains(&format!("\"{}\"... is not", "\u{e4}".repeat(40))), "{text}");
+    assert_eq!(both.last().unwrap(), "text: warning: \"text\" is there twice, and only one counts");
 }
 
 #[test]

@@ -25,8 +25,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds a line. The path is that of a place in the document, like `plugins[0].ipam.ranges[0][0].subnet`.
-    pub fn say(&mut self, level: Level, path: &str, text: &str) {
+    /// Adds a line. The path is that of a place in the document, like `plugins[0].ipam.ranges[0][0].subnet`; the text is given
+    /// in parts.
+    pub fn say(&mut self, level: Level, path: &str, text: &[&str]) {
         let word = match level {
             Level::Error => "error",
             Level::Warning => "warning",
@@ -40,7 +41,7 @@ impl Report {
                 self.text.push_str(": ");
             }
         }
-        self.text.push_str(text);
+        text.iter().for_each(|part| self.text.push_str(part));
         self.text.push('\n');
     }
 }

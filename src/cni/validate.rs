@@ -76,7 +76,7 @@ pub fn look(main: &Document, folder: &[Document], host: &Host, report: &mut Repo
     report.file.clone_from(&main.file);
     // Whatever has escaped all others.
     if let (true, Err(why)) = (report.errors == before, network.parsed()) {
-        report.say(Level::Error, "", &why.to_string());
+        report.say(Level::Error, "", &[&why.to_string()]);
     }
 }
 
@@ -86,7 +86,7 @@ fn find_repeated(document: &Document, report: &mut Report) {
     for (path, key) in json::keys_in_order(&document.text) {
         let path = join(&path, &json::shown(&key));
         if seen.insert(path.clone(), Value::Null).is_some() {
-            report.say(Level::Warning, &path, "this key is there twice; only the last one counts");
+            report.say(Level::Warning, &path, &["this key is there twice; only the last one counts"]);
         }
     }
 }
@@ -141,7 +141,7 @@ impl<'d> Network<'d> {
         for (index, value) in self.main.listed().iter().enumerate() {
             if !value.is_object() {
                 let path = format!("plugins[{index}]");
-                report.say(Level::Error, &path, "not a plugin's configuration; allowed: an object");
+                report.say(Level::Error, &path, &["not a plugin's configuration; allowed: an object"]);
             }
         }
         self.own_name(report);
@@ -157,17 +157,21 @@ impl<'d> Network<'d> {
         let is_text = written.is_none_or(|value| value.is_string() || value.is_null());
         if let (true, Err(why)) = (is_text, validate_network_name(self.name)) {
             let allowed = "allowed: a letter or digit, then letters, digits, \"_\", \".\" and \"-\"";
-            report.say(Level::Error, "name", &format!("{}; {allowed}", why.msg));
+            report.say(Level::Error, "name", &[&why.msg, "; ", allowed]);
         }
     }
 
     fn own_version(&self, report: &mut Report) {
         const KEY: &str = "cniVersion";
         if self.version.is_empty() {
-            report.say(Level::Note, KEY, "missing, which means \"0.1.0\"");
+            report.say(Level::Note, KEY, &["missing, which means \"0.1.0\""]);
         } else if version::family(&self.version).is_none() {
             let allowed = version::ALL.join(", ");
-            report.say(Level::Error, KEY, &format!("no plugin knows version {:?}; allowed: {allowed}", self.version));
+            report.say(
+                Level::Error,
+                KEY,
+                &["no plugin knows version ", &json::shown(&self.version), "; allowed: ", &allowed],
+            );
         }
     }
 
@@ -188,7 +192,7 @@ impl<'d> Network<'d> {
             Ok(config) => config,
             // Mostly it has been told already.
             Err(_) if report.errors > before => return,
-            Err(why) => return report.say(Level::Error, &entry.path, &why.to_string()),
+            Err(why) => return report.say(Level::Error, &entry.path, &[&why.to_string()]),
         };
         entry.find_strangers(report);
         let Some(plugin) = entry.plugin else { return };
@@ -225,23 +229,24 @@ impl<'d> Network<'d> {
     /// The plugin is where plugins of its kind usually are.
     fn order(&self, number: usize, entry: &Entry<'_>, plugin: &dyn Plugin, report: &mut Report) {
         let (level, what) = match (plugin.position(), number) {
-            _ if plugin.is_ipam() => {
-                (Level::Warning, "manages addresses: it belongs in the \"ipam\" of the plugin that makes the interface")
-            }
+            _ if plugin.is_ipam() => (
+                Level::Warning,
+                " manages addresses: it belongs in the \"ipam\" of the plugin that makes the interface",
+            ),
             (Position::Behind, 0) if !Object::top(entry.map).has("prevResult") => {
-                (Level::Error, "works on the result of a plugin in front of it, and there is none")
+                (Level::Error, " works on the result of a plugin in front of it, and there is none")
             }
-            (Position::First, 1..) => (Level::Warning, "makes an interface: usually it is the first plugin"),
+            (Position::First, 1..) => (Level::Warning, " makes an interface: usually it is the first plugin"),
             _ => return,
         };
-        report.say(level, &entry.path, &format!("{} {what}", entry.kind));
+        report.say(level, &entry.path, &[entry.kind, what]);
     }
 
     fn version_of(&self, entry: &Entry<'_>, plugin: &dyn Plugin, report: &mut Report) {
         let wanted = version::or_default(&self.version);
         if version::family(wanted).is_some() && !plugin.versions().contains(&wanted) {
             let known = plugin.versions().join(", ");
-            let text = format!("{} does not know cniVersion {wanted:?}; allowed: {known}", entry.kind);
+            let text = [entry.kind, " does not know cniVersion ", wanted, "; allowed: ", &known];
             report.say(Level::Error, &entry.path, &text);
         }
     }
@@ -262,7 +267,7 @@ impl<'d> Network<'d> {
         };
         let mut judge = |plugin: &dyn Plugin, path: &str| {
             if let Err(why) = plugin.validate(&request) {
-                report.say(Level::Error, path, &why.to_string());
+                report.say(Level::Error, path, &[&why.to_string()]);
             }
         };
         judge(plugin, &entry.path);

@@ -77,7 +77,7 @@ fn examine(path: &Path, host: &Host, report: &mut Report) -> Option<String> {
 }
 
 fn read(path: &Path, report: &mut Report) -> Option<Document> {
-    Document::read(path).map_err(|why| report.say(Level::Error, "", &why.to_string())).ok()
+    Document::read(path).map_err(|why| report.say(Level::Error, "", &[&why.to_string()])).ok()
 }
 
 /// Of several networks with one name the first is found.
@@ -85,8 +85,7 @@ fn is_second(network: Option<String>, seen: &mut Vec<(String, String)>, report: 
     let Some(network) = network.filter(|network| !network.is_empty()) else { return };
     match seen.iter().find(|(name, _)| *name == network) {
         Some((_, first)) => {
-            let text = format!("{first} has a network {network:?} too, which is the one that is found");
-            report.say(Level::Warning, "name", &text);
+            report.say(Level::Warning, "name", &[first, " has this network too, which is the one that is found"]);
         }
         None => seen.push((network, report.file.clone())),
     }

@@ -80,19 +80,19 @@ impl<'d> Entry<'d> {
 
     /// Plugins that are not ours, or not for this.
     pub(super) fn find_strangers(&self, report: &mut Report) {
+        const STRANGE: &str = " is no plugin of cni-box: ";
         if self.plugin.is_none() && !self.kind.is_empty() {
-            let text =
-                format!("{:?} is no plugin of cni-box: only the keys that all plugins have were checked", self.kind);
+            let text = [&json::shown(self.kind), STRANGE, "only the keys that all plugins have were checked"];
             report.say(Level::Note, &join(&self.path, "type"), &text);
         }
         let path = join(&self.path, "ipam.type");
         match self.ipam {
             Ipam::Foreign(kind) => {
-                let text = format!("{kind:?} is no plugin of cni-box: the keys of \"ipam\" were not checked");
+                let text = [&json::shown(kind), STRANGE, "the keys of \"ipam\" were not checked"];
                 report.say(Level::Note, &path, &text);
             }
             Ipam::Ours(ipam) if !ipam.is_ipam() => {
-                let text = format!("{} does not manage addresses; allowed: host-local, static, dhcp", ipam.name());
+                let text = [ipam.name(), " does not manage addresses; allowed: host-local, static, dhcp"];
                 report.say(Level::Error, &path, &text);
             }
             _ => {}
@@ -105,8 +105,8 @@ impl<'d> Entry<'d> {
         let known = Keys::of(&self.own_tables()).below("runtimeConfig");
         let is_known = |key: &str| known.iter().any(|name| *name == "*" || name.eq_ignore_ascii_case(key));
         for key in config.capabilities.iter().filter(|key| !is_known(key)) {
-            let known = if known.is_empty() { "none".to_string() } else { known.join(", ") };
-            let text = format!("{} does nothing with this capability; allowed: {known}", self.kind);
+            let known = if known.is_empty() { "none" } else { &known.join(", ") };
+            let text = [self.kind, " does nothing with this capability; allowed: ", known];
             report.say(Level::Warning, &join(&path, &json::shown(key)), &text);
         }
         // The plugin that does nothing without its capability.
@@ -114,7 +114,7 @@ impl<'d> Entry<'d> {
         let supplied = Object::top(self.map).object("runtimeConfig").ok().flatten().is_some_and(|all| all.has(NEEDED));
         if self.kind == "portmap" && !supplied && !config.capabilities.iter().any(|key| key == NEEDED) {
             let text = "portmap does nothing without \"portMappings\": true, because runtimes then tell it no ports";
-            report.say(Level::Warning, &path, text);
+            report.say(Level::Warning, &path, &[text]);
         }
     }
 }
