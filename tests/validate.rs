@@ -155,7 +155,7 @@ fn plugins_are_judged_together() {
         ),
         (
             json!([with(json!({"ipam": {"rangeStart": "10.9.0.1"}}))]),
-            "plugins[0].ipam: error: RangeStart 10.9.0.1 not in network 10.1.2.0/24",
+            "plugins[0].ipam: error: invalid range set 0: RangeStart 10.9.0.1 not in network 10.1.2.0/24",
         ),
         (
             json!([with(json!({"hairpinMode": true, "promiscMode": true}))]),
@@ -318,7 +318,10 @@ fn hostile_documents_are_only_reported() {
         ("null", "error: null is no configuration; allowed: an object"),
         ("[]", "error: array is no configuration; allowed: an object"),
         (r#"{"name":"n","type":"bridge","mtu":1e400}"#, "error: number out of range at line 1 column "),
-        (r#"{"name":"n","type":"bridge","vlan":99999999999999999999}"#, "vlan: error: 1 not allowed here"),
+        (
+            r#"{"name":"n","type":"bridge","vlan":99999999999999999999}"#,
+            "vlan: error: 100000000000000000000 is not allowed here",
+        ),
         (r#"{"name":"n","type":"bridge","vlan":-1}"#, "vlan: error: -1 is not allowed here"),
         (
             r#"{"name":"n","type":"bridge","mtu":1,"mtu":2}"#,
