@@ -118,13 +118,26 @@ fn k3s() -> Value {
         {"type": "bandwidth", "capabilities": {"bandwidth": true}}]})
 }
 
-/// Each finding that is about more than one key.
+/// A bridge in a list.
+fn with(changes: Value) -> Value {
+    let bridge = json!({"type": "bridge", "ipam": {"type": "host-local", "subnet": "10.1.2.0/24"}});
+    crate::lab::merged(bridge, &changes)
+}
+
+/// Of each list of plugins just this is said.
+fn judged(cases: &[(Value, &str)]) {
+    let lab = Lab::new();
+    for (plugins, expected) in cases {
+        let mut found = findings(&lab, "n.conflist", &list(plugins.clone()));
+        found.retain(|line| line != "ok");
+        assert_eq!(found, [*expected]);
+    }
+}
+
 #[test]
 fn plugins_are_judged_together() {
-    let lab = Lab::new();
-    let bridge = json!({"type": "bridge", "ipam": {"type": "host-local", "subnet": "10.1.2.0/24"}});
-    let with = |changes: Value| crate::lab::merged(bridge.clone(), &changes);
-    let cases = [
+    let bridge = with(json!({}));
+    judged(&[
         (
             json!([{"type": "tuning"}]),
             "plugins[0]: error: tuning works on the result of a plugin in front of it, and there is none",
@@ -153,6 +166,13 @@ fn plugins_are_judged_together() {
             json!([with(json!({"isgatway": true}))]),
             "plugins[0].isgatway: warning: unknown key, which has no effect; did you mean isGateway",
         ),
+    ]);
+}
+
+#[test]
+fn what_a_plugin_would_refuse_is_found() {
+    let bridge = with(json!({}));
+    judged(&[
         (
             json!([with(json!({"ipam": {"rangeStart": "10.9.0.1"}}))]),
             "plugins[0].ipam: error: invalid range set 0: RangeStart 10.9.0.1 not in network 10.1.2.0/24",
@@ -186,6 +206,13 @@ fn plugins_are_judged_together() {
             json!([bridge, {"type": "tuning", "sysctl": {"kernel.x": "1"}}]),
             "plugins[1]: error: invalid net sysctl key: \"kernel/x\"",
         ),
+    ]);
+}
+
+#[test]
+fn delegates_and_strangers_are_looked_at_as_far_as_they_are_known() {
+    let bridge = with(json!({}));
+    judged(&[
         (
             json!([{"type": "flannel", "delegate": {"name": "x"}}]),
             "plugins[0]: error: 'delegate' dictionary must not have 'name' field, it'll be set by flannel",
@@ -209,12 +236,7 @@ fn plugins_are_judged_together() {
         (json!([bridge, 5]), "plugins[1]: error: not a plugin's configuration; allowed: an object"),
         (json!([{"bridge": "x"}]), "plugins[0]: error: error parsing configuration: missing 'type'"),
         (json!([]), "error: error parsing configuration list: no plugins in list"),
-    ];
-    for (plugins, expected) in cases {
-        let mut found = findings(&lab, "n.conflist", &list(plugins));
-        found.retain(|line| line != "ok");
-        assert_eq!(found, [expected]);
-    }
+    ]);
 }
 
 #[test]
