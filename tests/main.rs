@@ -90,5 +90,6 @@ mod tuning;
 mod tuning_after;
 mod tuning_sysctls;
 mod upgrade;
+mod validate;
 mod vrf;
 mod walkthroughs;

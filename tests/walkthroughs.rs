@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Call, Lab, wait_for, without_random_names};
 
-const REDISNET: &str = r#"{
+pub const REDISNET: &str = r#"{
     "cniVersion": "0.4.0",
     "name": "redisnet",
     "type": "bridge",
@@ -85,7 +85,7 @@ fn w1_cnitool_tells_how_it_is_used_and_plugins_their_versions() {
 }
 
 /// W2's file is W1's with other names and version 1.0.0.
-fn mynet() -> String {
+pub fn mynet() -> String {
     let text = REDISNET.replace("redisnet", "mynet").replace("cni0", "mynet0").replace("0.4.0", "1.0.0");
     text.replace("10.88", "10.10")
 }
@@ -158,7 +158,7 @@ fn w3_writing_ones_own_plugin() {
     typed(&lab, &script.replace(" add ", " del ")).silent();
 }
 
-const LAB_BR0: &str = r#"{
+pub const LAB_BR0: &str = r#"{
     "name": "lab-br0",
     "type": "bridge",
     "bridge": "lab-br0",
@@ -194,7 +194,7 @@ fn w3_calling_a_plugin_directly_with_misplaced_keys() {
     assert_eq!(lab.reserved("lab-br0"), [""; 0]);
 }
 
-const OLD_MYNET: &str = r#"{
+pub const OLD_MYNET: &str = r#"{
     "cniVersion": "0.2.0",
     "name": "mynet",
     "type": "bridge",

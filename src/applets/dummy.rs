@@ -7,6 +7,11 @@ use crate::ipam::attach::{self, Attached};
 use crate::net::Handle;
 use crate::net::devices::{self, Kind, Wanted};
 
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+ipam.type: string
+";
+
 /// The applet.
 pub static DUMMY: Dummy = Dummy;
 
@@ -17,6 +22,17 @@ pub struct Dummy;
 impl Plugin for Dummy {
     fn name(&self) -> &'static str {
         "dummy"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        match request.config.ipam_type()? {
+            "" => Err(no_ipam()),
+            _ => Ok(()),
+        }
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -30,6 +30,21 @@ use crate::ipam::ranges::{self, Draft, RangeSet};
 use crate::ipam::resolv_conf;
 use crate::ipam::store::{self, Attachment, DEFAULT_DATA_DIR, Store};
 
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+ipam.ranges[][]: @range
+ipam.subnet: cidr
+ipam.rangeStart: ip
+ipam.rangeEnd: ip
+ipam.gateway: ip
+ipam.routes[]: @route
+ipam.dataDir: string
+ipam.resolvConf: string
+runtimeConfig.ipRanges[][]: @range
+runtimeConfig.ips[]: ip|cidr
+args.cni.ips[]: ip|cidr
+";
+
 /// The applet.
 pub struct HostLocal;
 
@@ -136,6 +151,17 @@ fn plan(config: &Config) -> Result<Vec<Option<IpAddr>>> {
 impl Plugin for HostLocal {
     fn name(&self) -> &'static str {
         "host-local"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        match is_left_to_the_runtime(&request.config)? {
+            true => Ok(()),
+            false => Config::decode(request).map(drop),
+        }
     }
 
     fn is_ipam(&self) -> bool {

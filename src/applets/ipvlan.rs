@@ -12,7 +12,7 @@
 //! routes; otherwise the master is the interface of the default route.
 
 use crate::cni::delegate::Delegate;
-use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::cni::{CniResult, Plugin, Position, Request, Undo};
 use crate::error::{Context, Error, Result};
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::master::Master;
@@ -20,6 +20,15 @@ use crate::net::devices::{self, Kind, Wanted};
 
 /// `IPVLAN_MODE_…` of `linux/if_link.h`.
 const MODES: [&str; 3] = ["l2", "l3", "l3s"];
+
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+master: string
+mode: l2|l3|l3s
+mtu: ?0..4294967295|auto
+linkInContainer: bool
+ipam.type: string
+";
 
 /// The applet.
 pub static IPVLAN: Ipvlan = Ipvlan;
@@ -46,6 +55,19 @@ enum Source {
 impl Plugin for Ipvlan {
     fn name(&self) -> &'static str {
         "ipvlan"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn position(&self) -> Position {
+        Position::Anywhere
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        Conf::of(request)?;
+        request.config.dns().map(drop)
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -8,6 +8,9 @@ use crate::net::{Handle, Netns};
 /// The only interface this is about.
 const NAME: &str = "lo";
 
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "";
+
 /// The applet.
 pub static LOOPBACK: Loopback = Loopback;
 
@@ -18,6 +21,14 @@ pub struct Loopback;
 impl Plugin for Loopback {
     fn name(&self) -> &'static str {
         "loopback"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn validate(&self, _request: &Request<'_>) -> Result<()> {
+        Ok(())
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -20,6 +20,18 @@ use crate::net::devices::{self, Kind, Wanted};
 /// `MACVLAN_MODE_…` of `linux/if_link.h`.
 const MODES: [(&str, u32); 4] = [("bridge", 4), ("private", 1), ("vepa", 2), ("passthru", 8)];
 
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+master: string
+mode: bridge|private|vepa|passthru
+mtu: 0..4294967295|auto
+mac: mac
+linkInContainer: bool
+bcqueuelen: 0..4294967295
+ipam.type: string
+runtimeConfig.mac: mac
+";
+
 /// The applet.
 pub static MACVLAN: Macvlan = Macvlan;
 
@@ -39,6 +51,15 @@ struct Conf {
 impl Plugin for Macvlan {
     fn name(&self) -> &'static str {
         "macvlan"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        Conf::of(request)?;
+        request.config.dns().map(drop)
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::cni::result::{IpConfig, parse_ip};
-use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::cni::{CniResult, Plugin, Position, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 use crate::net::routes::{DEFAULT, LOCAL, MAIN, Route};
 use crate::net::rules::Rule;
@@ -25,6 +25,13 @@ use crate::net::{Handle, Netns};
 
 /// The first table that may be taken.
 const FIRST_TABLE: u32 = 100;
+
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+table: 1..4294967295
+gateways[]: ip
+addSourceHints: bool
+";
 
 /// The applet.
 pub static SBR: Sbr = Sbr;
@@ -56,6 +63,18 @@ struct Source {
 impl Plugin for Sbr {
     fn name(&self) -> &'static str {
         "sbr"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn position(&self) -> Position {
+        Position::Behind
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        Conf::of(request).map(drop)
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -23,6 +23,16 @@ use crate::cni::{Plugin, Request, Undo};
 use crate::error::{Error, Result};
 use crate::ipam::ranges::verify_families;
 
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+ipam.addresses[].address: cidr
+ipam.addresses[].gateway: ip
+ipam.routes[]: @route
+ipam.dns: @dns
+runtimeConfig.ips[]: cidr
+args.cni.ips[]: cidr
+";
+
 /// The applet.
 pub struct Static;
 
@@ -110,6 +120,14 @@ fn parse(text: &str, complaint: &str) -> Result<IpConfig> {
 impl Plugin for Static {
     fn name(&self) -> &'static str {
         "static"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        Config::decode(request).map(drop)
     }
 
     fn is_ipam(&self) -> bool {

@@ -22,6 +22,19 @@ use crate::ipam::verify;
 use crate::net::tap::{self, NewTap};
 use crate::net::{Handle, Link, Mac, Netns};
 
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+multiQueue: bool
+owner: 0..4294967295
+group: 0..4294967295
+mtu: ?0..4294967295|auto
+mac: mac
+bridge: string
+selinuxContext: string
+ipam.type: string
+runtimeConfig.mac: mac
+";
+
 /// The applet.
 pub static TAP: Tap = Tap;
 
@@ -81,6 +94,14 @@ impl Conf {
 impl Plugin for Tap {
     fn name(&self) -> &'static str {
         "tap"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        Conf::of(request).map(drop)
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -17,6 +17,15 @@ use crate::net::devices::{self, Kind, Wanted};
 /// The highest tag; 4095 is reserved.
 const LAST_ID: u16 = 4094;
 
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+master: string
+vlanId: 0..4094
+mtu: 0..4294967295|auto
+linkInContainer: bool
+ipam.type: string
+";
+
 /// The applet.
 pub static VLAN: Vlan = Vlan;
 
@@ -34,6 +43,16 @@ struct Conf {
 impl Plugin for Vlan {
     fn name(&self) -> &'static str {
         "vlan"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        Conf::of(request)?;
+        request.config.dns()?;
+        attach::require_ipam_type(request)
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

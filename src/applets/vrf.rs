@@ -9,11 +9,17 @@
 //! The kernel takes an interface down and up again when it enters a VRF. What it loses by that (routes, IPv6 addresses) is
 //! given back: routes into the VRF's table.
 
-use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::cni::{CniResult, Plugin, Position, Request, Undo};
 use crate::error::{Context, Errno, Error, Result, code};
 use crate::ipam::verify;
 use crate::net::routes::MAIN;
 use crate::net::{Handle, Link, Netns, SharedLinks};
+
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+vrfname: string
+table: 0..4294967295
+";
 
 /// The applet.
 pub static VRF: Vrf = Vrf;
@@ -33,6 +39,18 @@ struct Conf {
 impl Plugin for Vrf {
     fn name(&self) -> &'static str {
         "vrf"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn position(&self) -> Position {
+        Position::Behind
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        Conf::of(request).map(drop)
     }
 
     fn versions(&self) -> &'static [&'static str] {

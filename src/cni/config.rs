@@ -39,6 +39,8 @@ impl<'a> Object<'a> {
 
     /// The value of a key, unless it is missing or null.
     pub fn get(&self, key: &str) -> Option<&'a Value> {
+        #[cfg(test)]
+        asked::note(&self.path, key);
         let map = self.map?;
         let exact = map.get(key);
         let folded = || map.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value);
@@ -47,6 +49,8 @@ impl<'a> Object<'a> {
 
     /// True when a key is there, be it null.
     pub fn has(&self, key: &str) -> bool {
+        #[cfg(test)]
+        asked::note(&self.path, key);
         self.map.is_some_and(|map| map.keys().any(|name| name.eq_ignore_ascii_case(key)))
     }
 
@@ -268,6 +272,26 @@ pub fn optional_ip(object: &Object<'_>, key: &str) -> Result<Option<IpAddr>> {
     match object.string(key)? {
         "" => Ok(None),
         text => parse_ip(text).map(Some),
+    }
+}
+
+/// For the test that holds tables of keys against what is decoded: the keys that this thread has asked for.
+#[cfg(test)]
+pub(crate) mod asked {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    thread_local! {
+        static KEYS: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    pub(super) fn note(path: &str, key: &str) {
+        KEYS.with_borrow_mut(|keys| keys.insert(format!("{path}{key}")));
+    }
+
+    /// Their paths; forgets them.
+    pub(crate) fn take() -> BTreeSet<String> {
+        KEYS.take()
     }
 }
 

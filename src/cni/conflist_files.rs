@@ -16,6 +16,11 @@ use crate::cni::json;
 use crate::cni::plugin_config::PluginConfig;
 use crate::error::{Error, Result};
 
+/// How the names of lists of plugins end.
+pub const LISTS: [&str; 1] = ["conflist"];
+/// How the names of single plugins' configurations end.
+pub const SINGLES: [&str; 2] = ["conf", "json"];
+
 /// A configuration that was found.
 #[derive(Debug)]
 pub struct Loaded {
@@ -30,8 +35,8 @@ pub struct Loaded {
 /// Finds the network `name` in `directory`. If it is not there, the error tells which files could not be looked into.
 pub fn load(directory: &str, name: &str) -> Result<Loaded> {
     let mut search = Search { name, skipped: Vec::new() };
-    let lists = files(Path::new(directory), &["conflist"])?;
-    let singles = files(Path::new(directory), &["conf", "json"])?;
+    let lists = files(Path::new(directory), &LISTS)?;
+    let singles = files(Path::new(directory), &SINGLES)?;
     let all = || lists.iter().chain(&singles);
     if let Some((path, mut list)) = search.first(&lists, NetworkList::parse)? {
         complete(&mut list, &path)?;
@@ -148,7 +153,7 @@ fn folder_plugins(folder: &Path) -> Result<Vec<PluginConfig>> {
 
 /// The files of a directory that have one of these extensions, in bytewise order of name. What is not a directory
 /// counts as a file, and so does a link. A missing directory has no files.
-fn files(directory: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
+pub fn files(directory: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     let unreadable =
         |error: std::io::Error| Error::internal(format!("open {}: {}", directory.display(), Error::from(error)));
     let entries = match fs::read_dir(directory) {
@@ -168,13 +173,14 @@ fn files(directory: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
 }
 
 /// The extension is what follows the last dot, even if nothing precedes it.
-fn has_extension(name: &[u8], extensions: &[&str]) -> bool {
+pub fn has_extension(name: &[u8], extensions: &[&str]) -> bool {
     let dot = name.iter().rposition(|byte| *byte == b'.');
     let extension = dot.and_then(|dot| name.get(dot + 1..));
     extension.is_some_and(|extension| extensions.iter().any(|wanted| wanted.as_bytes() == extension))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+/// The bytes of a file.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| Error::internal(format!("error reading {}: {}", path.display(), Error::from(error))))
 }
 

@@ -55,6 +55,80 @@ pub fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>> {
     }
 }
 
+/// Every key of a document that is known to be JSON, in its order and as often as it is there, which decoding loses: each
+/// with the path of its object (`plugins[0].ipam`).
+pub fn keys_in_order(text: &str) -> Vec<(String, String)> {
+    let (mut rest, mut keys) = (text, Vec::new());
+    // The path of each open object or list, with the path of its present member or the number of its present element.
+    let mut open: Vec<(String, Member)> = Vec::new();
+    while let Some(at) = rest.find(['{', '[', '}', ']', '"', ',']) {
+        let (sign, behind) = rest.get(at..).unwrap_or_default().split_at(1);
+        rest = behind;
+        match (sign, open.last_mut()) {
+            ("{" | "[", outer) => {
+                let path = outer.map_or(String::new(), |(path, member)| member.path(path));
+                open.push((path, if sign == "{" { Member::Key(String::new()) } else { Member::Element(0) }));
+            }
+            ("\"", outer) => {
+                let (text, behind) = rest.split_at(end_of_string(rest));
+                rest = behind.get(1..).unwrap_or_default();
+                if let (Some((path, Member::Key(key))), true) = (outer, rest.trim_start().starts_with(':')) {
+                    *key = unescaped(text);
+                    keys.push((path.clone(), key.clone()));
+                }
+            }
+            (",", Some((_, Member::Element(number)))) => *number += 1,
+            (",", _) => {}
+            _ => drop(open.pop()),
+        }
+    }
+    keys
+}
+
+/// Where in an object or list.
+enum Member {
+    Key(String),
+    Element(usize),
+}
+
+impl Member {
+    fn path(&self, outer: &str) -> String {
+        match self {
+            Member::Key(key) => join(outer, &shown(key)),
+            Member::Element(number) => format!("{outer}[{number}]"),
+        }
+    }
+}
+
+/// Where the quote is that ends a string.
+fn end_of_string(text: &str) -> usize {
+    let mut escaped = false;
+    let is_end = |byte: u8| {
+        let is_end = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        is_end
+    };
+    text.bytes().position(is_end).unwrap_or(text.len())
+}
+
+fn unescaped(text: &str) -> String {
+    serde_json::from_str(&format!("\"{text}\""))
+        .ok()
+        .and_then(|value: Value| Some(value.as_str()?.to_string()))
+        .unwrap_or_default()
+}
+
+/// The path `place.key`.
+pub fn join(place: &str, key: &str) -> String {
+    if place.is_empty() { key.to_string() } else { format!("{place}.{key}") }
+}
+
+/// A key as a path has it: quoted if it is no plain word.
+pub fn shown(key: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-/".contains(&byte);
+    if !key.is_empty() && key.bytes().all(plain) { key.to_string() } else { format!("{key:?}") }
+}
+
 /// What Go calls the type of a JSON value in decoding errors.
 pub fn type_name(value: &Value) -> &'static str {
     match value {
@@ -203,6 +277,25 @@ mod tests {
     #[test]
     fn numbers_keep_their_digits() {
         assert_eq!(compact(&json!([9007199254740993u64, -1, 0.5, 3e2]).into()), "[9007199254740993,-1,0.5,300]");
+    }
+
+    #[test]
+    fn keys_are_told_in_order_with_their_places_and_as_often_as_they_are_there() {
+        let text = r#"{"a.b":{"x":1},"c" : [{"d":"}\"{,"}, [{"e":"\\"}],{"d":["q"]}],"n\u0065t":null,"c":2}"#;
+        let keys = keys_in_order(text);
+        let keys: Vec<_> = keys.iter().map(|(path, key)| (path.as_str(), key.as_str())).collect();
+        let expected = [
+            ("", "a.b"),
+            ("\"a.b\"", "x"),
+            ("", "c"),
+            ("c[0]", "d"),
+            ("c[1][0]", "e"),
+            ("c[2]", "d"),
+            ("", "net"),
+            ("", "c"),
+        ];
+        assert_eq!(keys, expected);
+        assert!(keys_in_order("null").is_empty());
     }
 
     #[test]

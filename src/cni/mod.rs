@@ -12,18 +12,21 @@ pub mod delegate;
 pub mod environment;
 pub mod json;
 pub mod kept;
+pub mod keys;
 pub mod plugin;
 pub mod plugin_config;
+pub mod report;
 pub mod result;
 mod result_json;
 pub mod serve;
 #[cfg(test)]
 mod testing;
 pub mod undo;
+pub mod validate;
 pub mod version;
 
 pub use config::{NetworkConfig, Object};
 pub use environment::Verb;
-pub use plugin::{Host, Plugin, Request};
+pub use plugin::{Host, Plugin, Position, Request};
 pub use result::CniResult;
 pub use undo::Undo;

@@ -25,6 +25,18 @@ pub trait Plugin: Sync {
         false
     }
 
+    /// The keys of its configuration, a table as [`crate::cni::keys`] reads it.
+    fn keys(&self) -> &'static str;
+
+    /// Where in a list of plugins it stands.
+    fn position(&self) -> Position {
+        Position::First
+    }
+
+    /// Fails if ADD would refuse the configuration whatever the host is like: decodes all of it, and looks at nothing else, no
+    /// file and no kernel.
+    fn validate(&self, request: &Request<'_>) -> Result<()>;
+
     /// Attaches the container. Whatever is done is written to `undo` as soon as it is done.
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult>;
 
@@ -43,6 +55,17 @@ pub trait Plugin: Sync {
     fn status(&self, _request: &Request<'_>) -> Result<()> {
         Ok(())
     }
+}
+
+/// Where in a list of plugins one stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// It makes an interface.
+    First,
+    /// It works on what the plugin in front of it has made, and fails without a `prevResult`.
+    Behind,
+    /// Both.
+    Anywhere,
 }
 
 /// One call of a plugin.

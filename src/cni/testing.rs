@@ -84,6 +84,14 @@ impl Plugin for Fake {
         if self.0 == "modern" { &["1.1.0"] } else { version::ALL }
     }
 
+    fn keys(&self) -> &'static str {
+        "log: string\nfails: string\n"
+    }
+
+    fn validate(&self, _request: &Request<'_>) -> Result<()> {
+        Ok(())
+    }
+
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         let (log, name) = (request.config.top().string("log")?.to_string(), self.0);
         undo.push(move || {

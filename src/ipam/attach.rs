@@ -31,7 +31,19 @@ pub fn call_ipam(request: &Request<'_>) -> Result<()> {
 
 /// The IPAM plugin of a plugin that cannot do without.
 pub fn required_ipam(request: &Request<'_>) -> Result<Delegate> {
-    find_ipam(request)?.ok_or_else(|| Error::internal("no plugin name provided"))
+    find_ipam(request)?.ok_or_else(no_ipam)
+}
+
+/// The same, when nothing but the configuration is looked at.
+pub fn require_ipam_type(request: &Request<'_>) -> Result<()> {
+    match request.config.ipam_type().context("failed to load netconf")? {
+        "" => Err(no_ipam()),
+        _ => Ok(()),
+    }
+}
+
+fn no_ipam() -> Error {
+    Error::internal("no plugin name provided")
 }
 
 /// The hardware address that macvlan and tap are asked for: `runtimeConfig.mac` before CNI_ARGS `MAC` before `mac`.

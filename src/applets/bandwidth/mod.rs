@@ -21,13 +21,30 @@ mod ifb;
 mod remove;
 
 use crate::cni::result::Interface;
-use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::cni::{CniResult, Plugin, Position, Request, Undo};
 use crate::error::{Context, Error, Result, code};
 use crate::ipam::attach::open_netns;
 use crate::net::traffic::{Limit, Remote, Tbf};
 use crate::net::{Handle, Link, Netns};
 
 use conf::Conf;
+
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+ingressRate: 0..
+ingressBurst: 0..
+egressRate: 0..
+egressBurst: 0..
+shapedSubnets[]: cidr
+unshapedSubnets[]: cidr
+runtimeConfig.bandwidth: @limits
+@limits.ingressRate: 0..
+@limits.ingressBurst: 0..
+@limits.egressRate: 0..
+@limits.egressBurst: 0..
+@limits.shapedSubnets[]: cidr
+@limits.unshapedSubnets[]: cidr
+";
 
 /// The applet.
 pub static BANDWIDTH: Bandwidth = Bandwidth;
@@ -39,6 +56,18 @@ pub struct Bandwidth;
 impl Plugin for Bandwidth {
     fn name(&self) -> &'static str {
         "bandwidth"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn position(&self) -> Position {
+        Position::Behind
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        Conf::of(request).map(drop)
     }
 
     fn versions(&self) -> &'static [&'static str] {

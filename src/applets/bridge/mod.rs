@@ -54,6 +54,31 @@ use crate::net::bridge_ports::PortSettings;
 /// Longest interface name in bytes.
 const LONGEST_NAME: usize = 15;
 
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+bridge: string
+isGateway: bool
+isDefaultGateway: bool
+forceAddress: bool
+ipMasq: bool
+ipMasqBackend: iptables|nftables
+macspoofchk: bool
+mtu: ?0..4294967295|auto
+hairpinMode: bool
+portIsolation: bool
+vlan: 0..4094
+vlanTrunk[].id: 1..4094
+vlanTrunk[].minID: 1..4094
+vlanTrunk[].maxID: 1..4094
+preserveDefaultVlan: bool
+promiscMode: bool
+enabledad: bool
+disableContainerInterface: bool
+ipam.type: string
+runtimeConfig.mac: mac
+args.cni.mac: mac
+";
+
 /// The applet.
 pub static BRIDGE: Bridge = Bridge;
 
@@ -85,6 +110,14 @@ struct Conf {
 impl Plugin for Bridge {
     fn name(&self) -> &'static str {
         "bridge"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        Conf::valid(request)?.firewall.validate(request).map(drop)
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
@@ -147,7 +180,14 @@ impl Plugin for Bridge {
 impl Conf {
     /// Decodes and refuses what ADD cannot do, before anything is touched.
     fn for_add(request: &Request<'_>) -> Result<Conf> {
-        let mut conf = Conf::of(request)?;
+        let mut conf = Conf::valid(request)?;
+        conf.mtu.resolve()?;
+        Ok(conf)
+    }
+
+    /// What can be known without asking the kernel.
+    fn valid(request: &Request<'_>) -> Result<Conf> {
+        let conf = Conf::of(request)?;
         if conf.disable_container_interface && !conf.ipam.is_empty() {
             return Err(Error::internal("cannot use IPAM when DisableContainerInterface flag is set"));
         }
@@ -161,7 +201,6 @@ impl Conf {
         if let Some(name) = conf.vlan_gateway().filter(|name| name.len() > LONGEST_NAME) {
             return Err(Error::internal(format!("failed to create vlan interface: invalid interface name {name:?}")));
         }
-        conf.mtu.resolve()?;
         Ok(conf)
     }
 

@@ -5,6 +5,7 @@
 //! cnitool gc <network-name> [<netns>] [--valid CONTAINERID/IFNAME]...
 //! cnitool status <network-name> [<netns>]
 //! cnitool list [<network-name>]
+//! cnitool validate [network|file]...
 //! ```
 //!
 //! The command line is that of cnitool v1.3.0 (words by place) and of the options added since. Environment:
@@ -14,6 +15,7 @@
 mod command_line;
 mod container;
 mod list;
+mod validate;
 
 use command_line::Command;
 
@@ -39,7 +41,7 @@ struct Verb {
     run: fn(&mut Call<'_>) -> Result<()>,
 }
 
-const VERBS: [Verb; 6] = [
+const VERBS: [Verb; 7] = [
     Verb { name: "add", about: "Add network interface to a network namespace", words: ATTACHMENT, help: "", run: add },
     Verb {
         name: "check",
@@ -58,6 +60,7 @@ const VERBS: [Verb; 6] = [
     Verb { name: "gc", about: "Garbage collect network interfaces", words: NETWORK, help: GC_HELP, run: gc },
     Verb { name: "list", about: list::ABOUT, words: "[<network-name>]", help: list::HELP, run: list::run },
     Verb { name: "status", about: "Get status of network interfaces", words: NETWORK, help: STATUS_HELP, run: status },
+    Verb { name: "validate", about: validate::ABOUT, words: validate::WORDS, help: "", run: validate::run },
 ];
 
 const ATTACHMENT: &str = "<network-name> <netns>";

@@ -21,10 +21,25 @@ use std::time::Duration;
 
 pub use command_line::run;
 
-use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::cni::{CniResult, Object, Plugin, Request, Undo};
 use crate::dhcp::dial::{self, DEFAULT_SOCKET, Failure};
 use crate::dhcp::rpc::{ALLOCATE, CHECK, COLLECT, CmdArgs, RELEASE};
+use crate::dhcp::settings::Settings;
 use crate::error::{Context, Error, Result, code};
+
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+ipam.daemonSocketPath: string
+ipam.provide[].option: string
+ipam.provide[].value: string
+ipam.provide[].fromArg: string
+ipam.request[].option: string
+ipam.request[].skipDefault: bool
+ipam.priority: 0..
+ipam.dnsFromServer: bool
+ipam.mtuFromServer: bool
+ipam.ipv6: bool
+";
 
 /// The applet.
 pub static DHCP: Dhcp = Dhcp;
@@ -113,6 +128,16 @@ fn absolute(path: &str) -> Result<String> {
 impl Plugin for Dhcp {
     fn name(&self) -> &'static str {
         "dhcp"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        Daemon::of(request)?;
+        let ipam = request.config.top().object("ipam")?.unwrap_or_else(Object::null);
+        Settings::decode(&ipam, &request.args, &[], [0; 6], false).map(drop)
     }
 
     fn is_ipam(&self) -> bool {

@@ -25,13 +25,21 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::cni::environment::validate_ifname;
-use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::cni::{CniResult, Plugin, Position, Request, Undo};
 use crate::error::{Context, Error, Result, code};
 use crate::firewall::Session;
 use crate::firewall::filter::{Filter, Ingress, Store, unusable_chain_name};
 use crate::firewall::firewalld::Firewalld;
 use crate::firewall::flavour::{Flavour, Preference, choose};
 use crate::firewall::owners::{Owner, Owners};
+
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+backend: ?iptables|firewalld|nftables
+iptablesAdminChainName: string
+firewalldZone: string
+ingressPolicy: open|same-bridge|isolated
+";
 
 /// The applet.
 pub static FIREWALL: Firewall = Firewall;
@@ -71,6 +79,18 @@ enum Backend {
 impl Plugin for Firewall {
     fn name(&self) -> &'static str {
         "firewall"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn position(&self) -> Position {
+        Position::Behind
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        Conf::of(request).map(drop)
     }
 
     fn versions(&self) -> &'static [&'static str] {

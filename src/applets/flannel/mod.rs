@@ -33,6 +33,18 @@ const FAILED: &str = "failed to delegate add";
 const PREV_RESULT: &str = "prevResult";
 const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
 
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+subnetFile: string
+waitForSubnetFile: 0..60
+dataDir: string
+delegate: plugin
+ipam.type: string
+ipam.routes[]: @route
+ipam.*: any
+runtimeConfig.*: any
+";
+
 /// The applet.
 pub static FLANNEL: Flannel = Flannel;
 
@@ -46,6 +58,15 @@ type Keys = Map<String, Value>;
 impl Plugin for Flannel {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        data_dir(&request.config)?;
+        Conf::of(&request.config).map(drop)
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -62,6 +62,11 @@ impl<'a> Selector<'a> {
         Ok(())
     }
 
+    /// The runtime names a device.
+    pub(super) fn has_device_id(&self) -> bool {
+        !self.device_id.is_empty()
+    }
+
     /// True when no key is given.
     pub(super) fn is_empty(&self) -> bool {
         [self.device, self.hwaddr, self.kernelpath, self.pci, self.auxiliary].iter().all(|key| key.is_empty())

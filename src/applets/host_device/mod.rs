@@ -28,6 +28,17 @@ use crate::ipam::attach::{self, Attached};
 use crate::net::moving::{self, Side};
 use crate::net::{Link, Netns};
 
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+device: string
+hwaddr: mac
+kernelpath: string
+pciBusID: string
+dpdkMode: bool
+ipam.type: string
+runtimeConfig.deviceID: string
+";
+
 /// The applet.
 pub static HOST_DEVICE: HostDevice = HostDevice;
 
@@ -47,6 +58,20 @@ struct Conf<'a> {
 impl Plugin for HostDevice {
     fn name(&self) -> &'static str {
         "host-device"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        let conf = Conf::decode(request)?;
+        // The runtime will name it.
+        let capabilities = request.config.top().object("capabilities")?;
+        match capabilities.map_or(Ok(false), |all| all.boolean("deviceID"))? || conf.selector.has_device_id() {
+            true => Ok(()),
+            false => conf.require_device(),
+        }
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
@@ -112,12 +137,14 @@ impl<'a> Conf<'a> {
     fn of(request: &'a Request<'_>) -> Result<Self> {
         let mut conf = Conf::decode(request)?;
         conf.selector.resolve_device_id()?;
-        if conf.selector.is_empty() {
-            let msg = "specify either \"device\", \"hwaddr\", \"kernelpath\" or \"pciBusID\"";
-            return Err(Error::internal(msg));
-        }
+        conf.require_device()?;
         conf.dpdk = conf.selector.has_userspace_driver()?.unwrap_or(conf.dpdk);
         Ok(conf)
+    }
+
+    fn require_device(&self) -> Result<()> {
+        let msg = "specify either \"device\", \"hwaddr\", \"kernelpath\" or \"pciBusID\"";
+        if self.selector.is_empty() { Err(Error::internal(msg)) } else { Ok(()) }
     }
 
     /// DEL carries on without what sysfs does not have any more.

@@ -24,7 +24,7 @@ mod remove;
 
 use std::net::IpAddr;
 
-use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::cni::{CniResult, Plugin, Position, Request, Undo};
 use crate::error::{Context, Error, Result, code};
 use crate::firewall::flavour::{Flavour, Preference, choose};
 use crate::firewall::{Family, Place, Session, Table, conntrack};
@@ -32,6 +32,21 @@ use crate::net::Handle;
 
 use conf::{Backend, Conf};
 use forward::Forwarding;
+
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+backend: iptables|nftables
+snat: bool
+masqAll: bool
+markMasqBit: 0..31
+externalSetMarkChain: string
+conditionsV4[]: string
+conditionsV6[]: string
+runtimeConfig.portMappings[].hostPort: 1..65535
+runtimeConfig.portMappings[].containerPort: 1..65535
+runtimeConfig.portMappings[].protocol: string
+runtimeConfig.portMappings[].hostIP: ip
+";
 
 /// The applet.
 pub static PORTMAP: Portmap = Portmap;
@@ -43,6 +58,18 @@ pub struct Portmap;
 impl Plugin for Portmap {
     fn name(&self) -> &'static str {
         "portmap"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn position(&self) -> Position {
+        Position::Behind
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        Conf::of(&request.config).map(drop)
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -23,7 +23,7 @@ use crate::firewall::Session;
 use crate::firewall::flavour::Flavour;
 use crate::firewall::masquerade::{self, Manner, Masquerade};
 use crate::ipam::apply::Target;
-use crate::ipam::attach::{open_netns, required_ipam};
+use crate::ipam::attach::{self, open_netns, required_ipam};
 use crate::ipam::detach::Attachment;
 use crate::ipam::mtu::Mtu;
 use crate::ipam::point_to_point;
@@ -31,6 +31,14 @@ use crate::net::{Handle, Netns, links, sysctls, veth};
 
 /// Index of the container's interface in the result.
 const CONTAINER: i64 = 1;
+
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+ipMasq: bool
+ipMasqBackend: iptables|nftables
+mtu: ?0..4294967295|auto
+ipam.type: string
+";
 
 /// The applet.
 pub static PTP: Ptp = Ptp;
@@ -77,6 +85,15 @@ impl Conf {
 impl Plugin for Ptp {
     fn name(&self) -> &'static str {
         "ptp"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        Conf::of(request)?.manner(request)?;
+        attach::require_ipam_type(request)
     }
 
     /// The IPAM comes first, as in the reference: a second ADD of the same interface gets its refusal.

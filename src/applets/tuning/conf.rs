@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::cni::Request;
 use crate::cni::args::Args;
 use crate::cni::config::Object;
+use crate::cni::json;
 use crate::error::{Context, Error, Result};
 use crate::net::Mac;
 use crate::net::tuning::Property;
@@ -102,49 +103,13 @@ fn sysctls(top: &Object<'_>, args: &Object<'_>, order: &[String]) -> Result<Vec<
 /// The keys of the document's `sysctl` in its order, which decoding loses; none may be there twice. The document is known
 /// to be JSON.
 fn keys_in_order(document: &[u8]) -> Result<Vec<String>> {
-    let document = String::from_utf8_lossy(document);
-    let (mut rest, mut depth, mut is_sysctl, mut keys) = (document.as_ref(), 0_u32, false, Vec::new());
-    while let Some(at) = rest.find(['{', '[', '}', ']', '"']) {
-        let (sign, behind) = rest.get(at..).unwrap_or_default().split_at(1);
-        rest = behind;
-        match sign {
-            "{" | "[" => depth += 1,
-            "\"" => {
-                let (text, behind) = rest.split_at(end_of_string(rest));
-                rest = behind.get(1..).unwrap_or_default();
-                let is_key = rest.trim_start().starts_with(':');
-                match (is_key, depth) {
-                    (true, 1) => is_sysctl = text.eq_ignore_ascii_case("sysctl"),
-                    (true, 2) if is_sysctl => keys.push(unescaped(text)),
-                    _ => {}
-                }
-            }
-            _ => depth = depth.saturating_sub(1),
-        }
-    }
+    let keys = json::keys_in_order(&String::from_utf8_lossy(document)).into_iter();
+    let keys: Vec<_> = keys.filter(|(path, _)| path.eq_ignore_ascii_case("sysctl")).map(|(_, key)| key).collect();
     let first = |(at, key): (usize, &String)| keys.iter().position(|other| other == key) == Some(at);
     match keys.iter().enumerate().all(first) {
         true => Ok(keys),
         false => Err(Error::internal("duplicated sysctl keys are not allowed")),
     }
-}
-
-/// Where the quote is that ends a string.
-fn end_of_string(text: &str) -> usize {
-    let mut escaped = false;
-    let is_end = |byte: u8| {
-        let is_end = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
-        is_end
-    };
-    text.bytes().position(is_end).unwrap_or(text.len())
-}
-
-fn unescaped(text: &str) -> String {
-    serde_json::from_str(&format!("\"{text}\""))
-        .ok()
-        .and_then(|value: Value| Some(value.as_str()?.to_string()))
-        .unwrap_or_default()
 }
 
 /// The names below /proc/sys that a key may stand for; the first that exists counts. The reference takes every dot for a

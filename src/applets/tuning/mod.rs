@@ -20,11 +20,29 @@ mod pattern;
 
 use conf::{Conf, data_directory, names_of};
 
-use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::cni::{CniResult, Plugin, Position, Request, Undo};
 use crate::error::{Context, Errno, Error, Result, code};
 use crate::ipam::tuned::{self, Originals};
 use crate::net::tuning::Property;
 use crate::net::{Handle, Netns, sysctls};
+
+/// Its keys, see [`crate::cni::keys`].
+const KEYS: &str = "\
+sysctl.*: string
+mac: mac
+promisc: bool
+mtu: 0..2147483647
+allmulti: bool
+txQLen: 0..4294967295
+dataDir: string
+runtimeConfig.mac: mac
+args.cni.sysctl.*: string
+args.cni.mac: mac
+args.cni.promisc: bool
+args.cni.mtu: 0..2147483647
+args.cni.allmulti: bool
+args.cni.txQLen: 0..4294967295
+";
 
 /// The applet.
 pub static TUNING: Tuning = Tuning;
@@ -45,6 +63,19 @@ struct Setting {
 impl Plugin for Tuning {
     fn name(&self) -> &'static str {
         "tuning"
+    }
+
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
+
+    fn position(&self) -> Position {
+        Position::Behind
+    }
+
+    fn validate(&self, request: &Request<'_>) -> Result<()> {
+        data_directory(request)?;
+        names(&Conf::of(request)?, &request.ifname).map(drop)
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -1,0 +1,120 @@
+//! One plugin of a network: which tables tell its keys, and what it says about other plugins and runtimes.
+
+use serde_json::{Map, Value};
+
+use crate::cni::config::Object;
+use crate::cni::json::{self, join};
+use crate::cni::keys::{COMMON, Keys};
+use crate::cni::plugin::{Host, Plugin};
+use crate::cni::plugin_config::PluginConfig;
+use crate::cni::report::{Level, Report};
+
+/// For a plugin that is not ours, which may have what keys it likes.
+const FOREIGN: &str = "ipam.type: string\nipam.*: any\n*: any\n";
+/// In front of an address management plugin stands, usually, another one that says this.
+const IPAM: &str = "ipam.type: string\n";
+/// An address management plugin that is not ours.
+const FOREIGN_IPAM: &str = "ipam.*: any\n";
+
+/// One plugin of a network.
+pub(super) struct Entry<'d> {
+    pub(super) file: &'d String,
+    /// In the file.
+    pub(super) path: String,
+    pub(super) map: &'d Map<String, Value>,
+    /// `type`; empty when it is missing.
+    pub(super) kind: &'d str,
+    /// Ours of this type.
+    pub(super) plugin: Option<&'static dyn Plugin>,
+    pub(super) ipam: Ipam<'d>,
+}
+
+/// `ipam.type` of a plugin.
+pub(super) enum Ipam<'d> {
+    None,
+    Ours(&'static dyn Plugin),
+    Foreign(&'d str),
+}
+
+impl<'d> Entry<'d> {
+    pub(super) fn of(file: &'d String, path: String, map: &'d Map<String, Value>, host: &Host) -> Self {
+        let top = Object::top(map);
+        let kind = top.string("type").unwrap_or_default();
+        let plugin = (host.plugins)(kind);
+        let ipam = top.object("ipam").ok().flatten().map_or("", |ipam| ipam.string("type").unwrap_or_default());
+        let takes_ipam = plugin.is_none_or(|plugin| !Keys::of(&[plugin.keys()]).below("ipam").is_empty());
+        let ipam = match (host.plugins)(ipam) {
+            _ if ipam.is_empty() || !takes_ipam => Ipam::None,
+            Some(found) => Ipam::Ours(found),
+            None => Ipam::Foreign(ipam),
+        };
+        Entry { file, path, map, kind, plugin, ipam }
+    }
+
+    /// Without what all have.
+    pub(super) fn own_tables(&self) -> Vec<&'static str> {
+        let ipam = match self.ipam {
+            Ipam::Ours(ipam) if ipam.is_ipam() => ipam.keys(),
+            _ => "",
+        };
+        vec![self.plugin.map_or("", |plugin| plugin.keys()), ipam]
+    }
+
+    /// With what all have, and what has to be let pass.
+    pub(super) fn tables(&self) -> Vec<&'static str> {
+        let mut tables = self.own_tables();
+        tables.push(COMMON);
+        if self.plugin.is_some_and(|plugin| plugin.is_ipam()) {
+            tables.push(IPAM);
+        }
+        match self.ipam {
+            Ipam::Ours(ipam) if ipam.is_ipam() => {}
+            Ipam::None => {}
+            _ => tables.push(FOREIGN_IPAM),
+        }
+        if self.plugin.is_none() {
+            tables.push(FOREIGN);
+        }
+        tables
+    }
+
+    /// Plugins that are not ours, or not for this.
+    pub(super) fn find_strangers(&self, report: &mut Report) {
+        const STRANGE: &str = " is no plugin of cni-box: ";
+        if self.plugin.is_none() && !self.kind.is_empty() {
+            let text = [&json::shown(self.kind), STRANGE, "only the keys that all plugins have were checked"];
+            report.say(Level::Note, &join(&self.path, "type"), &text);
+        }
+        let path = join(&self.path, "ipam.type");
+        match self.ipam {
+            Ipam::Foreign(kind) => {
+                let text = [&json::shown(kind), STRANGE, "the keys of \"ipam\" were not checked"];
+                report.say(Level::Note, &path, &text);
+            }
+            Ipam::Ours(ipam) if !ipam.is_ipam() => {
+                let text = [ipam.name(), " does not manage addresses; allowed: host-local, static, dhcp"];
+                report.say(Level::Error, &path, &text);
+            }
+            _ => {}
+        }
+    }
+
+    /// Capabilities are a promise to runtimes that the plugin does something with what they supply.
+    pub(super) fn find_capabilities(&self, config: &PluginConfig, report: &mut Report) {
+        let path = join(&self.path, "capabilities");
+        let known = Keys::of(&self.own_tables()).below("runtimeConfig");
+        let is_known = |key: &str| known.iter().any(|name| *name == "*" || name.eq_ignore_ascii_case(key));
+        for key in config.capabilities.iter().filter(|key| !is_known(key)) {
+            let known = if known.is_empty() { "none" } else { &known.join(", ") };
+            let text = [self.kind, " does nothing with this capability; allowed: ", known];
+            report.say(Level::Warning, &join(&path, &json::shown(key)), &text);
+        }
+        // The plugin that does nothing without its capability.
+        const NEEDED: &str = "portMappings";
+        let supplied = Object::top(self.map).object("runtimeConfig").ok().flatten().is_some_and(|all| all.has(NEEDED));
+        if self.kind == "portmap" && !supplied && !config.capabilities.iter().any(|key| key == NEEDED) {
+            let text = "portmap does nothing without \"portMappings\": true, because runtimes then tell it no ports";
+            report.say(Level::Warning, &path, &[text]);
+        }
+    }
+}
