@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Call, Lab, wait_for, without_random_names};
 
-const REDISNET: &str = r#"{
+pub const REDISNET: &str = r#"{
     "cniVersion": "0.4.0",
     "name": "redisnet",
     "type": "bridge",
