@@ -2,10 +2,8 @@
 
 use serde_json::json;
 
-use super::machine::Machine;
+use super::machine::{Machine, REDIS};
 use crate::walkthroughs::REDISNET;
-
-const REDIS: &str = "docker.io/library/redis:alpine3.13";
 
 /// A machine with a containerd that has the images.
 fn machine() -> Machine {
@@ -14,12 +12,6 @@ fn machine() -> Machine {
     machine.wait_until("ctr version");
     machine.ok("ctr image import /tmp/images.tar");
     machine
-}
-
-/// Asks the redis server at an address from outside of all containers. As long as the kernel makes sure that nobody else has
-/// the bridge's new IPv6 address, a client gets `::1` for its own and waits in vain.
-fn ping_redis(machine: &Machine, address: &str) {
-    machine.wait_until(&format!("timeout 1 redis-cli -h {address} ping | grep -x PONG"));
 }
 
 #[test]
@@ -35,7 +27,7 @@ fn w1_and_w5_a_redis_container_by_hand() {
     assert!(addresses.contains("inet 10.88.0.2/16") && addresses.contains("eth0"), "{addresses}");
     machine.ok("ping -c 1 10.88.0.2");
     machine.ok(&format!("ctr run --with-ns=network:/var/run/netns/redisnet -d {REDIS} redis"));
-    ping_redis(&machine, "10.88.0.2");
+    machine.redis_answers("10.88.0.2", 6379);
     let typed = machine.on_a_terminal("ctr task exec -t --exec-id redis-sh redis sh", "ip addr\nexit\n").success();
     assert!(typed.stdout.contains("inet 10.88.0.2/16") && typed.stdout.contains("eth0"), "{typed:#?}");
 
@@ -76,10 +68,10 @@ fn ctr_connects_containers_and_disconnects_them() {
     machine.write("/etc/cni/net.d/10-lab.conflist", dual_stack("1.0.0"));
     run(&machine, "first");
     for address in ["10.22.0.2", "fd00:22::2"] {
-        ping_redis(&machine, address);
+        machine.redis_answers(address, 6379);
     }
     run(&machine, "second");
-    ping_redis(&machine, "10.22.0.3");
+    machine.redis_answers("10.22.0.3", 6379);
     let ask = "ctr task exec --exec-id ask first sh -c 'echo PING | nc -w 5 10.22.0.3 6379'";
     assert_eq!(machine.ok(ask).trim(), "+PONG");
     let rules = machine.lab.rules().join("\n");

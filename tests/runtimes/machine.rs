@@ -9,6 +9,9 @@ use crate::lab::{Call, Lab, Outcome, binary, wait_for};
 const ENTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/runtimes/enter.sh");
 const PATH: &str = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/cni/bin";
 
+/// The image of the walk-throughs, made by scripts/runtimes-images.sh.
+pub const REDIS: &str = "docker.io/library/redis:alpine3.13";
+
 /// The machine. Dropping it ends all that runs on it.
 pub struct Machine {
     /// Whose network and `/var/lib/cni` it has.
@@ -27,6 +30,10 @@ pub fn files() -> String {
         "no runtimes in {folder}: use make test-runtimes"
     );
     folder
+}
+
+fn ping(address: &str, port: u16) -> String {
+    format!("timeout 1 redis-cli -h {address} -p {port} ping | grep -x PONG")
 }
 
 impl Machine {
@@ -84,6 +91,18 @@ impl Machine {
     /// Waits until a command succeeds.
     pub fn wait_until(&self, command: &str) {
         wait_for(command, || self.typed(command).code == Some(0));
+    }
+
+    /// Waits until the redis server at an address answers a client on the machine, outside of all containers. As long as the
+    /// kernel makes sure that nobody else has a bridge's new IPv6 address, a client gets `::1` for its own and waits in vain.
+    pub fn redis_answers(&self, address: &str, port: u16) {
+        self.wait_until(&ping(address, port));
+    }
+
+    /// The same for a client in the lab's namespace `outside`, another machine in its network.
+    pub fn redis_answers_outside(&self, address: &str, port: u16) {
+        let command = ping(address, port);
+        wait_for(&command, || self.lab.sh(&format!("ip netns exec outside {command}")).code == Some(0));
     }
 
     /// No plugin left anything of an attachment: a pair, a rule with one of these words in it (its addresses, say), a

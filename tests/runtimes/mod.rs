@@ -7,6 +7,7 @@
 
 mod containerd;
 mod machine;
+mod podman;
 
 use std::path::{Path, PathBuf};
 
