@@ -63,6 +63,8 @@ add_rest() {
     ln -s /run "$NEW/root/var/run"
     printf 'root:x:0:0:root:/root:/bin/sh\n' >"$NEW/root/etc/passwd"
     printf 'root:x:0:\n' >"$NEW/root/etc/group"
+    printf '127.0.0.1 localhost\n::1 localhost\n' >"$NEW/root/etc/hosts"
+    : >"$NEW/root/etc/resolv.conf"
 }
 
 if ! is_root; then die "container runtimes need root: run make test-runtimes as root"; fi

@@ -1,10 +1,10 @@
 #!/bin/sh
-# enter.sh FILES NAME BINARY: a machine of its own in the lab that starts it: its root is a copy-on-write view of the runtimes'
-# (scripts/runtimes-fetch.sh), it has processes and control groups of its own, and the lab's network and /var/lib/cni. Says
-# "ready PID" when it is up; PID is that of its init, as the caller sees it. Ends, with everything that runs in it, when its
-# standard input does.
+# enter.sh FILES LAYERS NAME BINARY: a machine of its own in the lab that starts it: its root is a copy-on-write view of the
+# folders LAYERS below FILES (scripts/runtimes-fetch.sh), the first on top; it has processes and control groups of its own,
+# and the lab's network and /var/lib/cni. Says "ready PID" when it is up; PID is that of its init, as the caller sees it.
+# Ends, with everything that runs in it, when its standard input does.
 set -e
-files=$1 name=$2 binary=$3
+files=$1 layers=$2 name=$3 binary=$4
 
 # folder, type and options of each hierarchy
 control_groups() { awk '$3 ~ /^cgroup2?$/ { print $2, $3, $4 }' /proc/mounts; }
@@ -37,7 +37,8 @@ mount_control_groups() {
 make_root() {
     mount -t tmpfs -o mode=755 tmpfs /mnt
     mkdir /mnt/upper /mnt/work /mnt/root
-    mount -t overlay -o "lowerdir=$files/root,upperdir=/mnt/upper,workdir=/mnt/work" overlay /mnt/root
+    lower=$(for layer in $layers; do printf ':%s' "$files/$layer"; done)
+    mount -t overlay -o "lowerdir=${lower#:},upperdir=/mnt/upper,workdir=/mnt/work" overlay /mnt/root
     cd /mnt/root
     for folder in run tmp var/lib; do mount -t tmpfs -o mode=755 tmpfs "$folder"; done
     mkdir -p var/lib/cni /var/lib/cni
@@ -50,7 +51,7 @@ make_root() {
     cp "$files/images.tar" tmp/
 }
 
-if [ "${4:-}" != inside ]; then
+if [ "${5:-}" != inside ]; then
     join_control_groups
     exec unshare --mount --pid --ipc --uts --cgroup --fork --kill-child sh "$0" "$@" inside
 fi

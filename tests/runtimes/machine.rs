@@ -2,6 +2,7 @@
 //! so everything about links and rules can be read with the programs of the real machine, which it lacks.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use crate::lab::{Call, Lab, Outcome, binary, wait_for};
@@ -32,6 +33,15 @@ pub fn files() -> String {
     folder
 }
 
+/// The folders, below [`files`], that make the root; one hides files of those after it.
+fn layers(release: &str) -> &'static str {
+    match release {
+        "1.6" => "root",
+        "2.1" => "containerd2 root",
+        _ => panic!("no containerd {release} here"),
+    }
+}
+
 fn ping(address: &str, port: u16) -> String {
     format!("timeout 1 redis-cli -h {address} -p {port} ping | grep -x PONG")
 }
@@ -39,10 +49,15 @@ fn ping(address: &str, port: u16) -> String {
 impl Machine {
     /// A machine with `cni-box --install`ed in an empty plugin directory.
     pub fn new() -> Machine {
+        Machine::with_containerd("1.6")
+    }
+
+    /// The same with another containerd, 2.1.
+    pub fn with_containerd(release: &str) -> Machine {
         let lab = Lab::bare();
         let name = format!("cni-box-test-{}", lab.pid());
         let mut enter = lab.command("sh", "/");
-        enter.args([ENTER, &files(), &name, &binary()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        enter.args([ENTER, &files(), layers(release), &name, &binary()]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut init = enter.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(init.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -75,6 +90,11 @@ impl Machine {
         let words: Vec<_> = command.split_whitespace().collect();
         let script = ["sh", "-c", r#"exec script -qec "$*" /dev/null"#, "sh"];
         self.call(words[0], &words[1..]).under(&script).stdin(answers).run()
+    }
+
+    /// A file of the machine, as the test process can open it.
+    pub fn path(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.pid))
     }
 
     /// Writes a file of the machine.

@@ -6,6 +6,8 @@
 //! and, from outside, with the programs of the real machine.
 
 mod containerd;
+mod cri;
+mod grpc;
 mod machine;
 mod podman;
 
