@@ -6,8 +6,8 @@ use super::machine::{Machine, REDIS};
 use crate::walkthroughs::REDISNET;
 
 /// A machine with a containerd that has the images.
-fn machine() -> Machine {
-    let machine = Machine::new();
+fn machine(release: &str) -> Machine {
+    let machine = Machine::with_containerd(release);
     machine.start("containerd", "containerd.log");
     machine.wait_until("ctr version");
     machine.ok("ctr image import /tmp/images.tar");
@@ -16,7 +16,7 @@ fn machine() -> Machine {
 
 #[test]
 fn w1_and_w5_a_redis_container_by_hand() {
-    let machine = machine();
+    let machine = machine("1.6");
     machine.write("/etc/cni/net.d/redisnet.conf", REDISNET);
     let before = machine.lab.snapshot();
     machine.ok("ip netns add redisnet");
@@ -62,10 +62,11 @@ fn end(machine: &Machine, id: &str) {
     machine.wait_until(&format!("! ctr container info {id}"));
 }
 
-#[test]
-fn ctr_connects_containers_and_disconnects_them() {
-    let machine = machine();
-    machine.write("/etc/cni/net.d/10-lab.conflist", dual_stack("1.0.0"));
+fn containers_come_and_go(release: &str, version: &str) {
+    let machine = machine(release);
+    let told = machine.ok("containerd --version");
+    assert!(told.contains(&format!(" {release}.")), "{told}");
+    machine.write("/etc/cni/net.d/10-lab.conflist", dual_stack(version));
     run(&machine, "first");
     for address in ["10.22.0.2", "fd00:22::2"] {
         machine.redis_answers(address, 6379);
@@ -80,4 +81,14 @@ fn ctr_connects_containers_and_disconnects_them() {
     end(&machine, "first");
     end(&machine, "second");
     machine.assert_nothing_left(&["10.22.0.", "fd00:22::"]);
+}
+
+#[test]
+fn containers_of_containerd_1_6() {
+    containers_come_and_go("1.6", "1.0.0");
+}
+
+#[test]
+fn containers_of_containerd_2_1() {
+    containers_come_and_go("2.1", "1.1.0");
 }

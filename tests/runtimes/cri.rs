@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::grpc::{self, Message, fields};
+use super::grpc::{self, Message, fields, numbers};
 use super::machine::{Machine, REDIS};
 
 const CONFIG: &str = r#"
@@ -94,8 +94,26 @@ fn limits(machine: &Machine) -> Vec<String> {
     rates
 }
 
+/// Has the bridge plugin's calls written down, as containerd makes them.
+fn record_calls(machine: &Machine) {
+    machine.ok("rm /opt/cni/bin/bridge");
+    let script = "#!/bin/sh\necho \"$CNI_COMMAND\" >>/tmp/calls\nexec /usr/local/bin/cni-box bridge\n";
+    machine.write("/opt/cni/bin/bridge", script);
+    machine.ok("chmod 755 /opt/cni/bin/bridge");
+}
+
+/// What the kubelet asks every few seconds, and makes the node's state.
+fn network_is_ready(machine: &Machine) -> bool {
+    let answer = call(machine, "Status", &Message::default());
+    let conditions = fields(&fields(&answer, 1)[0], 1);
+    let network = conditions.iter().find(|one| text(&fields(one, 1)[0]) == "NetworkReady").unwrap();
+    // Protocol Buffers leave out what is false.
+    numbers(network, 2) == [1]
+}
+
 /// A pod's life.
 fn a_pod_comes_and_goes(machine: &Machine) {
+    assert!(network_is_ready(machine));
     let (id, addresses) = run_pod(machine, "first", 8080);
     assert_eq!(addresses, ["10.22.0.2", "fd00:22::2"]);
     for address in &addresses {
@@ -116,11 +134,15 @@ fn a_pod_comes_and_goes(machine: &Machine) {
 #[test]
 fn a_pod_of_containerd_1_6() {
     let machine = machine("1.6", "1.0.0");
+    record_calls(&machine);
     a_pod_comes_and_goes(&machine);
+    assert_eq!(machine.ok("uniq /tmp/calls"), "ADD\nDEL\n");
 }
 
 #[test]
 fn a_pod_of_containerd_2_1() {
     let machine = machine("2.1", "1.1.0");
+    record_calls(&machine);
     a_pod_comes_and_goes(&machine);
+    assert_eq!(machine.ok("uniq /tmp/calls"), "STATUS\nADD\nDEL\n", "the status is what the network plugin says");
 }

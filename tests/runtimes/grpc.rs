@@ -118,19 +118,37 @@ fn read_varint(bytes: &mut &[u8]) -> u64 {
     value
 }
 
-/// Texts and messages in the field of a message that has no fields of fixed length.
-pub fn fields(mut message: &[u8], wanted: u64) -> Vec<Vec<u8>> {
+/// A field of a message that has no fields of fixed length: a number, or the bytes of a text or message.
+enum Value {
+    Number(u64),
+    Bytes(Vec<u8>),
+}
+
+fn values(mut message: &[u8], wanted: u64) -> Vec<Value> {
     let mut found = Vec::new();
     while !message.is_empty() {
         let key = read_varint(&mut message);
-        let value = read_varint(&mut message);
+        let number = read_varint(&mut message);
+        let mut value = Value::Number(number);
         if key & 7 == 2 {
-            let (content, rest) = message.split_at(usize::try_from(value).unwrap());
-            message = rest;
-            if key >> 3 == wanted {
-                found.push(content.to_vec());
-            }
+            let (content, rest) = message.split_at(usize::try_from(number).unwrap());
+            (value, message) = (Value::Bytes(content.to_vec()), rest);
+        }
+        if key >> 3 == wanted {
+            found.push(value);
         }
     }
     found
+}
+
+/// Texts and messages in a field.
+pub fn fields(message: &[u8], wanted: u64) -> Vec<Vec<u8>> {
+    let bytes = |value| if let Value::Bytes(bytes) = value { Some(bytes) } else { None };
+    values(message, wanted).into_iter().filter_map(bytes).collect()
+}
+
+/// Numbers in a field.
+pub fn numbers(message: &[u8], wanted: u64) -> Vec<u64> {
+    let number = |value| if let Value::Number(number) = value { Some(number) } else { None };
+    values(message, wanted).into_iter().filter_map(number).collect()
 }
