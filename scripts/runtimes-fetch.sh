@@ -29,6 +29,7 @@ download() {
     mkdir -p "$NEW/archives/partial"
     : >"$NEW/status"
     apt-get update -qq >&2
+    # shellcheck disable=SC2046 # a list of words
     apt-get install --download-only -y -qq --no-install-recommends \
         -o Dir::State::status="$NEW/status" -o Dir::Cache::archives="$NEW/archives" -o pkgCacheGen::Essential=none \
         -o APT::Sandbox::User=root -o Debug::NoLocking=1 $(packages) </dev/null >&2
