@@ -10,7 +10,7 @@ export CNI_BOX_BIN := $(BINARY)
 
 # Steps share the package manager and the target directory.
 .NOTPARALLEL:
-.PHONY: static deps vm-deps size test test-vm run bench bench-vm lint clean help
+.PHONY: static deps vm-deps size test test-vm test-runtimes run bench bench-vm lint clean help
 
 ## (nothing): the static binary, at target/cni-box
 static:
@@ -28,13 +28,17 @@ deps:
 vm-deps:
 	@scripts/install-deps.sh vm
 
-## test: everything CI checks: lint, unit tests, the tests against this kernel and against Debian's (test-vm)
+## test: everything CI checks: lint, unit tests, the tests against this kernel, test-vm and test-runtimes
 test: vm-deps static lint
 	@scripts/test.sh
 
 ## test-vm: the tests that need Debian's kernel, in a virtual machine; FILTER=name runs those with name in their names
 test-vm: vm-deps static
 	@scripts/test-vm.sh $(FILTER)
+
+## test-runtimes: the tests with containerd and podman, fetched from Debian but not installed (root); FILTER=name as above
+test-runtimes: deps static
+	@scripts/test-runtimes.sh $(FILTER)
 
 ## run: the redis walk-through, in namespaces of its own: nothing on this machine changes
 run: deps static

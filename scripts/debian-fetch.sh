@@ -2,7 +2,8 @@
 # debian-fetch.sh SUITE PACKAGE FOLDER: a package of another Debian suite (trixie, sid) than this machine's, unpacked in FOLDER.
 # Nothing is installed, and the machine's own suites stay as they are: apt is shown a list of sources with nothing but
 # SUITE in it, from the mirror that the machine uses, and keeps what it knows of it below $OUT/debian/SUITE. A FOLDER that
-# is there stays, and its VERSION says which it is: only the first run needs the network, and `make clean` makes the next one first. Needs no root.
+# is there stays, and its VERSION says which it is: only the first run needs
+# the network, and `make clean` makes the next one first. Needs no root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

@@ -9,21 +9,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 . scripts/lib-vm.sh
+. scripts/lib-lane.sh
 
 filter=${1:-}
-
-test_program() {
-    cargo test --locked --no-run --test main --quiet --message-format=json-render-diagnostics |
-        jq -r 'select(.target.name == "main" and .profile.test).executable'
-}
-
-# figure passed: from the closing line of the test program
-figure() { sed -n "s/^test result:.* \([0-9]*\) $1;.*/\1/p" "$VM/log" | grep . || echo 0; }
 
 # All tests must have run, to the end.
 judge() {
     local wanted=$1 ran
-    ran=$(($(figure passed) + $(figure failed)))
+    ran=$(tests_run "$VM/log")
     if [ "$ran" -ne "$wanted" ]; then failed "the guest ran $ran tests instead of $wanted"; fi
 }
 
@@ -40,8 +33,7 @@ payload() {
 
 scripts/vm-fetch.sh
 program=$(test_program)
-"$program" --list --format terse guest:: | sed -n 's/: test$//p' | grep -F -- "$filter" >"$VM/names" ||
-    die "no test in the guest has \"$filter\" in its name"
+names "$program" guest "$filter" >"$VM/names"
 payload "$program"
 scripts/vm-image.sh "$VM/payload"
 run_guest

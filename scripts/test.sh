@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the unit tests, the tests against this machine's kernel and those against the guest's (test-vm.sh), and sums all up
-# in one last line: "N passed, N failed".
+# Runs the unit tests, the tests against this machine's kernel, those against the guest's (test-vm.sh) and those with container
+# runtimes (test-runtimes.sh), and sums all up in one last line: "N passed, N failed".
 #
 #   CNI_BOX_BIN        the binary under test: what users get, not cargo's debug build
 #   CNI_REFERENCE_DIR  the reference plugins to compare with
@@ -13,7 +13,10 @@ cd "$(dirname "$0")/.."
 # machine's network. Without root, a user namespace lends the rights.
 enter_private() {
     local how=(unshare --net --mount --propagation private)
-    if ! is_root; then how+=(--user --map-root-user); fi
+    if ! is_root; then
+        how+=(--user --map-root-user)
+        export CNI_BOX_TEST_USER=1
+    fi
     if ! "${how[@]}" true 2>/dev/null; then
         die "the tests make network namespaces: run them as root, or where \`${how[*]}\` works" \
             "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
@@ -26,6 +29,7 @@ prepare() {
     cargo test --locked --no-run --lib --test main
     scripts/vm-fetch.sh || true
     fetch_new_reference || true
+    if is_root; then scripts/runtimes-fetch.sh || true; fi
 }
 
 # run LOG COMMAND...: the counts come from the test programs' own closing lines. A run that has none, or that fails although
@@ -42,11 +46,11 @@ run() {
 
 host_tests() { cargo test --locked --offline --no-fail-fast "$@"; }
 
-# None is skipped in silence: test-vm.sh fails unless it runs just as many.
+# None is skipped in silence: the lanes fail unless they run just as many.
 tell_what_is_left() {
     local names
-    names=$(host_tests --quiet --test main -- --list --format terse guest::)
-    say "left to the guest's kernel: $(grep -c ': test$' <<<"$names") tests below tests/guest"
+    names=$(host_tests --quiet --test main -- --list --format terse "$1::")
+    say "left to $2: $(grep -c ': test$' <<<"$names") tests below tests/$1"
 }
 
 # sum passed LOG...
@@ -66,9 +70,15 @@ logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 broken_runs=0
 run "$logs/lib" host_tests --lib
-run "$logs/main" host_tests --test main -- --skip guest::
-tell_what_is_left
+run "$logs/main" host_tests --test main -- --skip guest:: --skip runtimes::
+tell_what_is_left guest "the guest's kernel"
+tell_what_is_left runtimes "container runtimes"
 run "$logs/guest" scripts/test-vm.sh
+if [ -z "${CNI_BOX_TEST_USER:-}" ]; then
+    run "$logs/runtimes" scripts/test-runtimes.sh
+else
+    shout "not tested with container runtimes: they need root"
+fi
 
 passed=$(sum passed "$logs"/*)
 failed=$(($(sum failed "$logs"/*) + broken_runs))

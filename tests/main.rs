@@ -6,7 +6,8 @@
 //! `newer_` (Debian's reference is 1.1.1), and those of programs that it does not have (cnitool, dispatch, gc_command, tap,
 //! the flags of today's dhcp daemon), then fail by design.
 //!
-//! What is below `guest` needs devices that not every kernel has: `make test-vm` runs it in a virtual machine.
+//! What is below `guest` needs devices that not every kernel has: `make test-vm` runs it in a virtual machine. What is below
+//! `runtimes` needs container runtimes: `make test-runtimes` fetches them and runs it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -77,6 +78,7 @@ mod ptp;
 mod ptp_after;
 mod read_back;
 mod results;
+mod runtimes;
 mod sbr;
 mod sbr_after;
 mod sbr_interfaces;

@@ -184,7 +184,7 @@ impl Lab {
     }
 
     /// A command that will run inside the host; `folder` is its working directory there.
-    fn command(&self, program: &str, folder: &str) -> Command {
+    pub fn command(&self, program: &str, folder: &str) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("PATH", PATH);
         let namespaces = [self.net.as_raw_fd(), self.mnt.as_raw_fd()];

@@ -23,6 +23,11 @@ impl Snapshot {
         assert!(self == after, "gone:\n{}new:\n{}", only(&self.0, &after.0), only(&after.0, &self.0));
     }
 
+    /// The facts, sorted.
+    pub fn lines(&self) -> &[String] {
+        &self.0
+    }
+
     /// The same facts after a change of every line, sorted again.
     pub fn map(self, change: impl Fn(&str) -> String) -> Snapshot {
         let mut lines: Vec<_> = self.0.iter().map(|line| change(line)).collect();
