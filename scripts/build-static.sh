@@ -78,11 +78,20 @@ route2_install() {
 
 stub_unwind() {
     local stub=$OUT/musl/stub
-    if [ "$stub/libunwind.a" -nt scripts/unwind-stub.c ]; then return; fi
     mkdir -p "$stub"
+    if [ "$stub/libunwind.a" -nt scripts/unwind-stub.c ]; then return; fi
     # The types are not those of the real ones; only the names matter here.
     "$(gcc_for_arch)" -Os -fPIE -w -c scripts/unwind-stub.c -o "$stub/unwind.o"
     ar rcs "$stub/libunwind.a" "$stub/unwind.o"
+}
+
+# Only this processor's linker and start file know the short form of relocations.
+short_relocations() {
+    local start=$OUT/musl/stub/start.o
+    rm -f "$start"
+    if [ "$ARCH" = x86_64 ] && ld --help | grep -q pack-relative-relocs; then
+        gcc -Os -fPIE -fno-stack-protector -Wall -Wextra -c scripts/relr-start.c -o "$start"
+    fi
 }
 
 # RUSTC: with ~/.cargo/bin first on PATH, Debian's cargo would call rustup's compiler, which cannot build this std.
@@ -94,6 +103,7 @@ stub_unwind() {
 # The linker's own settings stay in musl-gcc.sh: a change of RUSTFLAGS would build std again.
 route2() {
     stub_unwind
+    short_relocations
     local sysroot flags
     sysroot=$("$WEB_RUSTC" --print sysroot)
     flags="-Z unstable-options -C panic=immediate-abort -C force-unwind-tables=no -C link-self-contained=no -C llvm-args=-enable-machine-outliner=always$(remap_flags "$(realpath "$sysroot/lib/rustlib/src/rust")")"

@@ -5,7 +5,7 @@
 #
 #   MUSL_LIB   musl's library directory            (/usr/lib/x86_64-linux-musl)
 #   MUSL_CC    the gcc of that architecture        (gcc)
-#   MUSL_STUB  directory of the stub libunwind.a   (none)
+#   MUSL_STUB  directory of the stub libunwind.a, and of start.o for short relocations if that is there   (none)
 set -euo pipefail
 
 lib=${MUSL_LIB:-/usr/lib/x86_64-linux-musl}
@@ -20,6 +20,9 @@ for arg in "$@"; do
     esac
     args+=("$arg")
 done
+
+start=${MUSL_STUB:-/nonexistent}/start.o
+if [ -e "$start" ]; then args+=("$start" -Wl,-e,start_with_relr -Wl,-z,pack-relative-relocs); fi
 
 # libc and libgcc need each other (soft float, 128 bit arithmetic), hence the group.
 exec "${MUSL_CC:-gcc}" -nostartfiles -nodefaultlibs -L"$lib" ${MUSL_STUB:+-L"$MUSL_STUB"} \

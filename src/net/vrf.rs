@@ -1,7 +1,5 @@
 //! VRFs: devices whose ports have a routing table of their own.
 
-use std::collections::BTreeSet;
-
 use crate::error::{Context, Error, Result};
 use crate::net::Handle;
 use crate::net::links::message;
@@ -24,14 +22,18 @@ impl Handle {
     /// The lowest table that no VRF, route or rule uses.
     pub fn free_table(&mut self) -> Result<u32> {
         let links = self.all_links()?;
-        let mut used: BTreeSet<u32> =
+        let mut used: Vec<u32> =
             links.iter().filter(|link| link.kind == "vrf").filter_map(|link| link.setting).collect();
         for (kind, attribute) in [(RTM_GETROUTE, RTA_TABLE), (RTM_GETRULE, FRA_TABLE)] {
             for family in [AF_INET, AF_INET6] {
                 let mut request = Message::new(kind, 0);
                 request.raw(&[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-                let tables = self.connection.dump(&request, BTreeSet::new, |tables, reply| {
-                    tables.insert(table_of(reply.body, attribute)?);
+                let tables = self.connection.dump(&request, Vec::new, |tables, reply| {
+                    let table = table_of(reply.body, attribute)?;
+                    // There are many routes and few tables.
+                    if !tables.contains(&table) {
+                        tables.push(table);
+                    }
                     Ok(())
                 });
                 used.extend(tables.context("failed to list routing tables")?);

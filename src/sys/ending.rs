@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::{PipeWriter, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::process::Child;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -14,6 +13,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollTimeout;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::unistd::Pid;
+
+use crate::sys::child::Child;
 
 /// How long the program may take to end before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -83,16 +84,14 @@ impl Ending {
     pub(super) fn hand_on(&mut self, child: &mut Child) {
         let signals = self.take();
         // Also a child of another kind may have ended.
-        self.ended = self.ended || child.try_wait().is_ok_and(|status| status.is_some());
+        self.ended = self.ended || child.has_ended();
         if self.ended {
             return;
         }
-        let process = i32::try_from(child.id()).map(Pid::from_raw);
-        for signal in signals {
-            let _ = process.map(|process| kill(process, signal));
-        }
-        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            let _ = child.kill();
+        let late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        for signal in signals.into_iter().chain(late.then_some(Signal::SIGKILL)) {
+            // It has not been reaped, so the number is still its own.
+            let _ = kill(Pid::from_raw(child.process()), signal);
         }
     }
 

@@ -3,17 +3,18 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write, pipe};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::error::{Context, Errno, Error, Result};
+use crate::error::{Context, Errno, Result};
+use crate::sys::child::Child;
 use crate::sys::ending::Ending;
 use crate::sys::log::Step;
 use crate::sys::output;
@@ -54,8 +55,8 @@ pub fn run(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Re
 
 fn run_to_its_end(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Finished> {
     let mut ending = Ending::watch();
-    let mut child = spawn(path, environment)?;
-    let (stdout, stderr) = converse(&mut child, stdin, &mut ending);
+    let (mut child, pipes) = spawn(path, environment).with_context(|| format!("fork/exec {path}"))?;
+    let (stdout, stderr) = converse(&mut child, pipes, stdin, &mut ending);
     let status = child.wait()?;
     Ok(Finished { failure: describe(status), stdout, stderr, interrupted: ending.finish() })
 }
@@ -64,7 +65,8 @@ fn run_to_its_end(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]
 /// a signal ended it. The child is in the network namespace of the calling thread.
 pub fn run_self_as(context: &str, arguments: &[&str]) -> Result<Option<i32>> {
     label_next_exec(context)?;
-    let status = Command::new(OWN_FILE).arg0(env!("CARGO_PKG_NAME")).args(arguments).env_clear().status();
+    let arguments: Vec<&str> = std::iter::once(env!("CARGO_PKG_NAME")).chain(arguments.iter().copied()).collect();
+    let status = Child::start(OWN_FILE, &arguments, &[], &[]).and_then(|mut child| child.wait());
     // Plugins that are executed later have nothing to do with it. Who may set a label may take it back.
     let _ = label_next_exec("");
     Ok(status.with_context(|| format!("failed to run {OWN_FILE} in SELinux context {context:?}"))?.code())
@@ -84,28 +86,27 @@ fn label_next_exec(context: &str) -> Result<()> {
     }
 }
 
-fn spawn(path: &str, environment: &[(OsString, OsString)]) -> Result<Child> {
-    let mut command = Command::new(path);
-    command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+/// Our ends of a program's standard input, output and error.
+type Pipes = [OwnedFd; 3];
+
+fn spawn(path: &str, environment: &[(OsString, OsString)]) -> Result<(Child, Pipes)> {
+    let ((stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)) = (pipe()?, pipe()?, pipe()?);
     let mut tries = 1;
     loop {
-        match command.spawn().map_err(Error::from) {
-            Ok(child) => return Ok(child),
+        match Child::start(path, &[path], environment, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]) {
+            Ok(child) => return Ok((child, [to_stdin.into(), from_stdout.into(), from_stderr.into()])),
             Err(error) if error.is(Errno::ETXTBSY) && tries < BUSY_TRIES => {
                 tries += 1;
                 std::thread::sleep(Duration::from_secs(1));
             }
-            Err(error) => return Err(error.context(&format!("fork/exec {path}"))),
+            Err(error) => return Err(error),
         }
     }
 }
 
 /// Feeds and reads all three pipes as they become ready, so that no side can block the other.
-fn converse(child: &mut Child, input: &[u8], ending: &mut Ending) -> (Vec<u8>, Vec<u8>) {
-    let mut stdin = child.stdin.take().and_then(|pipe| pipe_file(pipe.into()));
-    let mut stdout = child.stdout.take().and_then(|pipe| pipe_file(pipe.into()));
-    let mut stderr = child.stderr.take().and_then(|pipe| pipe_file(pipe.into()));
+fn converse(child: &mut Child, pipes: Pipes, input: &[u8], ending: &mut Ending) -> (Vec<u8>, Vec<u8>) {
+    let [mut stdin, mut stdout, mut stderr] = pipes.map(pipe_file);
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let mut rest = input;
     while ending.goes_on(stdin.is_some() || stdout.is_some() || stderr.is_some()) {

@@ -1,7 +1,5 @@
 //! The configuration of `tuning`: what is asked for where, and what cannot be.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use crate::cni::Request;
@@ -86,16 +84,16 @@ fn number(object: &Object<'_>, key: &str) -> Result<Option<u32>> {
 }
 
 fn sysctls(top: &Object<'_>, args: &Object<'_>, order: &[String]) -> Result<Vec<(String, String)>> {
-    let mut merged: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut pairs: Vec<(String, String)> = Vec::new();
     for object in [top, args] {
         object.object("sysctl")?;
         for (key, value) in object.get("sysctl").and_then(Value::as_object).into_iter().flatten() {
             let mistyped = || object.mistyped(&format!("sysctl.{key}"), value, "string");
             let text = if value.is_null() { "" } else { value.as_str().ok_or_else(mistyped)? };
-            merged.insert(key, text);
+            pairs.retain(|(known, _)| known != key);
+            pairs.push((key.clone(), text.to_string()));
         }
     }
-    let mut pairs: Vec<_> = merged.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
     pairs.sort_by_key(|(key, _)| order.iter().position(|known| known == key).unwrap_or(usize::MAX));
     Ok(pairs)
 }
