@@ -224,14 +224,11 @@ impl Writer {
         self.text.push_str(if self.indent.is_some() { ": " } else { ":" });
     }
 
-    /// Whole floating-point numbers lose their fraction, as they do on their way through Go's generic decoding.
+    /// As it was written; whole numbers lose a fraction, as they do on their way through Go's generic decoding.
     fn number(&mut self, number: &serde_json::Number) {
-        const GO_SWITCHES_TO_EXPONENTS: f64 = 1e21;
-        let whole = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < GO_SWITCHES_TO_EXPONENTS);
-        let _ = match whole.filter(|_| number.is_f64()) {
-            Some(float) => write!(self.text, "{float:.0}"),
-            None => write!(self.text, "{number}"),
-        };
+        let text = number.to_string();
+        let whole = text.trim_end_matches('0').strip_suffix('.');
+        self.text.push_str(whole.unwrap_or(&text));
     }
 
     fn string(&mut self, text: &str) {
