@@ -225,10 +225,11 @@ fn better_a_failed_second_add_brings_limits_on_networks_back() {
             [format!("tc class show dev {link}"), format!("tc filter show dev {link}")].map(|words| lab.ok(&words))
         };
         let text = traffic_control(&lab).join("\n") + &of(&host_end(&config)).concat() + &of(IFB).concat();
-        // The kernel numbers the queues, and it counts packets.
+        // The kernel numbers the queues, from 0x8000 on, of all namespaces together; and it counts packets.
         let words = text.replace("direct_packets_stat ", "direct_packets_stat-");
         let is_number = |word: &&str| {
-            word.starts_with("direct_packets_stat") || word.len() == 5 && word.starts_with("80") && word.ends_with(':')
+            let handle = word.strip_suffix(':').and_then(|number| u32::from_str_radix(number, 16).ok());
+            word.starts_with("direct_packets_stat") || handle.is_some_and(|handle| (0x8000..0xffff).contains(&handle))
         };
         words.split_whitespace().filter(|word| !is_number(word)).map(str::to_string).collect::<Vec<_>>()
     };
