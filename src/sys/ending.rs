@@ -98,6 +98,11 @@ impl Ending {
     /// Ends the watch. True if there was a signal.
     pub(super) fn finish(mut self) -> bool {
         self.restore();
+        self.is_wanted()
+    }
+
+    /// True if there was a signal. Whoever has not started the program yet need not.
+    pub(super) fn is_wanted(&mut self) -> bool {
         self.take();
         self.deadline.is_some()
     }
