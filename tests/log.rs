@@ -127,6 +127,21 @@ fn a_log_that_cannot_be_had_is_no_failure() {
 }
 
 #[test]
+fn nobody_waits_for_who_reads_the_log() {
+    let lab = Lab::new();
+    lab.netns("ns1");
+    lab.ok("mkfifo /run/fifo");
+    let call = bridge(&lab).env("CNI_BOX_LOG", "/run/fifo");
+    let warning = "cni-box: warning: CNI_BOX_LOG: failed to open \"/run/fifo\": no such device or address\n";
+    assert_eq!(call.run().success().stderr, warning);
+    // Opened for reading, never read, and full.
+    let slow = "exec 3<>/run/fifo; dd if=/dev/zero of=/run/fifo oflag=nonblock bs=4096 2>/dev/null; exec \"$@\"";
+    let path = ("PATH", "/usr/bin:/bin");
+    call.verb("DEL").env(path.0, path.1).under(&["sh", "-c", slow, "sh"]).run().silent();
+    assert!(bridge(&lab).env("CNI_BOX_LOG", "/dev/full").run().success().json().is_object());
+}
+
+#[test]
 fn the_plugins_of_a_chain_are_told_apart() {
     let lab = Lab::new();
     lab.netns("ns1");
