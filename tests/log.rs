@@ -191,4 +191,17 @@ fn better_an_error_says_what_can_be_done_where_one_thing_is_usual() {
     let (code, msg, details) = lab.plugin("host-local").config(&config).run().error();
     assert!(msg.contains("read-only file system"), "{msg}");
     assert_eq!((code, details.as_str()), (999, "the file system is read-only"));
+
+    let mut network = bridge_config(&json!({"cniVersion": "1.1.0"}));
+    network["ipam"]["dataDir"] = json!("/run/networks");
+    lab.write("/etc/cni/net.d/n.conf", network.to_string());
+    let name = network["name"].as_str().unwrap();
+    let call = lab.cnitool(&["add", name, "/var/run/netns/ns1"]);
+    call.run().dies_with(&["plugin type=\"bridge\"", "read-only file system; the file system is read-only"]);
+    // Not that it takes root.
+    lab.write("/opt/cni/bin/mine", "");
+    network["ipam"] = json!({"type": "mine"});
+    let (_, msg, details) = bridge(&lab).config(&network).run().error();
+    assert!(msg.ends_with("fork/exec /opt/cni/bin/mine: permission denied"), "{msg}");
+    assert_eq!(details, "is it executable (chmod +x)?");
 }

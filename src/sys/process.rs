@@ -58,7 +58,11 @@ pub fn run(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Re
 
 fn run_to_its_end(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Finished> {
     let mut ending = Ending::watch();
-    let (mut child, pipes) = spawn(path, environment, &mut ending).with_context(|| format!("fork/exec {path}"))?;
+    let spawned = spawn(path, environment, &mut ending).with_context(|| format!("fork/exec {path}"));
+    let (mut child, pipes) = spawned.map_err(|error| match error.errno {
+        Some(Errno::EACCES) => error.with_details("is it executable (chmod +x)?"),
+        _ => error,
+    })?;
     let (stdout, stderr) = converse(&mut child, pipes, stdin, &mut ending);
     let status = child.wait()?;
     Ok(Finished { failure: describe(status), stdout, stderr, interrupted: ending.finish() })
