@@ -54,7 +54,7 @@ pub fn load(directory: &str, name: &str) -> Result<Loaded> {
 /// itself must be readable, if it is there.
 pub fn all(directory: &str) -> Result<Vec<NetworkList>> {
     let mut lists: Vec<NetworkList> = Vec::new();
-    for (extensions, is_whole) in [(&["conflist"][..], true), (&["conf", "json"], false)] {
+    for (extensions, is_whole) in [(&LISTS[..], true), (&SINGLES, false)] {
         for path in files(Path::new(directory), extensions)? {
             let Ok(list) = read_list(&path, is_whole) else { continue };
             if lists.iter().all(|known| known.name != list.name) {
