@@ -43,6 +43,35 @@ fn a_plugin_that_prints_no_result_is_named_and_quoted_and_the_add_undone() {
 }
 
 #[test]
+fn better_a_plugin_that_never_stops_printing_is_stopped() {
+    let lab = recorders();
+    chain(&lab, "cat >/dev/null; [ $CNI_COMMAND = ADD ] || exit 0; exec yes");
+    let limited = ["prlimit", "--as=400000000"];
+    let outcome = lab.cnitool(&["add", "n", NETNS]).env("PATH", "/usr/bin:/bin").under(&limited).run();
+    outcome.dies_with(&["plugin type=\"bad\" failed (add): ", "\"y\\ny\\n", "; signal: broken pipe"]);
+    assert!(nothing_cached(&lab) && lab.read("/run/lab/order").ends_with("DEL one\n"));
+    // What comes by the other stream is passed on, and signals are heard meanwhile.
+    chain(&lab, "cat >/dev/null; [ $CNI_COMMAND = ADD ] || exit 0; yes >&2 & kill -TERM $PPID; wait");
+    let quiet = ["prlimit", "--as=400000000", "sh", "-c", "\"$@\" 2>&1 >/dev/null | tail -n 1", "sh"];
+    let outcome = lab.cnitool(&["add", "n", NETNS]).env("PATH", "/usr/bin:/bin").under(&quiet).run();
+    assert!(outcome.stdout.ends_with("signal: terminated; interrupted by a signal\n"), "{outcome:#?}");
+    assert!(nothing_cached(&lab));
+}
+
+#[test]
+fn better_a_result_that_cannot_be_printed_is_told_of() {
+    let lab = recorders();
+    network(&lab, "n.conf", &json!({"cniVersion": "1.0.0", "name": "n", "type": "one"}));
+    let full = ["sh", "-c", "\"$@\" >/dev/full", "sh"];
+    let outcome = lab.cnitool(&["add", "n", NETNS]).under(&full).run();
+    outcome.dies("cni-box: failed to write the answer: no space left on device");
+    // A warning that nobody takes costs nobody the result.
+    network(&lab, "m.conf", &json!({"cniVersion": "1.0.0", "name": "n", "type": "one"}));
+    let full = ["sh", "-c", "\"$@\" 2>/dev/full", "sh"];
+    assert!(lab.cnitool(&["add", "n", NETNS]).under(&full).run().success().json().is_object());
+}
+
+#[test]
 fn a_plugin_that_dies_by_a_signal_is_named_with_the_signal() {
     let lab = recorders();
     for (signal, text) in
@@ -147,6 +176,22 @@ fn a_directory_that_cannot_be_read_is_named() {
     let call = lab.cnitool(&["add", "n", NETNS]).env("NETCONFPATH", "/run/lab/secret");
     call.under(&nobody).run().dies("open /run/lab/secret: permission denied");
     assert!(nothing_cached(&lab));
+}
+
+#[test]
+fn better_what_never_ends_is_no_configuration_and_no_cached_result() {
+    let lab = recorders();
+    network(&lab, "n.conf", &json!({"cniVersion": "1.1.0", "name": "n", "type": "one"}));
+    lab.cnitool(&["add", "n", NETNS]).run().success();
+    let results = "/var/lib/cni/results";
+    lab.sh(&format!("mkfifo /etc/cni/net.d/a.conflist {results}/n-f-eth0; ln -s /dev/zero {results}/n-z-eth0"))
+        .success();
+    let table = lab.cnitool(&["list"]).run().success().stdout;
+    assert_eq!(table.lines().count(), 2, "{table}");
+    for verb in ["check", "status", "gc", "del"] {
+        lab.cnitool(&[verb, "n", NETNS]).run().silent();
+    }
+    assert_eq!(lab.list(results), ["n-f-eth0", "n-z-eth0"]);
 }
 
 #[test]

@@ -127,6 +127,21 @@ fn a_log_that_cannot_be_had_is_no_failure() {
 }
 
 #[test]
+fn nobody_waits_for_who_reads_the_log() {
+    let lab = Lab::new();
+    lab.netns("ns1");
+    lab.ok("mkfifo /run/fifo");
+    let call = bridge(&lab).env("CNI_BOX_LOG", "/run/fifo");
+    let warning = "cni-box: warning: CNI_BOX_LOG: failed to open \"/run/fifo\": no such device or address\n";
+    assert_eq!(call.run().success().stderr, warning);
+    // Opened for reading, never read, and full.
+    let slow = "exec 3<>/run/fifo; dd if=/dev/zero of=/run/fifo oflag=nonblock bs=4096 2>/dev/null; exec \"$@\"";
+    let path = ("PATH", "/usr/bin:/bin");
+    call.verb("DEL").env(path.0, path.1).under(&["sh", "-c", slow, "sh"]).run().silent();
+    assert!(bridge(&lab).env("CNI_BOX_LOG", "/dev/full").run().success().json().is_object());
+}
+
+#[test]
 fn the_plugins_of_a_chain_are_told_apart() {
     let lab = Lab::new();
     lab.netns("ns1");
@@ -176,4 +191,17 @@ fn better_an_error_says_what_can_be_done_where_one_thing_is_usual() {
     let (code, msg, details) = lab.plugin("host-local").config(&config).run().error();
     assert!(msg.contains("read-only file system"), "{msg}");
     assert_eq!((code, details.as_str()), (999, "the file system is read-only"));
+
+    let mut network = bridge_config(&json!({"cniVersion": "1.1.0"}));
+    network["ipam"]["dataDir"] = json!("/run/networks");
+    lab.write("/etc/cni/net.d/n.conf", network.to_string());
+    let name = network["name"].as_str().unwrap();
+    let call = lab.cnitool(&["add", name, "/var/run/netns/ns1"]);
+    call.run().dies_with(&["plugin type=\"bridge\"", "read-only file system; the file system is read-only"]);
+    // Not that it takes root.
+    lab.write("/opt/cni/bin/mine", "");
+    network["ipam"] = json!({"type": "mine"});
+    let (_, msg, details) = bridge(&lab).config(&network).run().error();
+    assert!(msg.ends_with("fork/exec /opt/cni/bin/mine: permission denied"), "{msg}");
+    assert_eq!(details, "is it executable (chmod +x)?");
 }

@@ -67,6 +67,9 @@ fn the_configurations_that_people_have_are_right() {
         json!({"cniVersion": "1.1.0", "name": "mv", "type": "macvlan", "master": "eth0", "mode": "bridge",
         "ipam": {"type": "dhcp", "provide": [{"option": "host-name", "fromArg": "K8S_POD_NAME"}]}}),
     );
+    // Runtimes write whole numbers as such before a plugin sees them.
+    let numbers = r#"{"cniVersion":"1.0.0","name":"nu","type":"bridge","mtu":1.5e3,"vlan":5.0,"ipam":{}}"#;
+    put(&lab, "numbers.conf", numbers);
     put(&lab, "loopback.conf", json!({"cniVersion": "1.0.0", "name": "lo", "type": "loopback"}));
     let (report, success) = validate(&lab, &[]);
     assert!(success && report.last().unwrap().starts_with("0 errors, "), "{report:#?}");
@@ -79,6 +82,8 @@ fn the_configurations_that_people_have_are_right() {
         "loopback.conf",
         "k3s.conflist",
         "podman.conflist",
+        "nerdctl.conflist",
+        "numbers.conf",
     ] {
         assert!(report.contains(&format!("{name}: ok")), "{name} in {report:#?}");
     }
@@ -129,7 +134,8 @@ fn judged(cases: &[(Value, &str)]) {
     let lab = Lab::new();
     for (plugins, expected) in cases {
         let mut found = findings(&lab, "n.conflist", &list(plugins.clone()));
-        found.retain(|line| line != "ok");
+        let note = "plugins[0].type: note: calico is no plugin of cni-box";
+        found.retain(|line| line != "ok" && !line.starts_with(note));
         assert_eq!(found, [*expected]);
     }
 }
@@ -228,6 +234,15 @@ fn delegates_and_strangers_are_looked_at_as_far_as_they_are_known() {
         (
             json!([bridge, {"type": "mine", "anything": 1}]),
             "plugins[1].type: note: mine is no plugin of cni-box: only the keys that all plugins have were checked",
+        ),
+        // Canal: calico puts the node's subnet there.
+        (
+            json!([{"type": "calico", "ipam": {"type": "host-local", "subnet": "usePodCidr"}}]),
+            "plugins[0].ipam.subnet: warning: \"usePodCidr\" is not allowed here; allowed: an address with prefix length like \"10.1.2.0/24\"",
+        ),
+        (
+            json!([with(json!({"ipMasqBackend": "later"}))]),
+            "plugins[0].ipMasqBackend: warning: \"later\" is not allowed here; allowed: \"iptables\" or \"nftables\"",
         ),
         (
             json!([with(json!({"ipam": {"type": "mine"}}))]),
@@ -339,10 +354,10 @@ fn hostile_documents_are_only_reported() {
         ("", "error: EOF while parsing a value at line 1 column 0"),
         ("null", "error: null is no configuration; allowed: an object"),
         ("[]", "error: array is no configuration; allowed: an object"),
-        (r#"{"name":"n","type":"bridge","mtu":1e400}"#, "error: number out of range at line 1 column "),
+        (r#"{"name":"n","type":"bridge","mtu":1e400}"#, "error: failed to load netconf: json: cannot unmarshal number"),
         (
             r#"{"name":"n","type":"bridge","vlan":99999999999999999999}"#,
-            "vlan: error: 100000000000000000000 is not allowed here",
+            "vlan: error: 99999999999999999999 is not allowed here",
         ),
         (r#"{"name":"n","type":"bridge","vlan":-1}"#, "vlan: error: -1 is not allowed here"),
         (

@@ -22,6 +22,8 @@ use crate::sys::file;
 pub const DIRECTORY: &str = "/var/lib/cni/results";
 
 const KIND: &str = "cniCacheV1";
+/// Bytes; more than any result with its configuration has.
+const LARGEST: u64 = 64 << 20;
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
@@ -66,8 +68,7 @@ impl Cache {
     /// What is remembered. A missing or unreadable file is none, and so is the file of another attachment: since every
     /// part of the name may contain `-`, two attachments can share one.
     pub fn read(&self, network: &str, attachment: &Attachment) -> Result<Option<Cached>> {
-        let path = self.directory.join(file_name(network, attachment)?);
-        let Ok(bytes) = fs::read(path) else { return Ok(None) };
+        let Ok(bytes) = self.bytes(&file_name(network, attachment)?) else { return Ok(None) };
         let map = json::parse_object(&bytes)?;
         let object = Object::top(&map);
         if object.string("kind") != Ok(KIND) {
@@ -99,7 +100,7 @@ impl Cache {
 
     /// The network and what is remembered in a file, if the file's name is what its content asks for.
     fn read_named(&self, name: &str) -> Option<(String, Cached)> {
-        let map = json::parse_object(&fs::read(self.directory.join(name)).ok()?).ok()?;
+        let map = json::parse_object(&self.bytes(name).ok()?).ok()?;
         let object = Object::top(&map);
         let (kind, network) = (object.string("kind").ok()?, object.string("networkName").ok()?);
         let cached = Cached::decode(&object).ok()?;
@@ -110,12 +111,15 @@ impl Cache {
     /// Forgets an attachment. Failures do not matter: what is left is only ever a hint.
     pub fn remove(&self, network: &str, attachment: &Attachment) {
         let Ok(name) = file_name(network, attachment) else { return };
-        let path = self.directory.join(name);
-        let map = fs::read(&path).ok().and_then(|bytes| json::parse_object(&bytes).ok()).unwrap_or_default();
+        let map = self.bytes(&name).and_then(|bytes| json::parse_object(&bytes)).unwrap_or_default();
         let object = Object::top(&map);
         if object.string("kind") != Ok(KIND) || !is_other(&object, network, attachment) {
-            let _ = fs::remove_file(path);
+            let _ = fs::remove_file(self.directory.join(name));
         }
+    }
+
+    fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        file::read_bounded(&self.directory.join(name), LARGEST)
     }
 }
 
@@ -267,6 +271,8 @@ mod tests {
             cache.write(network, &attachment(container), b"{}", json!({"cniVersion": "1.0.0"})).unwrap();
         }
         let written = directory.read("cni/results/m-a-eth0");
+        nix::unistd::mkfifo(directory.file("cni/results/n-fifo-eth0").as_str(), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", directory.file("cni/results/n-endless-eth0")).unwrap();
         for (name, text) in [("n-half-eth0", &written[..30]), ("n-z-eth0", &written), ("n-old-eth0", "{}"), (".x", "")]
         {
             directory.write(&format!("cni/results/{name}"), text);

@@ -54,7 +54,7 @@ pub fn load(directory: &str, name: &str) -> Result<Loaded> {
 /// itself must be readable, if it is there.
 pub fn all(directory: &str) -> Result<Vec<NetworkList>> {
     let mut lists: Vec<NetworkList> = Vec::new();
-    for (extensions, is_whole) in [(&["conflist"][..], true), (&["conf", "json"], false)] {
+    for (extensions, is_whole) in [(&LISTS[..], true), (&SINGLES, false)] {
         for path in files(Path::new(directory), extensions)? {
             let Ok(list) = read_list(&path, is_whole) else { continue };
             if lists.iter().all(|known| known.name != list.name) {
@@ -151,8 +151,8 @@ fn folder_plugins(folder: &Path) -> Result<Vec<PluginConfig>> {
     paths.iter().map(plugin).collect()
 }
 
-/// The files of a directory that have one of these extensions, in bytewise order of name. What is not a directory
-/// counts as a file, and so does a link. A missing directory has no files.
+/// The files of a directory that have one of these extensions, in bytewise order of name. A link counts as a file; a FIFO
+/// does not, whose reading might never end. A missing directory has no files.
 pub fn files(directory: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     let unreadable =
         |error: std::io::Error| Error::internal(format!("open {}: {}", directory.display(), Error::from(error)));
@@ -163,8 +163,8 @@ pub fn files(directory: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry.map_err(unreadable)?;
-        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if !is_directory && has_extension(entry.file_name().as_bytes(), extensions) {
+        let may_be_read = entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_symlink());
+        if may_be_read && has_extension(entry.file_name().as_bytes(), extensions) {
             found.push(entry.path());
         }
     }

@@ -129,6 +129,28 @@ pub fn shown(key: &str) -> String {
     if !key.is_empty() && key.bytes().all(plain) { key.to_string() } else { format!("{key:?}") }
 }
 
+/// A number as it was written, but a whole one without fraction and exponent, as it is after Go's generic decoding: `1e3` and
+/// `1000.0` are `1000`.
+pub fn shortest(number: &serde_json::Number) -> String {
+    let text = number.to_string();
+    whole(&text).unwrap_or(text)
+}
+
+fn whole(text: &str) -> Option<String> {
+    // From here on Go writes an exponent, too.
+    const MOST: usize = 20;
+    let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (before, behind) = digits.split_once('.').unwrap_or((digits, ""));
+    let (exponent, behind) = (exponent.parse().ok()?, behind.trim_end_matches('0'));
+    if behind.len() > exponent || exponent > MOST {
+        return None;
+    }
+    let (sign, before) = before.split_at(usize::from(before.starts_with('-')));
+    let digits = format!("{before}{behind:0<exponent$}");
+    let digits = digits.trim_start_matches('0');
+    Some(format!("{sign}{}", if digits.is_empty() { "0" } else { digits }))
+}
+
 /// What Go calls the type of a JSON value in decoding errors.
 pub fn type_name(value: &Value) -> &'static str {
     match value {
@@ -177,7 +199,7 @@ impl Writer {
         match value {
             Value::Null => self.text.push_str("null"),
             Value::Bool(flag) => self.text.push_str(if *flag { "true" } else { "false" }),
-            Value::Number(number) => self.number(number),
+            Value::Number(number) => self.text.push_str(&shortest(number)),
             Value::String(text) => self.string(text),
             Value::Array(items) => self.container('[', ']', items, |writer, item| writer.value(item)),
             Value::Object(map) => self.container('{', '}', map, |writer, (key, member)| {
@@ -224,13 +246,6 @@ impl Writer {
         self.text.push_str(if self.indent.is_some() { ": " } else { ":" });
     }
 
-    /// As it was written; whole numbers lose a fraction, as they do on their way through Go's generic decoding.
-    fn number(&mut self, number: &serde_json::Number) {
-        let text = number.to_string();
-        let whole = text.trim_end_matches('0').strip_suffix('.');
-        self.text.push_str(whole.unwrap_or(&text));
-    }
-
     fn string(&mut self, text: &str) {
         self.text.push('"');
         for letter in text.chars() {
@@ -273,7 +288,10 @@ mod tests {
 
     #[test]
     fn numbers_keep_their_digits() {
-        assert_eq!(compact(&json!([9007199254740993u64, -1, 0.5, 3e2]).into()), "[9007199254740993,-1,0.5,300]");
+        let written =
+            "[9007199254740993, -1, 0.50, 300.0, 3e2, -1.25E+3, 0.05e3, 0e5, -0.0, 1.5e0, 5e-1, 1e21, 1e9999]";
+        let text = "[9007199254740993,-1,0.50,300,300,-1250,50,0,-0,1.5e+0,5e-1,1e+21,1e+9999]";
+        assert_eq!(compact(&parse(written.as_bytes()).unwrap().into()), text);
     }
 
     #[test]

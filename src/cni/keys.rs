@@ -130,8 +130,10 @@ pub type Inside<'l> = dyn Fn(&Map<String, Value>, &str, &mut Report) + 'l;
 pub struct Look<'l> {
     /// What it may have.
     pub keys: &'l Keys<'l>,
-    /// Letter case counts.
+    /// Letter case counts, and runtimes keep notes of their own beside these keys.
     pub exact: bool,
+    /// The plugin is not ours: it may make something else of a value before anybody reads it.
+    pub foreign: bool,
     /// Says where a key belongs that is unknown where it is.
     pub elsewhere: &'l dyn Fn(&str) -> Option<String>,
     /// Looks at a value of the type `plugin`, whose path is given.
@@ -187,7 +189,7 @@ impl Look<'_> {
             }
             _ if kinds.trim_start_matches('?').split('|').any(|kind| fits(value, kind)) => {}
             _ => {
-                let level = if is_taken(value, kinds) { Level::Warning } else { Level::Error };
+                let level = if self.foreign || is_taken(value, kinds) { Level::Warning } else { Level::Error };
                 let allowed = self.allowed(place, kinds);
                 self.report.say(level, path, &[&brief(value), " is not allowed here; allowed: ", &allowed]);
             }
@@ -195,12 +197,13 @@ impl Look<'_> {
     }
 
     fn unknown(&mut self, key: &str, names: &[&str], path: &str) {
-        let (what, names) = match ((self.elsewhere)(key), nearest(key, names)) {
-            (Some(elsewhere), _) => ("it belongs ", elsewhere),
-            (None, Some(near)) => ("did you mean ", near.to_string()),
-            (None, None) => ("allowed: ", names.join(", ")),
+        let (level, what, names) = match ((self.elsewhere)(key), nearest(key, names)) {
+            (Some(elsewhere), _) => (Level::Warning, "it belongs ", elsewhere),
+            (None, Some(near)) => (Level::Warning, "did you mean ", near.to_string()),
+            (None, None) if self.exact => (Level::Note, "allowed: ", names.join(", ")),
+            (None, None) => (Level::Warning, "allowed: ", names.join(", ")),
         };
-        self.report.say(Level::Warning, path, &["unknown key, which has no effect; ", what, &names]);
+        self.report.say(level, path, &["unknown key, which has no effect; ", what, &names]);
     }
 
     fn allowed(&self, place: &str, kinds: &str) -> String {
@@ -249,7 +252,8 @@ fn fits(value: &Value, kind: &str) -> bool {
         (Value::String(text), "mac") => text.is_empty() || may_be_mac(text),
         (Value::String(text), kind) => is_word(kind) && (text.is_empty() || text == kind),
         (Value::Number(number), _) => {
-            let whole = number.as_i64().or(number.as_u64().map(|_| i64::MAX));
+            let text = json::shortest(number);
+            let whole = text.parse::<i64>().ok().or(text.parse::<u64>().ok().map(|_| i64::MAX));
             bounds(kind).zip(whole).is_some_and(|((least, most), whole)| (least..=most).contains(&whole))
         }
         _ => false,

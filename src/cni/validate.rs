@@ -134,8 +134,14 @@ impl<'d> Network<'d> {
         if self.main.is_list {
             let keys = Keys::of(&[LIST]);
             let elsewhere = |key: &str| self.in_plugins(key, usize::MAX);
-            let mut look =
-                Look { keys: &keys, exact: true, elsewhere: &elsewhere, plugin: &|_, _, _| (), report: &mut *report };
+            let mut look = Look {
+                keys: &keys,
+                exact: true,
+                foreign: false,
+                elsewhere: &elsewhere,
+                plugin: &|_, _, _| (),
+                report: &mut *report,
+            };
             look.members(&self.main.map, "", "");
         }
         for (index, value) in self.main.listed().iter().enumerate() {
@@ -212,7 +218,8 @@ impl<'d> Network<'d> {
             None => self.in_plugins(key, number),
         };
         let plugin = |map: &Map<String, Value>, path: &str, report: &mut Report| self.delegate(map, path, report);
-        let mut look = Look { keys: &keys, exact: false, elsewhere: &elsewhere, plugin: &plugin, report };
+        let foreign = entry.plugin.is_none() && !entry.kind.is_empty();
+        let mut look = Look { keys: &keys, exact: false, foreign, elsewhere: &elsewhere, plugin: &plugin, report };
         look.members(entry.map, "", &entry.path);
     }
 
@@ -222,7 +229,8 @@ impl<'d> Network<'d> {
         let Some(plugin) = (self.host.plugins)(kind) else { return };
         let keys = Keys::of(&[COMMON, plugin.keys()]);
         let elsewhere = |key: &str| Some(format!("at {}", join(path, &keys.path_to(key)?)));
-        let mut look = Look { keys: &keys, exact: false, elsewhere: &elsewhere, plugin: &|_, _, _| (), report };
+        let mut look =
+            Look { keys: &keys, exact: false, foreign: false, elsewhere: &elsewhere, plugin: &|_, _, _| (), report };
         look.members(map, "", path);
     }
 

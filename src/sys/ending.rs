@@ -39,8 +39,8 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    /// Signals are noted from now on, apart from those that this process ignores. (Blocking them instead would block them in
-    /// the program too.) Where that cannot be had, they end this process as always.
+    /// Signals are noted from now on, apart from those that this process ignores. (Blocked ones would go to another thread
+    /// and end the process there.) Where that cannot be had, they end this process as always.
     pub(super) fn watch() -> Self {
         let mut ending = Ending { notes: None, before: Vec::new(), ended: false, deadline: None, _held: None };
         let (Ok(turn), Ok((read, write))) = (TURN.try_lock(), std::io::pipe()) else { return ending };
@@ -98,6 +98,11 @@ impl Ending {
     /// Ends the watch. True if there was a signal.
     pub(super) fn finish(mut self) -> bool {
         self.restore();
+        self.is_wanted()
+    }
+
+    /// True if there was a signal. Whoever has not started the program yet need not.
+    pub(super) fn is_wanted(&mut self) -> bool {
         self.take();
         self.deadline.is_some()
     }

@@ -53,6 +53,8 @@ pub fn open(target: &str) -> Result<()> {
                 .append(true)
                 .create(true)
                 .mode(FILE_MODE)
+                // A pipe without a reader, or with a slow one, must not hold up the network either.
+                .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
                 .open(path)
                 .with_context(|| format!("failed to open {path:?}"))?,
         ),

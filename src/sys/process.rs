@@ -24,9 +24,9 @@ use crate::sys::output;
 pub struct Finished {
     /// `None` for exit status 0, otherwise Go's wording: `exit status 1`, `signal: killed`.
     pub failure: Option<String>,
-    /// Standard output, whole.
+    /// Standard output. A program that prints more than 16 MiB finds it closed.
     pub stdout: Vec<u8>,
-    /// Standard error, whole; it has also been passed on to our own.
+    /// Standard error, the first 16 MiB; it has also been passed on to our own.
     pub stderr: Vec<u8>,
     /// A signal came that wanted this process to end. The program got it too, and if that did not help was killed.
     pub interrupted: bool,
@@ -34,6 +34,9 @@ pub struct Finished {
 
 /// Times a program is started when its file is still open for writing (`ETXTBSY`), one second apart, as libcni does.
 const BUSY_TRIES: u32 = 6;
+
+/// Bytes that are kept of what a program prints: far more than any result has, far less than all memory.
+const MOST: usize = 16 << 20;
 
 /// The running program.
 const OWN_FILE: &str = "/proc/self/exe";
@@ -55,7 +58,11 @@ pub fn run(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Re
 
 fn run_to_its_end(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Finished> {
     let mut ending = Ending::watch();
-    let (mut child, pipes) = spawn(path, environment).with_context(|| format!("fork/exec {path}"))?;
+    let spawned = spawn(path, environment, &mut ending).with_context(|| format!("fork/exec {path}"));
+    let (mut child, pipes) = spawned.map_err(|error| match error.errno {
+        Some(Errno::EACCES) => error.with_details("is it executable (chmod +x)?"),
+        _ => error,
+    })?;
     let (stdout, stderr) = converse(&mut child, pipes, stdin, &mut ending);
     let status = child.wait()?;
     Ok(Finished { failure: describe(status), stdout, stderr, interrupted: ending.finish() })
@@ -89,13 +96,13 @@ fn label_next_exec(context: &str) -> Result<()> {
 /// Our ends of a program's standard input, output and error.
 type Pipes = [OwnedFd; 3];
 
-fn spawn(path: &str, environment: &[(OsString, OsString)]) -> Result<(Child, Pipes)> {
+fn spawn(path: &str, environment: &[(OsString, OsString)], ending: &mut Ending) -> Result<(Child, Pipes)> {
     let ((stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)) = (pipe()?, pipe()?, pipe()?);
     let mut tries = 1;
     loop {
         match Child::start(path, &[path], environment, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]) {
             Ok(child) => return Ok((child, [to_stdin.into(), from_stdout.into(), from_stderr.into()])),
-            Err(error) if error.is(Errno::ETXTBSY) && tries < BUSY_TRIES => {
+            Err(error) if error.is(Errno::ETXTBSY) && tries < BUSY_TRIES && !ending.is_wanted() => {
                 tries += 1;
                 std::thread::sleep(Duration::from_secs(1));
             }
@@ -114,10 +121,15 @@ fn converse(child: &mut Child, pipes: Pipes, input: &[u8], ending: &mut Ending) 
         ending.hand_on(child);
         feed(&mut stdin, &mut rest);
         drain(&mut stdout, &mut output);
+        if output.len() > MOST {
+            // SIGPIPE ends a program that has run wild.
+            stdout = None;
+        }
         let before = errors.len();
         drain(&mut stderr, &mut errors);
         // Nobody can be told when standard error does not take it.
         let _ = output::print_error(errors.get(before..).unwrap_or_default());
+        errors.truncate(MOST);
     }
     (output, errors)
 }
@@ -149,10 +161,12 @@ fn feed(pipe: &mut Option<File>, rest: &mut &[u8]) {
     }
 }
 
-/// Reads what the pipe holds; closes it at its end.
+/// Reads what the pipe holds, of an endless stream a part, so that signals are heard; closes it at its end.
 fn drain(pipe: &mut Option<File>, into: &mut Vec<u8>) {
+    const PART: u64 = 1 << 20;
     let Some(file) = pipe else { return };
-    match file.read_to_end(into) {
+    match file.take(PART).read_to_end(into) {
+        Ok(1..) => {}
         Err(error) if is_temporary(&error) => {}
         _ => *pipe = None,
     }

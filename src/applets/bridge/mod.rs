@@ -61,7 +61,7 @@ isGateway: bool
 isDefaultGateway: bool
 forceAddress: bool
 ipMasq: bool
-ipMasqBackend: iptables|nftables
+ipMasqBackend: ?iptables|nftables
 macspoofchk: bool
 mtu: ?0..4294967295|auto
 hairpinMode: bool

@@ -24,6 +24,7 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Nothing in a cell is a command to the terminal.
 fn row(network: &str, cached: &Cached) -> [String; 5] {
     let attachment = &cached.attachment;
     let netns = match attachment.netns.as_str() {
@@ -33,7 +34,8 @@ fn row(network: &str, cached: &Cached) -> [String; 5] {
     };
     let addresses: Vec<String> = cached.result.ips.iter().map(|ip| ip.address.to_string()).collect();
     let addresses = if addresses.is_empty() { "-".to_string() } else { addresses.join(",") };
-    [network.to_string(), attachment.container_id.clone(), attachment.ifname.clone(), netns, addresses]
+    let cells = [network, &attachment.container_id, &attachment.ifname, &netns, &addresses];
+    cells.map(|cell| cell.escape_debug().to_string())
 }
 
 /// Lines whose columns stand below one another, two spaces apart.

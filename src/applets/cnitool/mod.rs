@@ -25,7 +25,7 @@ use crate::cni::chain::Chain;
 use crate::cni::conflist::NetworkList;
 use crate::cni::serve::Answer;
 use crate::cni::{Host, conflist_files, json};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 const DEFAULT_DIRECTORY: &str = "/etc/cni/net.d";
 const DEFAULT_IFNAME: &str = "eth0";
@@ -134,7 +134,7 @@ struct Call<'a> {
 
 impl Call<'_> {
     fn answer(mut self) -> Answer {
-        let outcome = (self.command.verb.run)(&mut self);
+        let outcome = (self.command.verb.run)(&mut self).map_err(Error::with_hint);
         let mut stderr: String = self.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
         if let Err(error) = &outcome {
             stderr.push_str(&format!("{error}\n"));

@@ -35,7 +35,7 @@ const CONTAINER: i64 = 1;
 /// Its keys, see [`crate::cni::keys`].
 const KEYS: &str = "\
 ipMasq: bool
-ipMasqBackend: iptables|nftables
+ipMasqBackend: ?iptables|nftables
 mtu: ?0..4294967295|auto
 ipam.type: string
 ";
