@@ -132,7 +132,8 @@ impl Attaching<'_, '_> {
                 result.interfaces.push(Interface::new(&gateway.name, &gateway.mac, ""));
             }
             for address in &gateways {
-                let ensured = shared.borrow_mut().ensure_address(host, &gateway, *address, self.conf.force_address);
+                let links = (bridge, &gateway);
+                let ensured = shared.borrow_mut().ensure_address(host, links, *address, self.conf.force_address);
                 ensured.context(words)?;
             }
         }
