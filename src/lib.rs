@@ -9,6 +9,7 @@ pub mod dispatch;
 pub mod error;
 pub mod firewall;
 mod install;
+pub mod ip_masq;
 pub mod ipam;
 pub mod net;
 pub mod netlink;

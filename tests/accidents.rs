@@ -21,6 +21,7 @@ pub fn full() -> Value {
     json!({"isDefaultGateway": true, "ipMasq": true, "ipam": {"subnet": null, "ranges": ranges}})
 }
 
+/// Nothing new on the host, and only `lo` in the container.
 pub fn assert_untouched(lab: &Lab, before: &Snapshot) {
     before.assert_same(&lab.snapshot());
     let links = lab.ip("-n ns1 link show");

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Height of a top-level module: a file imports only from lower ones or its own.
-const RANKS: [(&str, u32); 13] = [
+const RANKS: [(&str, u32); 14] = [
     ("digest", 0),
     ("sys", 0),
     ("netlink", 1),
@@ -14,19 +14,21 @@ const RANKS: [(&str, u32); 13] = [
     ("dhcp", 3),
     ("firewall", 3),
     ("ipam", 3),
-    ("applets", 4),
-    ("collect", 4),
-    ("install", 5),
-    ("dispatch", 6),
-    ("main", 7),
+    ("ip_masq", 4),
+    ("applets", 5),
+    ("collect", 5),
+    ("install", 6),
+    ("dispatch", 7),
+    ("main", 8),
 ];
 /// What a module must not see although it is lower: cni knows no kernel, applets only the floors made for them.
-const FORBIDDEN: [(&str, &[&str]); 7] = [
+const FORBIDDEN: [(&str, &[&str]); 8] = [
     ("cni", &["netlink", "net", "firewall", "ipam"]),
     ("net", &["cni"]),
     ("firewall", &["cni", "ipam"]),
     ("ipam", &["firewall"]),
     ("dhcp", &["netlink"]),
+    ("ip_masq", &["netlink", "sys"]),
     ("applets", &["netlink", "sys"]),
     ("collect", &["netlink"]),
 ];

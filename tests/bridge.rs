@@ -186,7 +186,7 @@ fn without_ipam_it_is_a_cable() {
         let config = bridge_config(&json!({"ipam": ipam}));
         let result = lab.plugin("bridge").config(&config).run().result();
         assert_eq!((result.get("ips"), result.get("routes")), (None, None));
-        assert_eq!(lab.link_in("ns1", "eth0")["operstate"], "UP");
+        wait_for("the link", || lab.link_in("ns1", "eth0")["operstate"] == "UP");
         lab.plugin("bridge").verb("DEL").config(&config).run().silent();
         assert_eq!(lab.veths(), [""; 0]);
     }

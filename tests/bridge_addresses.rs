@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bridge::{add, lab, reaches, sysctl};
-use crate::lab::bridge_config;
+use crate::lab::{Lab, bridge_config, wait_for};
 
 #[test]
 fn a_gateway_is_an_address_of_the_bridge_and_the_host_forwards() {
@@ -196,4 +196,60 @@ fn newer_an_ipv6_address_that_another_container_has_is_an_error_that_names_it() 
     second.run().fails_with(999, &["fd00:1:2::9", "DADFAILED"]);
     second.verb("DEL").run().silent();
     assert_eq!(lab.veths().len(), 1);
+}
+
+/// What `ip` says of the gateway's IPv6 address.
+fn gateway_address(lab: &Lab) -> String {
+    lab.ok("ip -6 -o addr show dev cni0 to fd00:1:2::1")
+}
+
+fn reaches_at_once(lab: &Lab, enter: &str, address: &str) {
+    lab.ok(&format!("{enter} ping -n -c 1 -W 1 {address}"));
+}
+
+#[test]
+fn better_an_ipv6_gateway_can_be_used_at_once() {
+    let lab = lab();
+    let ipam = json!({"subnet": null, "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00:1:2::/64"}]]});
+    let changes = json!({"isDefaultGateway": true, "ipam": ipam});
+    let mut config = bridge_config(&changes);
+    config["prevResult"] = add(&lab, &changes).result();
+    reaches_at_once(&lab, "", "fd00:1:2::2");
+    reaches_at_once(&lab, "ip netns exec ns1", "fd00:1:2::1");
+    let address = gateway_address(&lab);
+    assert!(address.contains("nodad") && !address.contains("tentative"), "{address}");
+    lab.plugin("bridge").verb("CHECK").config(&config).run().silent();
+    let second = lab.plugin("bridge").container("c2").netns(&lab.netns("ns2")).config(&bridge_config(&changes));
+    second.run().result();
+    reaches_at_once(&lab, "ip netns exec ns2", "fd00:1:2::2");
+    assert_eq!(gateway_address(&lab), address);
+    second.verb("DEL").run().silent();
+    lab.plugin("bridge").verb("DEL").config(&config).run().silent();
+    assert_eq!(lab.veths(), Vec::<String>::new());
+}
+
+#[test]
+fn an_ipv6_gateway_is_looked_for_where_the_bridge_leads_outside() {
+    let lab = lab();
+    lab.sh(
+        "ip link add cni0 type bridge; ip link set cni0 up; ip link add out0 type ifb; ip link set out0 master cni0 up",
+    )
+    .success();
+    add(&lab, &json!({"isGateway": true, "ipam": {"subnet": "fd00:1:2::/64"}})).result();
+    let address = gateway_address(&lab);
+    assert!(address.contains("fd00:1:2::1/64") && !address.contains("nodad"), "{address}");
+    wait_for("the address", || !gateway_address(&lab).contains("tentative"));
+}
+
+#[test]
+fn the_references_ipv6_gateway_is_left_as_it_is() {
+    let lab = lab();
+    let changes = json!({"isGateway": true, "ipam": {"subnet": "fd00:1:2::/64"}});
+    lab.reference("bridge").config(&bridge_config(&changes)).run().result();
+    wait_for("the address", || !gateway_address(&lab).contains("tentative"));
+    let address = gateway_address(&lab);
+    let second = lab.plugin("bridge").container("c2").netns(&lab.netns("ns2")).config(&bridge_config(&changes));
+    second.run().result();
+    assert_eq!(gateway_address(&lab), address);
+    assert!(!address.contains("nodad"), "{address}");
 }

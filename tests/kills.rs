@@ -150,18 +150,24 @@ impl Trial<'_> {
     }
 }
 
+/// Accidents to an ADD for `ns1`, before any of its changes (so many ioctls are among them). One that came and went before
+/// has left all there is to be left.
+pub fn suffers(lab: &Lab, add: Call<'_>, ioctls: usize, accident: Accident) {
+    let delete = add.clone().verb("DEL");
+    add.run().result();
+    delete.run().silent();
+    let before = lab.snapshot();
+    let untouched = || assert_untouched(lab, &before);
+    Trial { lab, add, delete, ioctls, which: every, untouched: &untouched }.suffers(accident);
+}
+
 /// Accidents on a host of this flavour with `ns1`, whose bridge is there.
 fn on_a_bridge(flavour: &str, changes: &Value, accident: Accident) {
     let lab = Lab::new();
     lab.install_iptables(flavour);
     lab.netns("ns1");
     let add = lab.plugin("bridge").config(&merged(bridge_config(&full()), changes));
-    let delete = add.clone().verb("DEL");
-    add.run().result();
-    delete.run().silent();
-    let before = lab.snapshot();
-    let untouched = || assert_untouched(&lab, &before);
-    Trial { lab: &lab, add, delete, ioctls: 0, which: every, untouched: &untouched }.suffers(accident);
+    suffers(&lab, add, 0, accident);
 }
 
 #[test]

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::accidents::{MANY, Storm};
+use crate::accidents::{MANY, Storm, assert_untouched};
 use crate::bridge::{reaches, sysctl};
-use crate::kills::{Accident, Trial, every};
-use crate::lab::{Call, Lab, Outcome, Snapshot, merged};
+use crate::kills::{self, Accident};
+use crate::lab::{Call, Lab, Outcome, merged};
 
 /// A tap without addresses: `net`, version 1.0.0.
 fn config(changes: &Value) -> Value {
@@ -33,13 +33,6 @@ fn lab() -> Lab {
 
 fn call<'a>(lab: &'a Lab, changes: &Value) -> Call<'a> {
     lab.plugin("tap").config(&config(changes))
-}
-
-/// Nothing new on the host, and only `lo` in the container.
-fn assert_untouched(lab: &Lab, before: &Snapshot) {
-    before.assert_same(&lab.snapshot());
-    let links = lab.ip("-n ns1 link show");
-    assert_eq!(links.as_array().unwrap().len(), 1, "only lo: {links}");
 }
 
 /// The kernel's word on the device: `tun_flags` (`linux/if_tun.h`), owner and group.
@@ -422,13 +415,7 @@ fn newer_gc_and_status_are_passed_on_and_status_wants_the_driver() {
 
 fn accidents(accident: Accident) {
     let lab = lab();
-    let add = call(&lab, &merged(dual(), &json!({"mtu": 1400, "owner": 5})));
-    let delete = add.clone().verb("DEL");
-    add.run().result();
-    delete.run().silent();
-    let before = lab.snapshot();
-    let untouched = || assert_untouched(&lab, &before);
-    Trial { lab: &lab, add, delete, ioctls: 4, which: every, untouched: &untouched }.suffers(accident);
+    kills::suffers(&lab, call(&lab, &merged(dual(), &json!({"mtu": 1400, "owner": 5}))), 4, accident);
 }
 
 #[test]

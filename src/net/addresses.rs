@@ -65,6 +65,11 @@ impl Handle {
         self.connection.request(new_address(index, net))
     }
 
+    /// The same for an address that nobody else on the link can have: it can be used at once.
+    pub fn add_address_at_once(&mut self, index: u32, net: IpNet) -> Result<()> {
+        self.connection.request(new_address_at_once(index, net))
+    }
+
     /// Removes an address; one that is gone already counts as removed.
     pub fn delete_address(&mut self, index: u32, net: IpNet) -> Result<()> {
         match self.connection.request(address_message(RTM_DELADDR, 0, index, net)) {

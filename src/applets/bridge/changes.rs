@@ -24,19 +24,22 @@ impl Changes {
     }
 
     /// Gives the link an address in the place of those that are in conflict with it, and pins its hardware address.
+    /// `detects`: the kernel looks for an IPv6 address on the link before it can be used.
     pub(super) fn give_address(
         &mut self,
         host: &mut Handle,
         link: &Link,
         wanted: IpNet,
         conflicts: &[IpNet],
+        detects: bool,
     ) -> Result<()> {
         for other in conflicts {
             let removed = host.delete_address(link.index, *other);
             removed.with_context(|| format!("could not remove IP address from {:?}", link.name))?;
             self.removed.push(*other);
         }
-        match host.add_address(link.index, wanted) {
+        let add = if detects { Handle::add_address } else { Handle::add_address_at_once };
+        match add(host, link.index, wanted) {
             Ok(()) => self.added.push(wanted),
             Err(error) if error.is(Errno::EEXIST) => {}
             Err(error) => return Err(error.context(&format!("could not add IP address {wanted} to {:?}", link.name))),
@@ -92,6 +95,12 @@ pub(super) fn conflicts(host: &mut Handle, link: &Link, wanted: IpNet, force: bo
         return Ok(Some(others));
     }
     Err(Error::internal(format!("{:?} already has an IP address different from {wanted}", link.name)))
+}
+
+/// True when somebody beyond this host may be on the bridge, who has the gateway's address although it is to be ours: an
+/// IPv6 router. Containers and virtual machines can only have it by mistake, or to keep the host from having it.
+pub(super) fn leads_outside(host: &mut Handle, bridge: u32) -> Result<bool> {
+    Ok(host.ports_of(bridge)?.iter().any(|port| !["veth", "tun", "dummy"].contains(&port.kind.as_str())))
 }
 
 fn conflict(other: IpNet, wanted: IpNet) -> bool {

@@ -1,17 +1,14 @@
 //! What the configuration wants of the firewall, in each verb: masquerading and the spoof check.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 
 use crate::cni::result::Interface;
 use crate::cni::{CniResult, NetworkConfig, Request, Undo};
-use crate::error::{Context, Error, Failures, Result, code};
+use crate::error::{Error, Failures, Result, code};
 use crate::firewall::Session;
-use crate::firewall::flavour::Flavour;
-use crate::firewall::masquerade::{self, Manner, Masquerade};
+use crate::firewall::masquerade::Manner;
 use crate::firewall::spoof_check::SpoofCheck;
-use crate::ipam::detach::Attachment;
+use crate::ip_masq;
 use crate::net::{Handle, Mac};
 
 /// What is wanted.
@@ -30,16 +27,12 @@ impl Wishes {
         Ok(Wishes { masquerade, spoof_check: top.boolean("macspoofchk")? })
     }
 
-    /// Refuses what ADD could not do, before it does anything.
-    pub(super) fn validate(self, request: &Request<'_>) -> Result<Manner> {
+    /// Refuses what ADD could not do, before it does anything, and gives how to masquerade, if that is wanted.
+    pub(super) fn validate(self, request: &Request<'_>) -> Result<Option<Manner>> {
         if self.spoof_check {
             spoof_check(request).validate()?;
         }
-        let top = request.config.top();
-        let name = top.string("ipMasqBackend").context("failed to load netconf")?;
-        let is_wanted = self.masquerade && top.get("ipMasqBackend").is_some();
-        let variable = |name| request.host.variable(name);
-        Manner::parse(is_wanted.then_some(name), &variable("CNI_BOX_IPTABLES"), variable("PATH"))
+        ip_masq::manner(request, self.masquerade)
     }
 
     /// CHECK: the rules are in place, in whatever backend. `port` is the host's end of the pair, `container` the other one
@@ -61,7 +54,7 @@ impl Wishes {
         }
         let mine = previous.ips.iter().filter(|ip| previous.interface_of(ip).is_none_or(|found| found == container));
         let addresses: Vec<IpNet> = mine.map(|ip| ip.address).collect();
-        whose(request).verify(&mut session, &addresses, flavour_if_valid(request))
+        ip_masq::verify(&mut session, request, &addresses)
     }
 
     /// GC: rules of attachments that are not valid any more.
@@ -71,11 +64,8 @@ impl Wishes {
         if self.spoof_check {
             failures.note(collect_spoof_checks(&mut session));
         }
-        if self.masquerade
-            && let Some(valid) = request.config.valid_attachments()?
-        {
-            let flavour = flavour_if_valid(request);
-            failures.note(masquerade::gc(&mut session, &request.config.name, &valid, flavour));
+        if self.masquerade {
+            failures.note(ip_masq::collect_garbage(&mut session, request));
         }
         failures.finish()
     }
@@ -88,24 +78,11 @@ impl Wishes {
         if self.spoof_check {
             failures.note(SpoofCheck::probe(&mut session));
         }
-        if self.masquerade {
+        if let Some(manner) = manner {
             failures.note(manner.probe(&mut session));
         }
         failures.finish().map_err(|error| Error::new(code::NOT_AVAILABLE, error.to_string()))
     }
-}
-
-/// Masquerades an attachment's addresses.
-pub(super) fn begin_masquerade(
-    session: &mut Session,
-    manner: &Manner,
-    request: &Request<'_>,
-    addresses: &[IpNet],
-    undo: &mut Undo,
-) -> Result<()> {
-    let added = manner.add(session, &whose(request), addresses)?;
-    undo.push(move || added.undo(&mut Session::default()));
-    Ok(())
 }
 
 /// Lets the container send with its own hardware address only.
@@ -122,14 +99,6 @@ pub(super) fn begin_spoof_check(
     Ok(())
 }
 
-/// Ends masquerading, in both backends. Addresses that cannot be found out keep only rules of iptables from being removed.
-pub(super) fn end_masquerade(request: &Request<'_>, attachment: &mut Attachment, session: &mut Session) -> Result<()> {
-    let mut failures = Failures::default();
-    let addresses: Option<Vec<IpAddr>> = failures.note(attachment.addresses(request)).unwrap_or(Some(Vec::new()));
-    failures.note(whose(request).del(session, addresses.as_deref(), flavour_if_valid(request)));
-    failures.finish()
-}
-
 /// The spoof check of this attachment.
 pub(super) fn spoof_check(request: &Request<'_>) -> SpoofCheck {
     SpoofCheck::of(&request.container_id, &request.ifname)
@@ -138,14 +107,6 @@ pub(super) fn spoof_check(request: &Request<'_>) -> SpoofCheck {
 fn collect_spoof_checks(session: &mut Session) -> Result<()> {
     let mut host = Handle::current()?;
     SpoofCheck::gc(session, |link| Ok(host.find_link(link)?.is_some()))
-}
-
-fn whose<'r>(request: &'r Request<'_>) -> Masquerade<'r> {
-    Masquerade { network: &request.config.name, container: &request.container_id, ifname: &request.ifname }
-}
-
-fn flavour_if_valid(request: &Request<'_>) -> Option<Flavour> {
-    Flavour::forced_if_valid(&request.host.variable("CNI_BOX_IPTABLES"))
 }
 
 fn ethernet(mac: &Mac) -> Result<[u8; 6]> {

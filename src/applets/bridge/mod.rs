@@ -45,6 +45,7 @@ use crate::cni::result::Dns;
 use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::firewall::Session;
+use crate::ip_masq;
 use crate::ipam::attach::{call_ipam, find_ipam, open_netns, release_lease};
 use crate::ipam::detach::Attachment;
 use crate::ipam::mtu::Mtu;
@@ -147,7 +148,7 @@ impl Plugin for Bridge {
         let released = release_lease(request, &mut failures);
         let removed = failures.note(Attachment::find(request)).and_then(|mut attachment| {
             if wishes.masquerade {
-                failures.note(firewall::end_masquerade(request, &mut attachment, &mut session));
+                failures.note(ip_masq::end(&mut session, request, &mut attachment));
             }
             failures.note(attachment.remove(request))
         });

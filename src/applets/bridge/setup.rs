@@ -13,6 +13,7 @@ use crate::cni::{CniResult, Request, Undo};
 use crate::error::{Context, Error, Result};
 use crate::firewall::Session;
 use crate::firewall::masquerade::Manner;
+use crate::ip_masq;
 use crate::ipam::apply::{self, Target};
 use crate::ipam::ranges::successor;
 use crate::net::bridge_ports::PortSettings;
@@ -32,7 +33,8 @@ pub(super) struct Attaching<'a, 'r> {
     pub(super) container: &'a Netns,
     /// `None` for a network without addresses.
     pub(super) ipam: Option<Delegate>,
-    pub(super) manner: Manner,
+    /// How to masquerade, if that is wanted.
+    pub(super) manner: Option<Manner>,
     pub(super) session: Session,
     pub(super) undo: &'a mut Undo,
 }
@@ -132,17 +134,15 @@ impl Attaching<'_, '_> {
                 result.interfaces.push(Interface::new(&gateway.name, &gateway.mac, ""));
             }
             for address in &gateways {
-                let ensured = shared.borrow_mut().ensure_address(host, &gateway, *address, self.conf.force_address);
+                let links = (bridge, &gateway);
+                let ensured = shared.borrow_mut().ensure_address(host, links, *address, self.conf.force_address);
                 ensured.context(words)?;
             }
         }
         let has = |v6: bool| gateways.iter().any(|gateway| gateway.addr().is_ipv6() == v6);
         sysctls::enable_forwarding(has(false), has(true)).context("failed to enable forwarding")?;
-        if self.conf.firewall.masquerade {
-            let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
-            firewall::begin_masquerade(&mut self.session, &self.manner, self.request, &addresses, self.undo)?;
-        }
-        Ok(())
+        let Some(manner) = &self.manner else { return Ok(()) };
+        ip_masq::begin(manner, &mut self.session, self.request, result, self.undo)
     }
 }
 

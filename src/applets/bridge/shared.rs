@@ -141,8 +141,15 @@ impl SharedBridge {
         Ok(gateway)
     }
 
-    /// Gives the bridge, or the VLAN's gateway, an address. Another IPv4 address, or an overlapping IPv6 one, is a conflict.
-    pub(super) fn ensure_address(&mut self, host: &mut Handle, link: &Link, wanted: IpNet, force: bool) -> Result<()> {
+    /// Gives the bridge, or the VLAN's gateway on it, an address. Another IPv4 address, or an overlapping IPv6 one, is a
+    /// conflict.
+    pub(super) fn ensure_address(
+        &mut self,
+        host: &mut Handle,
+        (bridge, link): (&Link, &Link),
+        wanted: IpNet,
+        force: bool,
+    ) -> Result<()> {
         if changes::conflicts(host, link, wanted, force)?.is_none() {
             return Ok(());
         }
@@ -151,8 +158,9 @@ impl SharedBridge {
             self.let_others_in_if_unchanged();
             return Ok(());
         };
+        let detects = wanted.addr().is_ipv6() && changes::leads_outside(host, bridge.index)?;
         let changes = if self.gateway_name.is_some() { &mut self.gateway } else { &mut self.bridge };
-        changes.give_address(host, link, wanted, &conflicts)
+        changes.give_address(host, link, wanted, &conflicts, detects)
     }
 
     fn hold_alone(&mut self) {

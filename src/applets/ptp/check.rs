@@ -2,11 +2,12 @@
 
 use ipnet::IpNet;
 
-use super::{Conf, flavour_if_valid, whose};
+use super::Conf;
 use crate::cni::result::{Interface, IpConfig};
 use crate::cni::{CniResult, Request};
 use crate::error::{Error, Result};
 use crate::firewall::Session;
+use crate::ip_masq;
 use crate::ipam::{point_to_point, verify};
 use crate::net::{Handle, Link, Netns};
 
@@ -27,7 +28,7 @@ pub(super) fn check(conf: &Conf, request: &Request<'_>, container: &Netns) -> Re
         return Ok(());
     }
     let addresses: Vec<IpNet> = ips.iter().map(|ip| ip.address).collect();
-    whose(request).verify(&mut Session::default(), &addresses, flavour_if_valid(request))
+    ip_masq::verify(&mut Session::default(), request, &addresses)
 }
 
 fn check_container_end(inside: &mut Handle, listed: &Interface) -> Result<Link> {

@@ -14,14 +14,11 @@
 
 mod check;
 
-use ipnet::IpNet;
-
 use crate::cni::result::{Dns, Interface};
 use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::firewall::Session;
-use crate::firewall::flavour::Flavour;
-use crate::firewall::masquerade::{self, Manner, Masquerade};
+use crate::ip_masq;
 use crate::ipam::apply::Target;
 use crate::ipam::attach::{self, open_netns, required_ipam};
 use crate::ipam::detach::Attachment;
@@ -51,8 +48,6 @@ pub struct Ptp;
 #[derive(Debug)]
 struct Conf {
     masquerade: bool,
-    /// `ipMasqBackend` if it is set.
-    backend: Option<String>,
     mtu: Mtu,
     /// `dns` if the configuration sets anything there.
     dns: Option<Dns>,
@@ -65,20 +60,7 @@ impl Conf {
 
     fn decode(config: &NetworkConfig) -> Result<Conf> {
         let top = config.top();
-        let backend = top.string("ipMasqBackend")?;
-        Ok(Conf {
-            masquerade: top.boolean("ipMasq")?,
-            backend: top.get("ipMasqBackend").map(|_| backend.to_string()),
-            mtu: Mtu::decode(&top, 0)?,
-            dns: config.dns_if_set()?,
-        })
-    }
-
-    /// How to masquerade, if that is wanted.
-    fn manner(&self, request: &Request<'_>) -> Result<Option<Manner>> {
-        let variable = |name| request.host.variable(name);
-        let parse = || Manner::parse(self.backend.as_deref(), &variable("CNI_BOX_IPTABLES"), variable("PATH"));
-        self.masquerade.then(parse).transpose()
+        Ok(Conf { masquerade: top.boolean("ipMasq")?, mtu: Mtu::decode(&top, 0)?, dns: config.dns_if_set()? })
     }
 }
 
@@ -92,7 +74,7 @@ impl Plugin for Ptp {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        Conf::of(request)?.manner(request)?;
+        ip_masq::manner(request, Conf::of(request)?.masquerade)?;
         attach::require_ipam_type(request)
     }
 
@@ -101,7 +83,7 @@ impl Plugin for Ptp {
         let mut conf = Conf::of(request)?;
         conf.mtu.resolve()?;
         let ipam = required_ipam(request)?;
-        let manner = conf.manner(request)?;
+        let manner = ip_masq::manner(request, conf.masquerade)?;
         let container = open_netns(request)?;
         let mut result = ipam.add(request, undo)?;
         if result.ips.is_empty() {
@@ -112,7 +94,7 @@ impl Plugin for Ptp {
         sysctls::enable_forwarding(has(false), has(true)).context("Could not enable IP forwarding")?;
         connect(&conf, request, &container, &mut result, undo)?;
         if let Some(manner) = manner {
-            begin_masquerade(&manner, request, &result, undo)?;
+            ip_masq::begin(&manner, &mut Session::default(), request, &result, undo)?;
         }
         if let Some(dns) = conf.dns {
             result.dns = dns;
@@ -134,7 +116,7 @@ impl Plugin for Ptp {
         let mut failures = Failures::default();
         let removed = failures.note(Attachment::find(request)).and_then(|mut attachment| {
             if conf.masquerade {
-                failures.note(end_masquerade(request, &mut attachment));
+                failures.note(ip_masq::end(&mut Session::default(), request, &mut attachment));
             }
             failures.note(attachment.remove(request))
         });
@@ -147,11 +129,8 @@ impl Plugin for Ptp {
     fn gc(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::of(request)?;
         let mut failures = Failures::default();
-        if conf.masquerade
-            && let Some(valid) = request.config.valid_attachments()?
-        {
-            let name = &request.config.name;
-            failures.note(masquerade::gc(&mut Session::default(), name, &valid, flavour_if_valid(request)));
+        if conf.masquerade {
+            failures.note(ip_masq::collect_garbage(&mut Session::default(), request));
         }
         failures.note(call_ipam(request));
         failures.finish()
@@ -159,7 +138,7 @@ impl Plugin for Ptp {
 
     fn status(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::of(request)?;
-        if let Some(manner) = conf.manner(request)? {
+        if let Some(manner) = ip_masq::manner(request, conf.masquerade)? {
             manner.probe(&mut Session::default())?;
         }
         call_ipam(request)
@@ -193,30 +172,6 @@ fn connect(
     let mut inside = Handle::inside(container)?;
     let mut target = Target { netns: container, handle: &mut inside, index: pair.container_index, name };
     point_to_point::configure_container(&mut target, result)
-}
-
-fn begin_masquerade(manner: &Manner, request: &Request<'_>, result: &CniResult, undo: &mut Undo) -> Result<()> {
-    let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
-    let added = manner.add(&mut Session::default(), &whose(request), &addresses)?;
-    undo.push(move || added.undo(&mut Session::default()));
-    Ok(())
-}
-
-/// Ends masquerading, in both backends. Addresses that cannot be found out keep only rules of iptables from being removed.
-fn end_masquerade(request: &Request<'_>, attachment: &mut Attachment) -> Result<()> {
-    let mut failures = Failures::default();
-    let addresses = failures.note(attachment.addresses(request)).unwrap_or(Some(Vec::new()));
-    let ended = whose(request).del(&mut Session::default(), addresses.as_deref(), flavour_if_valid(request));
-    failures.note(ended);
-    failures.finish()
-}
-
-fn whose<'r>(request: &'r Request<'_>) -> Masquerade<'r> {
-    Masquerade { network: &request.config.name, container: &request.container_id, ifname: &request.ifname }
-}
-
-fn flavour_if_valid(request: &Request<'_>) -> Option<Flavour> {
-    Flavour::forced_if_valid(&request.host.variable("CNI_BOX_IPTABLES"))
 }
 
 /// Passes the call on to the IPAM plugin, which there must be.
