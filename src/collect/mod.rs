@@ -109,10 +109,15 @@ impl<'a> Command<'a> {
 
     /// True if nothing failed. Nothing is removed unless everything could be looked at.
     fn collect(&self, answer: &mut Answer) -> Result<bool> {
-        let attachments = self.gather()?;
+        let attachments = self.gather(None)?;
         let (mut removed, mut success) = (0, true);
-        for (found, reason) in self.doomed(&attachments, answer)? {
-            match self.end(found, &attachments, &reason, answer) {
+        let doomed = self.doomed(&attachments, answer)?;
+        for (found, reason) in &doomed {
+            // Of those that stay.
+            let is_shared = attachments
+                .iter()
+                .any(|other| found.shares_address_with(other) && !doomed.iter().any(|(dead, _)| dead.key == other.key));
+            match self.end(found, &attachments, reason, is_shared, answer) {
                 Ok(gone) => removed += usize::from(gone),
                 Err(error) => {
                     success = false;
@@ -125,7 +130,14 @@ impl<'a> Command<'a> {
     }
 
     /// False for an attachment that is not dead any more.
-    fn end(&self, found: &Found, attachments: &Attachments, reason: &str, answer: &mut Answer) -> Result<bool> {
+    fn end(
+        &self,
+        found: &Found,
+        attachments: &Attachments,
+        reason: &str,
+        is_shared: bool,
+        answer: &mut Answer,
+    ) -> Result<bool> {
         let (network, today) = (&found.key.network, self.lists.iter().find(|list| list.name == found.key.network));
         let remembered = found.cached.as_ref().and_then(|cached| NetworkList::parse(&cached.config).ok());
         // If they are the same, today's: it has the plugins of the network's folder, too.
@@ -137,10 +149,13 @@ impl<'a> Command<'a> {
         let block = parts::describe(found, attachments, list)?;
         let block = format!("{header}{}: {reason}\n{block}", found.key);
         if !self.dry_run {
-            if !matches!(evidence::again(found)?, Verdict::Gone(_)) {
+            // The DELs of others may have taken minutes.
+            let now = self.gather(Some(&found.key.container))?;
+            let doomed = self.doomed(&now, &mut Answer::default())?;
+            if !doomed.iter().any(|(now, _)| now.key == found.key && now.cached == found.cached) {
                 return Ok(false);
             }
-            self.remove(found, list)?;
+            self.remove(found, list, is_shared)?;
         }
         answer.stdout.push_str(&block);
         Ok(true)
