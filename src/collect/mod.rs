@@ -10,13 +10,18 @@
 //!   ADD is for, which is there: it lives by its record. A reservation of the Go plugin without a record proves nothing.
 //!   The file of the cache comes last, when all is done, and names a path that leads to the namespace.
 //! - An attachment is one of a namespace that is gone, or of an earlier boot: neither can come back. Only an ADD of the same
-//!   container and interface, in a new namespace, makes the names live again. It replaces the reservation, and the second look
-//!   sees that. (What is left is the time from that look to the end of the DEL, a few milliseconds. A runtime that
-//!   calls ADD then has not ended its dead container before it starts it again. The specification forbids calls for one
-//!   container at the same time.)
-//! - Names of chains and ifbs are those of a network and a container, whichever interface it is for; names of saved settings
-//!   those of a container and an interface, whichever network it is on. So nothing goes as long as another attachment
-//!   that shares such a name is not dead as well.
+//!   container and interface, in a new namespace, makes the names live again. It replaces the reservation and then the
+//!   cache file, and the second look sees either. What is left is the time between that look and the end of the DEL, a few
+//!   milliseconds with our plugins.
+//! - With other address management (static, dhcp, a stranger's) such an ADD shows by nothing before the cache file is
+//!   replaced. Until then its lease or its rules may go, if the old file proves the death of its predecessor. (The Go
+//!   host-local refuses such an ADD while the old reservation is there.)
+//! - A runtime that comes into either has not ended its dead container before it starts it again. The specification forbids
+//!   calls for one container at the same time.
+//! - An address in a dead attachment's result may be another container's by now. Then no plugin is told of the result.
+//! - Names of chains and ifbs are those of a network and a container, whichever interface it is for, and run together: `net`
+//!   and `1c` are `net1` and `c`. Names of saved settings are those of a container and an interface, whichever network it
+//!   is on. So nothing goes as long as another attachment that shares such a name is not dead as well.
 
 mod evidence;
 mod parts;
@@ -113,10 +118,8 @@ impl<'a> Command<'a> {
         let (mut removed, mut success) = (0, true);
         let doomed = self.doomed(&attachments, answer)?;
         for (found, reason) in &doomed {
-            // Of those that stay.
-            let is_shared = attachments
-                .iter()
-                .any(|other| found.shares_address_with(other) && !doomed.iter().any(|(dead, _)| dead.key == other.key));
+            let stays = |other: &Found| !doomed.iter().any(|(dead, _)| dead.key == other.key);
+            let is_shared = attachments.iter().any(|other| found.shares_address_with(other) && stays(other));
             match self.end(found, &attachments, reason, is_shared, answer) {
                 Ok(gone) => removed += usize::from(gone),
                 Err(error) => {

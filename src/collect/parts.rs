@@ -45,7 +45,11 @@ pub(super) fn describe(found: &Found, attachments: &Attachments, list: Option<&N
             lines.push(format!("ifb {name}"));
         }
     }
-    list.iter().for_each(|list| saved(key, list, &mut lines));
+    if let Some(list) = list {
+        saved(key, list, &mut lines);
+        let kinds: Vec<&str> = list.plugins.iter().map(|plugin| plugin.kind.as_str()).collect();
+        lines.push(format!("whatever else DEL of {} finds", kinds.join(", ")));
+    }
     Ok(lines.into_iter().map(|line| format!("  {line}\n")).collect())
 }
 
