@@ -70,18 +70,21 @@ pub(super) struct Found {
 }
 
 impl Found {
-    fn has_address(&self, address: IpAddr) -> bool {
-        self.reservations.iter().any(|(_, reservation)| reservation.address == address) || self.is_told(address)
+    /// The cache tells of this address.
+    fn tells(&self, address: IpAddr) -> bool {
+        self.cached.iter().any(|cached| cached.result.ips.iter().any(|ip| ip.address.addr() == address))
     }
 
-    fn is_told(&self, address: IpAddr) -> bool {
-        self.cached.iter().any(|cached| cached.result.ips.iter().any(|ip| ip.address.addr() == address))
+    /// The cache tells of an address that is reserved for the other.
+    fn tells_reserved(&self, other: &Found) -> bool {
+        other.reservations.iter().any(|(_, reservation)| self.tells(reservation.address))
     }
 
     /// An address that the cache tells of is another container's, too.
     pub(super) fn shares_address_with(&self, other: &Found) -> bool {
-        let told = self.cached.iter().flat_map(|cached| &cached.result.ips);
-        self.key.container != other.key.container && told.map(|ip| ip.address.addr()).any(|ip| other.has_address(ip))
+        let told_of_other = other.cached.iter().flat_map(|cached| &cached.result.ips);
+        self.key.container != other.key.container
+            && (self.tells_reserved(other) || told_of_other.map(|ip| ip.address.addr()).any(|ip| self.tells(ip)))
     }
 }
 
@@ -196,17 +199,12 @@ pub(super) fn verdict(found: &Found, census: &mut Census) -> Result<Verdict> {
         _ if lives().any(|life| life == Life::Lives) => Ok(Verdict::Lives),
         None if is_over => Ok(Verdict::Gone(reason)),
         None => Ok(Verdict::Unknown(String::new())),
-        Some(cached) => Ok(match sign_of_life(found, cached, is_over && is_same(found), census)? {
+        Some(cached) => Ok(match sign_of_life(found, cached, is_over && found.tells_reserved(found), census)? {
             None => Verdict::Gone(reason),
             Some(why) if why.is_empty() => Verdict::Lives,
             Some(why) => Verdict::Unknown(format!("namespace {path} is not to be found, but {why}")),
         }),
     }
-}
-
-/// Cache and reservations tell of the same attachment.
-fn is_same(found: &Found) -> bool {
-    found.reservations.iter().any(|(_, reservation)| found.is_told(reservation.address))
 }
 
 /// Why an attachment in the cache may live; empty if there is nothing to wonder about. `is_proved`: records say that it is dead.

@@ -155,7 +155,7 @@ impl<'a> Command<'a> {
             // The DELs of others may have taken minutes.
             let now = self.gather(Some(&found.key.container))?;
             let doomed = self.doomed(&now, &mut Answer::default())?;
-            if !doomed.iter().any(|(now, _)| now.key == found.key && now.cached == found.cached) {
+            if !doomed.iter().any(|(now, _)| now.key == found.key) {
                 return Ok(false);
             }
             self.remove(found, list, is_shared)?;
