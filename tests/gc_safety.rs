@@ -93,9 +93,8 @@ fn whoever_comes_back_while_others_are_removed_stays() {
     write_list(&lab, "a", &slow);
     write_list(&lab, "b", &fixed("cni3", "10.1.3.9/24"));
     let calico = |script: &str| lab.executable("/opt/cni/bin/calico", &format!("#!/bin/sh\n{script}\n"));
-    calico(
-        "[ $CNI_COMMAND = ADD ] && exec python3 -c 'import json, sys; print(json.dumps(json.load(sys.stdin)[\"prevResult\"]))'",
-    );
+    let echo = "import json, sys; print(json.dumps(json.load(sys.stdin)[\"prevResult\"]))";
+    calico(&format!("[ $CNI_COMMAND = ADD ] && exec python3 -c '{echo}'"));
     let (slow, back, new) = (netns(&lab, "slow"), netns(&lab, "back"), netns(&lab, "new"));
     add(&lab, "a", &slow, "{}");
     add(&lab, "b", &back, "{}");

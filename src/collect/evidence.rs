@@ -207,7 +207,8 @@ pub(super) fn verdict(found: &Found, census: &mut Census) -> Result<Verdict> {
     }
 }
 
-/// Why an attachment in the cache may live; empty if there is nothing to wonder about. `is_proved`: records say that it is dead.
+/// Why an attachment in the cache may live; empty if there is nothing to wonder about. It `is_proved` if records say that it
+/// is dead.
 fn sign_of_life(found: &Found, cached: &Cached, is_proved: bool, census: &mut Census) -> Result<Option<String>> {
     let (path, ifname, told) = (&cached.attachment.netns, &found.key.ifname, &cached.result.interfaces);
     let own = told.iter().find(|interface| !interface.sandbox.is_empty() && interface.name == *ifname);

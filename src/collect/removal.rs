@@ -20,9 +20,9 @@ const SWEEPERS: [&str; 3] = ["portmap", "bandwidth", "firewall"];
 impl Command<'_> {
     /// Removes all there is of an attachment, in an order that leaves enough to find it by should we be killed: rules, what
     /// the plugins of the configuration have made, with the file of the cache last, and addresses that no configuration
-    /// leads to. (Killed between the last address and the file, that file alone is left, for the path in it to tell.) Nothing is
-    /// begun while a plugin is missing. If an address `is_shared` with a container that stays, no plugin is told of it: there
-    /// are those that go by addresses alone.
+    /// leads to. (Killed between the last address and the file, that file alone is left, for the path in it to tell.)
+    /// Nothing is begun while a plugin is missing. If an address `is_shared` with a container that stays, no plugin is told
+    /// the result: there are those that go by addresses alone.
     pub(super) fn remove(&self, found: &Found, list: Option<&NetworkList>, is_shared: bool) -> Result<()> {
         let attachment = attachment(found);
         let (Command { host, path, .. }, nothing) = (self, Cache::new("/dev/null"));
