@@ -51,6 +51,7 @@ mod firewalld;
 mod flannel;
 mod flannel_after;
 mod gc_command;
+mod gc_safety;
 mod guest;
 mod host_device;
 mod host_device_after;

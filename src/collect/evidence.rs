@@ -3,22 +3,28 @@
 //! An attachment is known from the result cache, from reservations of host-local, or from both. It is dead when
 //!
 //! - all its reservations are over by their records (`ipam/record.rs`): the boot or the namespace by its number and
-//!   cookie. That is proof whatever path the cache names, and whatever stands there by now.
+//!   cookie. If there is a cache file, it must be the same attachment's, one with an address of theirs: the container
+//!   may have come back since, on a network whose addresses are managed otherwise by now.
 //! - or, where no record tells (the Go plugin, other address management), the path in the cache leads nowhere, for no
-//!   process of the machine, and the interface is gone: the host's end of its veth pair, or, where it has none, from all
-//!   namespaces that are in use. Who sees only a part of the machine's processes cannot know that.
+//!   process of the machine, and the interface is in none of the namespaces that are in use. Who sees only a part of the
+//!   machine's processes cannot know that, nor who shares the cache with another machine.
+//!
+//! Whatever that says, it lives if the host's end of its veth pair is there, or its interface where the path leads: a
+//! namespace may be held by a socket alone, and files and boot ids may come from elsewhere.
 //!
 //! Times prove nothing: clocks may begin in 1970 at each boot, so a file that looks older than this boot need not be. What
 //! the cache alone tells of, and whose path leads to a namespace, therefore stays.
 
 use std::fmt;
+use std::fs::File;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::Command;
 use crate::cni::Object;
-use crate::cni::cache::Cached;
+use crate::cni::cache::{self, Cached};
 use crate::cni::conflist::NetworkList;
 use crate::cni::environment::validate_network_name;
 use crate::cni::kept::Kept;
@@ -27,6 +33,7 @@ use crate::error::Result;
 use crate::ipam::store::survey::{Life, Reservation, survey};
 use crate::ipam::store::{DEFAULT_DATA_DIR, Store};
 use crate::net::{Handle, Netns};
+use crate::sys::file;
 use crate::sys::namespaces::{Census, Presence};
 
 /// What names an attachment. In order of network, container, interface.
@@ -39,9 +46,11 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Something of theirs may have the same name.
+    /// Something of theirs may have the same name. Those of chains and ifbs are hashes of network and container in one word
+    /// (`firewall::names::hashed`).
     pub(super) fn shares_names_with(&self, other: &Key) -> bool {
-        self.container == other.container && (self.network == other.network || self.ifname == other.ifname)
+        let word = |key: &Key| key.network.clone() + &key.container;
+        self.container == other.container && self.ifname == other.ifname || word(self) == word(other)
     }
 }
 
@@ -58,6 +67,25 @@ pub(super) struct Found {
     pub(super) cached: Option<Cached>,
     /// With the `dataDir` of each.
     pub(super) reservations: Vec<(PathBuf, Reservation)>,
+}
+
+impl Found {
+    /// The cache tells of this address.
+    fn tells(&self, address: IpAddr) -> bool {
+        self.cached.iter().any(|cached| cached.result.ips.iter().any(|ip| ip.address.addr() == address))
+    }
+
+    /// The cache tells of an address that is reserved for the other.
+    fn tells_reserved(&self, other: &Found) -> bool {
+        other.reservations.iter().any(|(_, reservation)| self.tells(reservation.address))
+    }
+
+    /// An address that the cache tells of is another container's, too.
+    pub(super) fn shares_address_with(&self, other: &Found) -> bool {
+        let told_of_other = other.cached.iter().flat_map(|cached| &cached.result.ips);
+        self.key.container != other.key.container
+            && (self.tells_reserved(other) || told_of_other.map(|ip| ip.address.addr()).any(|ip| self.tells(ip)))
+    }
 }
 
 /// Sorted.
@@ -84,8 +112,8 @@ pub(super) enum Verdict {
 }
 
 impl Command<'_> {
-    /// All attachments that are known, of every network. Changes nothing on a dry run.
-    pub(super) fn gather(&self) -> Result<Attachments> {
+    /// All attachments that are known, or one container's, of every network. Changes nothing on a dry run.
+    pub(super) fn gather(&self, only: Option<&str>) -> Result<Attachments> {
         let mut attachments = Attachments::new();
         let mut stores = Vec::new();
         // Names of networks obey the same rule as those of containers.
@@ -101,18 +129,26 @@ impl Command<'_> {
             }
             let attachment = &cached.attachment;
             let (container, ifname) = (attachment.container_id.clone(), attachment.ifname.clone());
-            if let Some(found) = entry(&mut attachments, Key { network, container, ifname }) {
+            if only.is_none_or(|only| only == container)
+                && let Some(found) = entry(&mut attachments, Key { network, container, ifname })
+            {
                 found.cached = Some(cached);
             }
         }
         for (data_dir, network) in stores {
-            self.add_reservations(&mut attachments, &data_dir, &network)?;
+            self.add_reservations(&mut attachments, &data_dir, &network, only)?;
         }
         Ok(attachments)
     }
 
-    fn add_reservations(&self, attachments: &mut Attachments, data_dir: &Path, network: &str) -> Result<()> {
-        let reservations = survey(data_dir, network, &[])?;
+    fn add_reservations(
+        &self,
+        attachments: &mut Attachments,
+        data_dir: &Path,
+        network: &str,
+        only: Option<&str>,
+    ) -> Result<()> {
+        let reservations = survey(data_dir, network, only)?;
         if !self.dry_run
             && self.wants(network)
             && reservations.iter().any(|one| one.life == Life::Unknown && !one.ifname.is_empty())
@@ -150,86 +186,66 @@ fn find_data_dirs(map: &Map<String, Value>, found: &mut Vec<String>) {
     map.values().chain(lists).filter_map(Value::as_object).for_each(|inner| find_data_dirs(inner, found));
 }
 
-/// Judges an attachment anew, by what is there now.
-pub(super) fn again(found: &Found) -> Result<Verdict> {
-    let key = &found.key;
-    let mut lives = Vec::new();
-    for (data_dir, reservation) in &found.reservations {
-        for one in survey(data_dir, &key.network, &[reservation.address])? {
-            if one.container == key.container && one.ifname == key.ifname {
-                lives.push(one.life);
-            }
-        }
-    }
-    verdict_of(found, &lives, &mut Census::default())
-}
-
 /// What follows from what was found.
 pub(super) fn verdict(found: &Found, census: &mut Census) -> Result<Verdict> {
-    let lives: Vec<Life> = found.reservations.iter().map(|(_, reservation)| reservation.life).collect();
-    verdict_of(found, &lives, census)
-}
-
-/// `lives` is what is known of the reservations.
-fn verdict_of(found: &Found, lives: &[Life], census: &mut Census) -> Result<Verdict> {
+    let lives = || found.reservations.iter().map(|(_, reservation)| reservation.life);
+    let is_over = !found.reservations.is_empty() && lives().all(Life::is_over);
     let path = found.cached.as_ref().map_or("", |cached| cached.attachment.netns.as_str());
-    if lives.contains(&Life::Lives) {
-        return Ok(Verdict::Lives);
-    }
-    if !lives.is_empty() && lives.iter().all(|life| life.is_over()) {
-        return Ok(match lives.contains(&Life::EarlierBoot) {
-            true => Verdict::Gone("its boot has ended".to_string()),
-            false => gone(path),
-        });
-    }
+    let reason = match lives().any(|life| life == Life::EarlierBoot) {
+        true => "its boot has ended".to_string(),
+        false => format!("namespace {path}{}is gone", if path.is_empty() { "" } else { " " }),
+    };
     match &found.cached {
-        Some(cached) if !path.is_empty() => verdict_by_path(&found.key.ifname, cached, path, census),
-        _ => Ok(Verdict::Unknown(String::new())),
+        _ if lives().any(|life| life == Life::Lives) => Ok(Verdict::Lives),
+        None if is_over => Ok(Verdict::Gone(reason)),
+        None => Ok(Verdict::Unknown(String::new())),
+        Some(cached) => Ok(match sign_of_life(found, cached, is_over && found.tells_reserved(found), census)? {
+            None => Verdict::Gone(reason),
+            Some(why) if why.is_empty() => Verdict::Lives,
+            Some(why) => Verdict::Unknown(format!("namespace {path} is not to be found, but {why}")),
+        }),
     }
 }
 
-fn gone(path: &str) -> Verdict {
-    let space = if path.is_empty() { "" } else { " " };
-    Verdict::Gone(format!("namespace {path}{space}is gone"))
+/// Why an attachment in the cache may live; empty if there is nothing to wonder about. It `is_proved` if records say that it
+/// is dead.
+fn sign_of_life(found: &Found, cached: &Cached, is_proved: bool, census: &mut Census) -> Result<Option<String>> {
+    let (path, ifname, told) = (&cached.attachment.netns, &found.key.ifname, &cached.result.interfaces);
+    let own = told.iter().find(|interface| !interface.sandbox.is_empty() && interface.name == *ifname);
+    let holds = |place: &str| holds(place, ifname, own.map_or("", |interface| &interface.mac));
+    let leads_somewhere = Netns::open_if_left(path).is_ok_and(|netns| netns.is_some());
+    if leads_somewhere && (!is_proved || holds(path)) || path.is_empty() && !is_proved {
+        return Ok(Some(String::new()));
+    }
+    if let Some(end) = host_end(told)? {
+        return Ok(Some(format!("the host's end {end} is still there")));
+    }
+    if is_proved {
+        return Ok(None);
+    }
+    let is_own_cache = File::open(cache::DIRECTORY).is_ok_and(|directory| file::is_local(&directory));
+    Ok(match census.presence_at(path) {
+        Presence::Here => Some("one with its name is".to_string()),
+        Presence::Gone if !is_own_cache => Some("other machines may have the cache, too".to_string()),
+        Presence::Gone => match census.all_places() {
+            Some(places) if !places.iter().any(|place| holds(place)) => None,
+            _ => Some(format!("an interface {ifname} like its own is somewhere")),
+        },
+        _ => Some("not all processes of this machine can be looked at".to_string()),
+    })
 }
 
-fn verdict_by_path(ifname: &str, cached: &Cached, path: &str, census: &mut Census) -> Result<Verdict> {
-    if Netns::open_if_left(path).is_ok_and(|netns| netns.is_some()) {
-        return Ok(Verdict::Lives);
-    }
-    let unknown = |why: String| Ok(Verdict::Unknown(format!("namespace {path} is not to be found, but {why}")));
-    match census.presence_at(path) {
-        Presence::Gone => {}
-        Presence::Here => return unknown("one with its name is".to_string()),
-        _ => return unknown("not all processes of this machine can be looked at".to_string()),
-    }
-    let told = &cached.result.interfaces;
-    match host_end(told)? {
-        Some((name, true)) => return unknown(format!("the host's end {name} is still there")),
-        Some((_, false)) => return Ok(gone(path)),
-        None => {}
-    }
-    let own = told.iter().find(|interface| !interface.sandbox.is_empty() && interface.name == ifname);
-    let mac = own.map_or("", |interface| &interface.mac);
-    match census.all_places().map(|places| places.into_iter().find(|place| holds(place, ifname, mac))) {
-        Some(None) => Ok(gone(path)),
-        _ => unknown(format!("an interface {ifname} like its own is somewhere")),
-    }
-}
-
-/// The host's end of the veth pair that a result tells of, and whether it is there. A pair goes as a whole.
-fn host_end(told: &[Interface]) -> Result<Option<(&str, bool)>> {
+/// The host's end of the veth pair that a result tells of, if it is there.
+fn host_end(told: &[Interface]) -> Result<Option<&str>> {
     let mut host = Handle::current()?;
-    let mut end = None;
     for Interface { name, mac, .. } in told.iter().filter(|told| told.sandbox.is_empty()) {
-        match host.find_link(name)? {
-            // The bridge, or whatever else the plugins may have told of.
-            Some(link) if link.kind != "veth" => {}
-            Some(link) if mac.is_empty() || *mac == link.mac.to_string() => return Ok(Some((name, true))),
-            _ => end = Some((name.as_str(), false)),
+        // Other kinds are the bridge, or whatever else the plugins may have told of.
+        let end = host.find_link(name)?.filter(|link| link.kind == "veth");
+        if end.is_some_and(|link| mac.is_empty() || *mac == link.mac.to_string()) {
+            return Ok(Some(name));
         }
     }
-    Ok(end)
+    Ok(None)
 }
 
 /// Whether the namespace has an interface of this name and hardware address (empty: any). One that cannot be asked might.

@@ -10,13 +10,18 @@
 //!   ADD is for, which is there: it lives by its record. A reservation of the Go plugin without a record proves nothing.
 //!   The file of the cache comes last, when all is done, and names a path that leads to the namespace.
 //! - An attachment is one of a namespace that is gone, or of an earlier boot: neither can come back. Only an ADD of the same
-//!   container and interface, in a new namespace, makes the names live again. It replaces the reservation, and the second look
-//!   sees that. (What is left is the time from that look to the end of the DEL, a few milliseconds. A runtime that
-//!   calls ADD then has not ended its dead container before it starts it again. The specification forbids calls for one
-//!   container at the same time.)
-//! - Names of chains and ifbs are those of a network and a container, whichever interface it is for; names of saved settings
-//!   those of a container and an interface, whichever network it is on. So nothing goes as long as another attachment
-//!   that shares such a name is not dead as well.
+//!   container and interface, in a new namespace, makes the names live again. It replaces the reservation and then the
+//!   cache file, and the second look sees either. What is left is the time between that look and the end of the DEL, a few
+//!   milliseconds with our plugins.
+//! - With other address management (static, dhcp, a stranger's) such an ADD shows by nothing before the cache file is
+//!   replaced. Until then its lease or its rules may go, if the old file proves the death of its predecessor. (The Go
+//!   host-local refuses such an ADD while the old reservation is there.)
+//! - A runtime that comes into either has not ended its dead container before it starts it again. The specification forbids
+//!   calls for one container at the same time.
+//! - An address in a dead attachment's result may be another container's by now. Then no plugin is told of the result.
+//! - Names of chains and ifbs are those of a network and a container, whichever interface it is for, and run together: `net`
+//!   and `1c` are `net1` and `c`. Names of saved settings are those of a container and an interface, whichever network it
+//!   is on. So nothing goes as long as another attachment that shares such a name is not dead as well.
 
 mod evidence;
 mod parts;
@@ -109,10 +114,13 @@ impl<'a> Command<'a> {
 
     /// True if nothing failed. Nothing is removed unless everything could be looked at.
     fn collect(&self, answer: &mut Answer) -> Result<bool> {
-        let attachments = self.gather()?;
+        let attachments = self.gather(None)?;
         let (mut removed, mut success) = (0, true);
-        for (found, reason) in self.doomed(&attachments, answer)? {
-            match self.end(found, &attachments, &reason, answer) {
+        let doomed = self.doomed(&attachments, answer)?;
+        for (found, reason) in &doomed {
+            let stays = |other: &Found| !doomed.iter().any(|(dead, _)| dead.key == other.key);
+            let is_shared = attachments.iter().any(|other| found.shares_address_with(other) && stays(other));
+            match self.end(found, &attachments, reason, is_shared, answer) {
                 Ok(gone) => removed += usize::from(gone),
                 Err(error) => {
                     success = false;
@@ -125,7 +133,14 @@ impl<'a> Command<'a> {
     }
 
     /// False for an attachment that is not dead any more.
-    fn end(&self, found: &Found, attachments: &Attachments, reason: &str, answer: &mut Answer) -> Result<bool> {
+    fn end(
+        &self,
+        found: &Found,
+        attachments: &Attachments,
+        reason: &str,
+        is_shared: bool,
+        answer: &mut Answer,
+    ) -> Result<bool> {
         let (network, today) = (&found.key.network, self.lists.iter().find(|list| list.name == found.key.network));
         let remembered = found.cached.as_ref().and_then(|cached| NetworkList::parse(&cached.config).ok());
         // If they are the same, today's: it has the plugins of the network's folder, too.
@@ -137,10 +152,13 @@ impl<'a> Command<'a> {
         let block = parts::describe(found, attachments, list)?;
         let block = format!("{header}{}: {reason}\n{block}", found.key);
         if !self.dry_run {
-            if !matches!(evidence::again(found)?, Verdict::Gone(_)) {
+            // The DELs of others may have taken minutes.
+            let now = self.gather(Some(&found.key.container))?;
+            let doomed = self.doomed(&now, &mut Answer::default())?;
+            if !doomed.iter().any(|(now, _)| now.key == found.key) {
                 return Ok(false);
             }
-            self.remove(found, list)?;
+            self.remove(found, list, is_shared)?;
         }
         answer.stdout.push_str(&block);
         Ok(true)

@@ -28,8 +28,11 @@ pub(super) fn describe(found: &Found, attachments: &Attachments, list: Option<&N
         lines.push(format!("result cache {}/{network}-{container}-{ifname}", cache::DIRECTORY));
     }
     // Its own, and those of old releases for its container.
-    let is_old = |other: &Found| other.key.ifname.is_empty() && other.key.shares_names_with(key);
-    for holder in attachments.iter().filter(|other| other.key == *key || is_old(other)) {
+    let is_holder = |other: &&Found| {
+        let Key { network: of, container: whose, ifname: at } = &other.key;
+        (of, whose) == (network, container) && (at == ifname || at.is_empty())
+    };
+    for holder in attachments.iter().filter(is_holder) {
         for (data_dir, Reservation { address, .. }) in &holder.reservations {
             lines.push(format!("address {address} ({}/{network}/{address})", data_dir.display()));
         }
@@ -42,7 +45,11 @@ pub(super) fn describe(found: &Found, attachments: &Attachments, list: Option<&N
             lines.push(format!("ifb {name}"));
         }
     }
-    list.iter().for_each(|list| saved(key, list, &mut lines));
+    if let Some(list) = list {
+        saved(key, list, &mut lines);
+        let kinds: Vec<&str> = list.plugins.iter().map(|plugin| plugin.kind.as_str()).collect();
+        lines.push(format!("whatever else DEL of {} finds", kinds.join(", ")));
+    }
     Ok(lines.into_iter().map(|line| format!("  {line}\n")).collect())
 }
 

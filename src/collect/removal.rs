@@ -3,6 +3,7 @@
 use super::Command;
 use super::evidence::{Found, Key};
 use crate::cni::attachment::Attachment;
+use crate::cni::cache::Cache;
 use crate::cni::chain::Chain;
 use crate::cni::conflist::NetworkList;
 use crate::cni::delegate::Delegate;
@@ -19,14 +20,14 @@ const SWEEPERS: [&str; 3] = ["portmap", "bandwidth", "firewall"];
 impl Command<'_> {
     /// Removes all there is of an attachment, in an order that leaves enough to find it by should we be killed: rules, what
     /// the plugins of the configuration have made, with the file of the cache last, and addresses that no configuration
-    /// leads to. (Killed between the last address and the file, that file alone is left, for the path in it to tell.) Nothing is
-    /// begun while a plugin is missing.
-    pub(super) fn remove(&self, found: &Found, list: Option<&NetworkList>) -> Result<()> {
+    /// leads to. (Killed between the last address and the file, that file alone is left, for the path in it to tell.)
+    /// Nothing is begun while a plugin is missing. If an address `is_shared` with a container that stays, no plugin is told
+    /// the result: there are those that go by addresses alone.
+    pub(super) fn remove(&self, found: &Found, list: Option<&NetworkList>, is_shared: bool) -> Result<()> {
         let attachment = attachment(found);
-        let chain = list.map(|list| {
-            let Command { host, cache, path, .. } = self;
-            Chain { list, attachment: &attachment, path, cache, host }
-        });
+        let (Command { host, path, .. }, nothing) = (self, Cache::new("/dev/null"));
+        let cache = if is_shared { &nothing } else { &self.cache };
+        let chain = list.map(|list| Chain { list, attachment: &attachment, path, cache, host });
         match &chain {
             Some(chain) => chain.prove_findable()?,
             None if found.cached.is_some() => return Err(Error::internal("no configuration of the network is left")),
@@ -34,6 +35,9 @@ impl Command<'_> {
         }
         self.sweep(&found.key, &attachment)?;
         chain.map_or(Ok(()), |chain| chain.del())?;
+        if is_shared {
+            self.cache.remove(&found.key.network, &attachment);
+        }
         release(found)
     }
 

@@ -123,7 +123,10 @@ impl Census {
     }
 
     fn read_processes(&mut self) {
-        for process in self.numbered("/proc") {
+        let processes = self.numbered("/proc");
+        // Who may not look at processes may not even see them (`hidepid`). The first one is always there.
+        self.incomplete |= !processes.iter().any(|process| process == "/proc/1");
+        for process in processes {
             for task in self.numbered(&format!("{process}/task")) {
                 self.look_at(format!("{task}/ns/net"));
                 self.read_mounts_once(&task);

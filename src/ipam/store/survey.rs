@@ -28,9 +28,9 @@ pub struct Reservation {
     pub life: Life,
 }
 
-/// The reservations of a network, in order of address: all of them, or `only` those of some addresses. None when there is no
+/// The reservations of a network, in order of address: all of them, or `only` those of one container. None when there is no
 /// store. What names no attachment is left out.
-pub fn survey(data_dir: &Path, network: &str, only: &[IpAddr]) -> Result<Vec<Reservation>> {
+pub fn survey(data_dir: &Path, network: &str, only: Option<&str>) -> Result<Vec<Reservation>> {
     match data_dir.join(network).try_exists() {
         Ok(false) => Ok(Vec::new()),
         _ => Store::open_to_read(data_dir, network)?.reservations(only),
@@ -49,11 +49,11 @@ impl Store {
         Ok(Store { path, directory, index, host: Host::this(), _lock: lock })
     }
 
-    fn reservations(&self, only: &[IpAddr]) -> Result<Vec<Reservation>> {
+    fn reservations(&self, only: Option<&str>) -> Result<Vec<Reservation>> {
         let mut addresses: Vec<IpAddr> = self.addresses()?;
-        addresses.retain(|address| only.is_empty() || only.contains(address));
         addresses.sort_unstable();
         let mut found: Vec<_> = addresses.into_iter().filter_map(|address| self.reservation(address)).collect();
+        found.retain(|(reservation, _)| only.is_none_or(|only| only == reservation.container));
         for look in 0..LOOKS {
             let mut judge = Judge::new(self.host, file::is_local(&self.directory));
             for (reservation, record) in &mut found {
