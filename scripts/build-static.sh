@@ -89,7 +89,8 @@ stub_unwind() {
 short_relocations() {
     local start=$OUT/musl/stub/start.o
     rm -f "$start"
-    if [ "$ARCH" = x86_64 ] && ld --help | grep -q pack-relative-relocs; then
+    # (Not by a pipe to grep -q, which leaves before ld has said all, and pipefail then calls that a failure.)
+    if [ "$ARCH" = x86_64 ] && [[ $(ld --help) == *pack-relative-relocs* ]]; then
         gcc -Os -fPIE -fno-stack-protector -Wall -Wextra -c scripts/relr-start.c -o "$start"
     fi
 }
