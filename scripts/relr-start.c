@@ -4,9 +4,6 @@
 
 #include <elf.h>
 
-#define DT_RELRSZ 35
-#define DT_RELR 36
-
 __asm__(".globl start_with_relr\n"
         "start_with_relr:\n"
         "    push %rdx\n"

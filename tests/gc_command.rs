@@ -350,8 +350,7 @@ pub fn an_interface_without_an_end_on_the_host_is_looked_for_everywhere() {
     let path = netns(&lab, "x");
     let name = name_of(&path).to_string();
     add(&lab, "net", &path, "{}");
-    let pin = Call::new(&lab, "ip").args_list(&["netns", "exec", &name, "sleep", "1000"]).spawn();
-    wait_for("sleep", || lab.read(&format!("/proc/{}/comm", pin.pid())).trim() == "sleep");
+    let pin = lab.hold(&name);
     leave(&lab, &path);
     let kept = gc(&lab, &[]).run().success();
     assert_eq!(kept.stdout, "nothing to do\n");
@@ -371,8 +370,7 @@ fn what_may_be_alive_stays() {
     let path = netns(&lab, "x");
     let name = name_of(&path).to_string();
     add(&lab, "net", &path, "{}");
-    let pin = Call::new(&lab, "ip").args_list(&["netns", "exec", &name, "sleep", "1000"]).spawn();
-    wait_for("sleep", || lab.read(&format!("/proc/{}/comm", pin.pid())).trim() == "sleep");
+    let pin = lab.hold(&name);
     leave(&lab, &path);
     let before = everything(&lab);
     let is_kept = |call: Call<'_>, why: &str| {

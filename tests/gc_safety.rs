@@ -7,7 +7,7 @@ use crate::gc_command::{
     add, all_in_sight, cached, collect, container, gc, leave, name_of, netns, pings, removes, simple, write_list,
 };
 use crate::host_local_life::reboot;
-use crate::lab::{Background, Call, Lab, PLUGINS, REFERENCE, bridge_config, merged, wait_for};
+use crate::lab::{Background, Lab, PLUGINS, REFERENCE, bridge_config, merged, wait_for};
 
 fn fixed(bridge: &str, address: &str) -> Value {
     json!([{"type": "bridge", "bridge": bridge, "ipam": {"type": "static", "addresses": [{"address": address}]}}])
@@ -15,9 +15,7 @@ fn fixed(bridge: &str, address: &str) -> Value {
 
 /// A process that keeps a namespace which is mounted nowhere any more.
 fn pinned(lab: &Lab, path: &str) -> Background {
-    let name = name_of(path);
-    let pin = Call::new(lab, "ip").args_list(&["netns", "exec", name, "sleep", "1000"]).spawn();
-    wait_for("sleep", || lab.read(&format!("/proc/{}/comm", pin.pid())).trim() == "sleep");
+    let pin = lab.hold(name_of(path));
     leave(lab, path);
     pin
 }

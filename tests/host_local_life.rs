@@ -163,8 +163,7 @@ fn better_a_container_is_refused_while_it_lives_elsewhere() {
     let duplicate =
         "failed to allocate for range 0: 10.1.2.2 has been allocated to a, duplicate allocation is not allowed";
     again.run().fails(999, duplicate);
-    let pin = Call::new(&lab, "ip").args_list(&["netns", "exec", "a", "sleep", "1000"]).spawn();
-    wait_for("sleep", || lab.read(&format!("/proc/{}/comm", pin.pid())).trim() == "sleep");
+    let pin = lab.hold("a");
     lab.ok("ip netns del a");
     again.run().fails(999, duplicate);
     pin.kill();

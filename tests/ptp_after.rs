@@ -29,6 +29,15 @@ fn masqueraded() -> Value {
 }
 
 #[test]
+fn better_del_does_not_mind_a_backend_of_a_wrong_type() {
+    let (lab, config, before) = attached("nft", &masqueraded());
+    let wrong = merged(config, &json!({"ipMasqBackend": 5}));
+    run(&lab, "ADD", &wrong).fails_with(999, &["failed to load netconf", "ipMasqBackend"]);
+    run(&lab, "DEL", &wrong).silent();
+    before.assert_same(&lab.snapshot());
+}
+
+#[test]
 fn check_is_silent_when_all_is_well() {
     for changes in [json!({}), dual(), json!({"ipMasq": true, "ipMasqBackend": "nftables"})] {
         let (lab, config, _) = attached("nft", &changes);

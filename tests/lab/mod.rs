@@ -159,6 +159,13 @@ impl Lab {
         self.run(&["sh", "-ec", script])
     }
 
+    /// A process in a container's namespace that does nothing: it keeps the namespace, whatever becomes of its name.
+    pub fn hold(&self, netns: &str) -> Background {
+        let held = Call::new(self, "ip").args_list(&["netns", "exec", netns, "sleep", "1000"]).spawn();
+        wait_for("sleep", || self.read(&format!("/proc/{}/comm", held.pid())).trim() == "sleep");
+        held
+    }
+
     /// Adds a container namespace and returns the path people type.
     pub fn netns(&self, name: &str) -> String {
         self.ok(&format!("ip netns add {name}"));

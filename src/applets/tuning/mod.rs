@@ -160,9 +160,17 @@ fn set_all(settings: Vec<Setting>, netns: &Netns, undo: &mut Undo) -> Result<()>
 impl Setting {
     /// Looks at a sysctl before anything is changed: one that does not exist is found out here.
     fn look((names, value): (Vec<String>, String)) -> Result<Self> {
-        let exists = |name: &&String| !sysctls::read(name).is_err_and(|error| error.is(Errno::ENOENT));
-        let name = names.iter().find(exists).or(names.first()).cloned().unwrap_or_default();
-        let before = match sysctls::read(&name) {
+        let is_missing = |read: &Result<String>| read.as_ref().is_err_and(|error| error.is(Errno::ENOENT));
+        let mut names = names.into_iter();
+        let mut name = names.next().unwrap_or_default();
+        let mut read = sysctls::read(&name);
+        if is_missing(&read) {
+            let mut others = names.map(|name| (sysctls::read(&name), name));
+            if let Some(found) = others.find(|(read, _)| !is_missing(read)) {
+                (read, name) = found;
+            }
+        }
+        let before = match read {
             // Not to be read, or not as long as it has no value.
             Err(error) if is_hidden(&error) || error.is(Errno::EIO) => None,
             read => Some(read.map_err(|error| refused("failed to set sysctl: open", &name, error))?),
