@@ -47,9 +47,13 @@ pub struct Census {
 struct Place {
     inode: u32,
     path: String,
-    /// `None`: not asked yet; 0: it cannot be had.
+    /// `None`: not asked yet; 0: the kernel has no cookies.
     cookie: Option<u64>,
 }
+
+/// A place does not lead to the namespace any more that was seen there.
+#[derive(Debug, PartialEq, Eq)]
+struct PlaceLeft;
 
 impl Census {
     /// Looks for the namespace with this inode and cookie (see [`Netns::cookie`]; 0 matches every cookie).
@@ -99,7 +103,19 @@ impl Census {
         }
     }
 
+    /// Searches again when the process that showed the namespace has ended meanwhile: another process may hold it now.
     fn look_for(&mut self, inode: u32, cookie: u64) -> Presence {
+        const SEARCHES: u32 = 4;
+        for _ in 0..SEARCHES {
+            match self.search(inode, cookie) {
+                Ok(presence) => return presence,
+                Err(PlaceLeft) => *self = Census { door: self.door.take(), ..Census::default() },
+            }
+        }
+        Presence::Unknown
+    }
+
+    fn search(&mut self, inode: u32, cookie: u64) -> std::result::Result<Presence, PlaceLeft> {
         if !self.looked_at_mounts {
             self.looked_at_mounts = true;
             self.read_mounts("/proc/self");
@@ -107,19 +123,24 @@ impl Census {
         if !self.places.iter().any(|place| place.inode == inode) {
             self.look_at_everything();
         }
-        match self.cookie_of(inode) {
+        Ok(match self.cookie_of(inode)? {
             // Two that are there at the same time have different inodes.
             Some(theirs) if theirs != 0 && cookie != 0 && theirs != cookie => Presence::Gone,
             Some(_) => Presence::Here,
             None if self.incomplete => Presence::Unknown,
             None => Presence::NotFound,
-        }
+        })
     }
 
-    /// The cookie of a namespace that was found; 0 when it cannot be had.
-    fn cookie_of(&mut self, inode: u32) -> Option<u64> {
-        let place = self.places.iter_mut().find(|place| place.inode == inode)?;
-        Some(*place.cookie.get_or_insert_with(|| cookie_at(&place.path, inode).unwrap_or(0)))
+    /// The cookie of a namespace that was found; 0 on a kernel without cookies.
+    fn cookie_of(&mut self, inode: u32) -> std::result::Result<Option<u64>, PlaceLeft> {
+        let Some(place) = self.places.iter_mut().find(|place| place.inode == inode) else { return Ok(None) };
+        let cookie = match place.cookie {
+            Some(known) => known,
+            None => cookie_at(&place.path, inode)?,
+        };
+        place.cookie = Some(cookie);
+        Ok(Some(cookie))
     }
 
     fn read_processes(&mut self) {
@@ -156,7 +177,8 @@ impl Census {
 
     /// Notes the network namespaces that are mounted where a process sees them.
     fn read_mounts(&mut self, process: &str) {
-        let Some(bytes) = self.note(fs::read(format!("{process}/mountinfo"))) else { return };
+        let mounts = format!("{process}/mountinfo");
+        let Some(bytes) = self.note(&mounts, fs::read(&mounts)) else { return };
         for line in String::from_utf8_lossy(&bytes).lines() {
             // Number, parent, device, root, mount point.
             let mut fields = line.split(' ').skip(3);
@@ -184,31 +206,31 @@ impl Census {
         if ["socket:[", "pipe:[", "anon_inode:", "/dev/"].iter().any(|kind| link.to_string_lossy().starts_with(kind)) {
             return;
         }
-        let Some(text) = self.note(fs::read_to_string(path.replacen("/fd/", "/fdinfo/", 1))) else { return };
+        let info = path.replacen("/fd/", "/fdinfo/", 1);
+        let Some(text) = self.note(&info, fs::read_to_string(&info)) else { return };
         let known = text.lines().find_map(|line| line.strip_prefix("ino:")?.trim().parse().ok());
-        let inode: Option<u64> = known.or_else(|| Some(self.note(fs::metadata(&path))?.ino()));
+        let inode: Option<u64> = known.or_else(|| Some(self.note(&path, fs::metadata(&path))?.ino()));
         if let Some(inode) = inode.filter(|inode| *inode >= FIRST).and_then(|inode| u32::try_from(inode).ok()) {
             self.add(inode, path);
         }
     }
 
     fn link(&mut self, path: &str) -> Option<PathBuf> {
-        self.note(fs::read_link(path))
+        self.note(path, fs::read_link(path))
     }
 
     /// Paths of the entries of a directory that are numbers.
     fn numbered(&mut self, directory: &str) -> Vec<String> {
-        let Some(entries) = self.note(fs::read_dir(directory)) else { return Vec::new() };
-        let names = entries.filter_map(|entry| self.note(entry)?.file_name().into_string().ok());
+        let Some(entries) = self.note(directory, fs::read_dir(directory)) else { return Vec::new() };
+        let names = entries.filter_map(|entry| self.note(directory, entry)?.file_name().into_string().ok());
         let numbers = names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
         numbers.map(|name| format!("{directory}/{name}")).collect()
     }
 
-    /// What has gone while we look has no namespace; all other failures leave a gap.
-    fn note<T>(&mut self, result: io::Result<T>) -> Option<T> {
-        const GONE: [Errno; 3] = [Errno::ENOENT, Errno::ESRCH, Errno::EINVAL];
+    /// What has gone while we look has no namespace; all other failures to look at `path` leave a gap.
+    fn note<T>(&mut self, path: &str, result: io::Result<T>) -> Option<T> {
         if let Err(error) = &result {
-            self.incomplete |= !error.raw_os_error().is_some_and(|errno| GONE.contains(&Errno::from_raw(errno)));
+            self.incomplete |= !is_gone(error) && !has_ended(path);
         }
         result.ok()
     }
@@ -261,13 +283,27 @@ pub fn pid_namespace_in_sight() -> u32 {
     inode_in(&link.to_string_lossy(), "pid").unwrap_or(0)
 }
 
-/// The cookie of the namespace at a place, unless another one is there by now.
-fn cookie_at(place: &str, inode: u32) -> Option<u64> {
-    let netns = Netns::open(place).ok()?;
-    if netns.identity().ok()?.inode() != u64::from(inode) {
-        return None;
+/// The cookie of the namespace at a place; 0 if it may not be opened or has none.
+fn cookie_at(place: &str, inode: u32) -> std::result::Result<u64, PlaceLeft> {
+    match Netns::open(place) {
+        Ok(netns) if netns.identity().is_ok_and(|identity| identity.inode() == u64::from(inode)) => {
+            Ok(netns.cookie().unwrap_or(0))
+        }
+        Ok(_) => Err(PlaceLeft),
+        Err(_) if has_ended(place) => Err(PlaceLeft),
+        Err(_) => Ok(0),
     }
-    netns.cookie().ok()
+}
+
+/// True when nothing is at this path of proc(5) any more. Reading a link of a process that ends at this moment fails with
+/// `EACCES` (`proc_ns_readlink`), as for a process that may not be looked at; a look at the path itself tells the two apart.
+fn has_ended(path: &str) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| is_gone(&error))
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    const GONE: [Errno; 3] = [Errno::ENOENT, Errno::ESRCH, Errno::EINVAL];
+    error.raw_os_error().is_some_and(|errno| GONE.contains(&Errno::from_raw(errno)))
 }
 
 fn last_part(path: &str) -> &str {
@@ -286,6 +322,8 @@ fn inode_in(link: &str, kind: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::process::Command;
 
     #[test]
     fn the_namespace_of_this_process_is_here_and_another_one_with_its_number_is_not() {
@@ -298,6 +336,42 @@ mod tests {
             assert_eq!(ask(&mut census, inode, cookie + (1 << 40)), Presence::Gone);
             assert!(matches!(ask(&mut census, 7, 0), Presence::NotFound | Presence::Unknown));
         }
+    }
+
+    #[test]
+    fn a_place_that_was_left_is_told_from_one_that_may_not_be_opened() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let place = format!("/proc/{}/ns/net", child.id());
+        let inode = fs::metadata(&place).unwrap().ino() as u32;
+        assert_eq!(cookie_at(&place, inode), Ok(Netns::open(OWN).unwrap().cookie().unwrap()));
+        assert_eq!(cookie_at(&place, inode - 1), Err(PlaceLeft), "another namespace is there");
+        assert_eq!(cookie_at("/proc/self/exe", inode), Ok(0), "what cannot be opened as a namespace proves nothing");
+        // The link as a search holds it that has looked it up before the process ended.
+        let link = File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(&place).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut census = Census::default();
+        let read = nix::fcntl::readlinkat(&link, "").map(PathBuf::from).map_err(io::Error::from);
+        assert_eq!(read.as_ref().unwrap_err().raw_os_error(), Some(libc::EACCES));
+        assert_eq!((census.note(&place, read), census.incomplete), (None, false));
+        assert_eq!(cookie_at(&place, inode), Err(PlaceLeft));
+        let refused = io::Error::from_raw_os_error(libc::EACCES);
+        assert_eq!((census.note::<()>("/proc/self/ns/net", Err(refused)), census.incomplete), (None, true));
+    }
+
+    /// The process at the place has ended, and another one has its namespace, or none.
+    #[test]
+    fn a_search_begins_again_when_a_place_was_left() {
+        let own = Netns::open(OWN).unwrap();
+        let (inode, cookie) = (own.identity().unwrap().inode() as u32, own.cookie().unwrap());
+        let with_left_place = |inode| {
+            let left = Place { inode, path: "/proc/0/ns/net".to_string(), cookie: None };
+            Census { places: vec![left], looked_at_mounts: true, looked_at_processes: true, ..Census::default() }
+        };
+        assert_eq!(with_left_place(inode).look_for(inode, cookie), Presence::Here);
+        assert_eq!(with_left_place(inode).look_for(inode, cookie + (1 << 40)), Presence::Gone);
+        assert_eq!(with_left_place(7).look_for(7, 1), Census::default().look_for(7, 1));
+        assert_ne!(with_left_place(7).look_for(7, 1), Presence::Here);
     }
 
     #[test]
