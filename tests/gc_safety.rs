@@ -77,7 +77,7 @@ fn an_interface_whose_end_on_the_host_was_renamed_is_looked_for_everywhere() {
     add(&lab, "net", &path, "{}");
     lab.ok(&format!("ip link set {} name renamed", lab.veths()[0]));
     let pin = pinned(&lab, &path);
-    keeps(&lab, "but an interface eth0 like its own is somewhere\n");
+    keeps(&lab, "but the host's end renamed is still there\n");
     pin.kill();
     removes(&lab, &[], 1);
 }

@@ -59,6 +59,7 @@ mod host_local;
 mod host_local_life;
 mod host_local_power;
 mod host_local_store;
+mod interface_moved;
 mod iptables_flavours;
 mod kills;
 mod lab;

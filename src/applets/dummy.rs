@@ -43,7 +43,7 @@ impl Plugin for Dummy {
         let wanted = Wanted { kind: Kind::Dummy, lower: None, mtu: 0, mac: None, container, ifname };
         let device = attach::create(&mut inside, &wanted, undo)?;
         let addresses = attach::addresses(&ipam, request, undo)?;
-        attach::configure(request, container, &device, addresses)
+        attach::configure(request, container, &device, addresses, undo)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -60,7 +60,7 @@ impl Plugin for Dummy {
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {
-        attach::call_ipam(request)
+        attach::collect(request)
     }
 
     fn status(&self, request: &Request<'_>) -> Result<()> {

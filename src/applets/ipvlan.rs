@@ -91,7 +91,7 @@ impl Plugin for Ipvlan {
             Source::Previous(result) => result,
             Source::Ipam(ipam) => attach::addresses(&ipam, request, undo)?,
         };
-        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses)? })
+        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses, undo)? })
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -112,7 +112,7 @@ impl Plugin for Ipvlan {
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {
-        attach::call_ipam(request)
+        attach::collect(request)
     }
 
     fn status(&self, request: &Request<'_>) -> Result<()> {

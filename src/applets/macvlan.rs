@@ -81,7 +81,7 @@ impl Plugin for Macvlan {
             Some(ipam) => attach::addresses(&ipam, request, undo)?,
             None => CniResult::default(),
         };
-        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses)? })
+        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses, undo)? })
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -102,7 +102,7 @@ impl Plugin for Macvlan {
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {
-        attach::call_ipam(request)
+        attach::collect(request)
     }
 
     fn status(&self, request: &Request<'_>) -> Result<()> {

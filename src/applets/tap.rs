@@ -16,7 +16,8 @@ use crate::cni::result::{Dns, Interface, IpConfig};
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 use crate::ipam::apply::{self, Target};
-use crate::ipam::attach::{addresses, call_ipam, find_ipam, open_netns, release_lease, wanted_mac};
+use crate::ipam::attach::{addresses, call_ipam, collect, end, find_ipam, open_netns, release_lease, wanted_mac};
+use crate::ipam::interface_record::InterfaceRecord;
 use crate::ipam::mtu::Mtu;
 use crate::ipam::verify;
 use crate::net::tap::{self, NewTap};
@@ -112,13 +113,16 @@ impl Plugin for Tap {
         let mut inside = Handle::inside(&container)?;
         let link = create(&conf, &request.ifname, &container, &mut inside, undo)?;
         let mac = conf.mac.as_ref().unwrap_or(&link.mac);
+        let record = InterfaceRecord::new(request, &container, tap::KIND, link.index, mac);
         let interfaces = vec![Interface::new(&request.ifname, mac, &request.netns)];
         let mut result = CniResult { interfaces, dns: conf.dns, ..CniResult::default() };
         let Some(ipam) = ipam else {
+            record.write(undo);
             inside.set_up(link.index, true).context("failed to set tap interface up")?;
             return Ok(result);
         };
         let given = addresses(&ipam, request, undo)?;
+        record.write(undo);
         result.ips = given.ips.into_iter().map(|ip| IpConfig { interface: Some(0), ..ip }).collect();
         result.routes = given.routes;
         let mut target = Target { netns: &container, handle: &mut inside, index: link.index, name: &request.ifname };
@@ -141,14 +145,14 @@ impl Plugin for Tap {
     fn del(&self, request: &Request<'_>) -> Result<()> {
         let mut failures = Failures::default();
         let released = release_lease(request, &mut failures);
-        if failures.note(remove(request)).is_some() && released == Some(false) {
-            failures.note(call_ipam(request));
+        if failures.note(remove(request)).is_some() {
+            end(request, released, &mut failures);
         }
         failures.finish()
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {
-        call_ipam(request)
+        collect(request)
     }
 
     fn status(&self, request: &Request<'_>) -> Result<()> {
@@ -199,7 +203,7 @@ fn check_device(inside: &mut Handle, conf: &Conf, listed: &Interface) -> Result<
     let missing = || Error::internal(format!("Cannot find container link {name}"));
     let link = inside.find_link(name)?.ok_or_else(missing)?;
     let differs = |what: String| Err(Error::internal(format!("tap: Interface {name} {what}")));
-    if link.kind != "tun" {
+    if link.kind != tap::KIND {
         return differs(format!("is of kind {:?}, not a tap device", link.kind));
     }
     if !listed.mac.is_empty() && listed.mac != link.mac.to_string() {

@@ -71,7 +71,7 @@ impl Plugin for Vlan {
         };
         let device = attach::create(&mut handle, &wanted, undo)?;
         let addresses = attach::addresses(&ipam, request, undo).context(DELEGATING)?;
-        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses)? })
+        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses, undo)? })
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -91,7 +91,7 @@ impl Plugin for Vlan {
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {
-        attach::call_ipam(request)
+        attach::collect(request)
     }
 
     fn status(&self, request: &Request<'_>) -> Result<()> {

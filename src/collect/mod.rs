@@ -1,7 +1,7 @@
 //! `cni-box gc`: for runtimes that never call GC, finds attachments whose namespace or boot has gone without a DEL, says what
 //! there is of them, and makes up for the DEL.
 //!
-//! What cannot be proved to be dead stays: `evidence` holds what counts as a proof. One attachment after the other is
+//! What cannot be proved to be dead stays: `ipam::evidence` holds what counts as a proof. One attachment after the other is
 //! looked at once more just before it goes, and taken away by `removal`; what there is of it, `parts` tells.
 //!
 //! # Why no living attachment can look dead
@@ -23,7 +23,7 @@
 //!   and `1c` are `net1` and `c`. Names of saved settings are those of a container and an interface, whichever network it
 //!   is on. So nothing goes as long as another attachment that shares such a name is not dead as well.
 
-mod evidence;
+mod gather;
 mod parts;
 mod removal;
 
@@ -36,8 +36,9 @@ use crate::cni::conflist_files;
 use crate::cni::environment::validate_network_name;
 use crate::cni::serve::Answer;
 use crate::error::{Error, Result};
-use crate::sys::namespaces::Census;
-use evidence::{Attachments, Found, Key, Verdict};
+use crate::ipam::evidence::{self, Found, Key, Verdict};
+use crate::ipam::interface_search::Search;
+use gather::Attachments;
 
 /// The command's name.
 pub(crate) const NAME: &str = "gc";
@@ -171,11 +172,11 @@ impl<'a> Command<'a> {
                 answer.stderr.push_str(&format!("kept {key}: {why}\n"));
             }
         };
-        let mut census = Census::default();
+        let mut search = Search::default();
         let (mut doomed, mut spared): (Vec<(&Found, String)>, Vec<&Key>) = Default::default();
         // Reservations of old releases name no interface: they go with their container's.
         for found in attachments.iter().filter(|found| !found.key.ifname.is_empty()) {
-            match evidence::verdict(found, &mut census)? {
+            match evidence::verdict(found, &mut search) {
                 Verdict::Gone(reason) => doomed.push((found, reason)),
                 Verdict::Lives => spared.push(&found.key),
                 Verdict::Unknown(why) => {

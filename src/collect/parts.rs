@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::evidence::{Attachments, Found, Key};
+use super::gather::Attachments;
 use crate::cni::Object;
 use crate::cni::cache;
 use crate::cni::conflist::NetworkList;
@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::firewall::masquerade::Masquerade;
 use crate::firewall::owners::Owners;
 use crate::firewall::{Session, names};
+use crate::ipam::evidence::{Found, Key};
 use crate::ipam::store::survey::Reservation;
 use crate::net::Handle;
 

@@ -1,7 +1,6 @@
 //! Making up for the DEL of an attachment that is dead.
 
 use super::Command;
-use super::evidence::{Found, Key};
 use crate::cni::attachment::Attachment;
 use crate::cni::cache::Cache;
 use crate::cni::chain::Chain;
@@ -11,6 +10,7 @@ use crate::cni::{NetworkConfig, Request, Verb, json};
 use crate::error::{Error, Failures, Result};
 use crate::firewall::Session;
 use crate::firewall::masquerade::Masquerade;
+use crate::ipam::evidence::{Found, Key};
 use crate::ipam::store::Store;
 
 /// Plugins of ours whose DEL finds by the names of network, container and interface alone what they have made. They are

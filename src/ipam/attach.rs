@@ -7,6 +7,7 @@ use crate::cni::result::Interface;
 use crate::cni::{CniResult, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::ipam::apply::{self, Target};
+use crate::ipam::interface_record::{self, InterfaceRecord};
 use crate::ipam::verify;
 use crate::net::devices::{self, Device, Wanted};
 use crate::net::{Handle, Link, Mac, Netns};
@@ -79,9 +80,16 @@ pub fn addresses(ipam: &Delegate, request: &Request<'_>, undo: &mut Undo) -> Res
 }
 
 /// Puts the result's addresses and routes on the interface, which becomes the result's only one, and sets it up.
-pub fn configure(request: &Request<'_>, netns: &Netns, device: &Device, mut result: CniResult) -> Result<CniResult> {
+pub fn configure(
+    request: &Request<'_>,
+    netns: &Netns,
+    device: &Device,
+    mut result: CniResult,
+    undo: &mut Undo,
+) -> Result<CniResult> {
+    let Device { kind, index, name, mac } = device;
+    InterfaceRecord::new(request, netns, kind, *index, mac).write(undo);
     let mut handle = Handle::inside(netns)?;
-    let Device { index, name, mac } = device;
     result.interfaces = vec![Interface::new(name, mac, &request.netns)];
     if result.ips.is_empty() {
         handle.set_up(*index, true).with_context(|| format!("failed to set {name:?} UP"))?;
@@ -157,8 +165,24 @@ pub fn remove(request: &Request<'_>, delete: fn(&Netns, &str) -> Result<()>) -> 
         let removed = container.map_or(Ok(()), |container| delete(&container, &request.ifname));
         removed.with_context(|| format!("failed to remove {:?} from {:?}", request.ifname, request.netns))
     });
-    if failures.note(removed).is_some() && released == Some(false) {
+    if failures.note(removed).is_some() {
+        end(request, released, &mut failures);
+    }
+    failures.finish()
+}
+
+/// The last steps of a DEL, once the interface is gone: its record and its addresses.
+pub fn end(request: &Request<'_>, released: Option<bool>, failures: &mut Failures) {
+    failures.note(interface_record::forget(request));
+    if released == Some(false) {
         failures.note(call_ipam(request));
     }
+}
+
+/// GC: the records of interfaces whose attachments are not valid any more, and what the IPAM plugin has of them.
+pub fn collect(request: &Request<'_>) -> Result<()> {
+    let mut failures = Failures::default();
+    failures.note(interface_record::collect(request));
+    failures.note(call_ipam(request));
     failures.finish()
 }

@@ -29,6 +29,8 @@
 //!   twice, for a process that forks and ends might be missed once. Not found is then a namespace that nothing but a
 //!   socket holds; newer kernels (6.19) call that gone, too.
 //!
+//! And the interface must be gone, too: a container may have moved it on before its namespace ended (`interface_search`).
+//!
 //! Neither holds for a file that is not `<id> CR LF <ifname>`: an administrator may have blocked the address.
 //!
 //! Whoever asks again for the same attachment says that it lives nowhere else. Then what cannot be looked at does not
@@ -38,6 +40,7 @@ use std::fs::{self, Metadata};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 
+use crate::ipam::interface_search::{self, Search, Sign, Traces};
 use crate::ipam::table::{Words, hash, mapped};
 use crate::sys::namespaces::{self, Census, Presence};
 use crate::sys::netns::Netns;
@@ -57,10 +60,32 @@ impl Sandbox {
 
     /// The namespace at this path; unknown when there is none.
     pub(super) fn at(path: &str) -> Sandbox {
-        let Ok(netns) = Netns::open(path) else { return Sandbox::default() };
+        Netns::open(path).map_or(Sandbox::default(), |netns| Sandbox::of(&netns))
+    }
+
+    /// This namespace.
+    pub(super) fn of(netns: &Netns) -> Sandbox {
         let inode = netns.identity().ok().and_then(|identity| u32::try_from(identity.inode()).ok());
         let cookie = netns.cookie().unwrap_or(0);
         inode.map_or(Sandbox::default(), |netns| Sandbox { netns, cookie })
+    }
+
+    /// The namespace this process was started in.
+    pub(super) fn of_this_process() -> Sandbox {
+        Netns::home().map_or(Sandbox::default(), Sandbox::of)
+    }
+
+    /// Reads what is written with `Display`.
+    pub(super) fn parse(text: &str) -> Option<Sandbox> {
+        let (netns, cookie) = text.split_once(' ')?;
+        Some(Sandbox { netns: netns.parse().ok()?, cookie: cookie.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for Sandbox {
+    /// `INODE COOKIE`
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} {}", self.netns, self.cookie)
     }
 }
 
@@ -120,6 +145,38 @@ impl Record {
 /// Answers for the inode and the cookie of a namespace.
 pub(super) type Ask = Box<dyn FnMut(u32, u64) -> Presence>;
 
+/// Gives a sign that the interface of an attachment is there, whatever became of its namespace.
+pub(super) type AskForInterface = Box<dyn FnMut(&Suspect<'_>) -> Option<Sign>>;
+
+/// An attachment that its record says is over.
+#[derive(Debug)]
+pub(super) struct Suspect<'a> {
+    network: &'a str,
+    /// What the reservation's file holds.
+    content: &'a [u8],
+    pub(super) address: IpAddr,
+    sandbox: Sandbox,
+    is_of_this_boot: bool,
+}
+
+impl<'a> Suspect<'a> {
+    /// The attachment that holds this address.
+    pub(super) fn new(network: &'a str, content: &'a [u8], address: IpAddr) -> Self {
+        Suspect { network, content, address, sandbox: Sandbox::default(), is_of_this_boot: false }
+    }
+
+    /// An interface of an earlier boot cannot have been moved on. Only what may come from another machine, like a boot id
+    /// that a backup brought, is looked for then.
+    fn sign_of_life(&self, search: &mut Search) -> Option<Sign> {
+        let names = std::str::from_utf8(self.content).ok()?.split_once("\r\n")?;
+        let traces = Traces::of(self.network, names, self.sandbox, self.address);
+        match self.is_of_this_boot {
+            true => search.anywhere(&traces),
+            false => interface_search::host_end(&traces),
+        }
+    }
+}
+
 /// What the host is asked, which the tests answer themselves.
 #[derive(Clone, Copy)]
 pub(super) struct Host {
@@ -129,6 +186,8 @@ pub(super) struct Host {
     pub(super) view: fn() -> u32,
     /// Begins a search for namespaces.
     pub(super) census: fn() -> Ask,
+    /// Begins a search for interfaces.
+    pub(super) interfaces: fn() -> AskForInterface,
 }
 
 impl Host {
@@ -138,7 +197,11 @@ impl Host {
             let mut census = Census::default();
             Box::new(move |inode, cookie| census.presence(inode, cookie))
         };
-        Host { boot, view: namespaces::pid_namespace_in_sight, census }
+        let interfaces = || -> AskForInterface {
+            let mut search = Search::default();
+            Box::new(move |suspect| suspect.sign_of_life(&mut search))
+        };
+        Host { boot, view: namespaces::pid_namespace_in_sight, census, interfaces }
     }
 }
 
@@ -178,14 +241,32 @@ pub(super) struct Judge {
     /// The directory is on a file system that only this host uses.
     local: bool,
     census: Ask,
+    interfaces: AskForInterface,
 }
 
 impl Judge {
     pub(super) fn new(host: Host, local: bool) -> Judge {
-        Judge { host, view: (host.view)(), local, census: (host.census)() }
+        Judge { host, view: (host.view)(), local, census: (host.census)(), interfaces: (host.interfaces)() }
     }
 
-    pub(super) fn is_over(&mut self, record: &Record, asking: Asking) -> bool {
+    /// True when neither the namespace nor the interface of the attachment can be there any more.
+    pub(super) fn is_over(&mut self, record: &Record, asking: Asking, suspect: Suspect<'_>) -> bool {
+        self.may_be_over(record, asking) && self.interface_is_gone(record, asking, suspect)
+    }
+
+    /// True when nothing shows the interface of an attachment of which [`Judge::may_be_over`] is true.
+    pub(super) fn interface_is_gone(&mut self, record: &Record, asking: Asking, suspect: Suspect<'_>) -> bool {
+        let is_of_this_boot = record.boot == self.host.boot;
+        match (self.interfaces)(&Suspect { sandbox: record.sandbox, is_of_this_boot, ..suspect }) {
+            None => true,
+            // Its own container asks again, and nothing shows that the first interface is there.
+            Some(Sign::Hidden) => asking != Asking::Other,
+            Some(_) => false,
+        }
+    }
+
+    /// True when the record alone says that the attachment is over.
+    pub(super) fn may_be_over(&mut self, record: &Record, asking: Asking) -> bool {
         if record.boot != self.host.boot {
             return self.local && self.host.boot != 0;
         }
@@ -203,9 +284,9 @@ impl Judge {
     }
 
     /// The same for somebody who wants to know why.
-    pub(super) fn life(&mut self, record: &Record) -> Life {
+    pub(super) fn life(&mut self, record: &Record, suspect: Suspect<'_>) -> Life {
         let (is_of_this_boot, Sandbox { netns, cookie }) = (record.boot == self.host.boot, record.sandbox);
-        match self.is_over(record, Asking::Other) {
+        match self.is_over(record, Asking::Other, suspect) {
             true if is_of_this_boot => Life::NamespaceGone,
             true => Life::EarlierBoot,
             false if is_of_this_boot && netns != 0 && (self.census)(netns, cookie) == Presence::Here => Life::Lives,

@@ -295,6 +295,10 @@ impl Store {
         Some(Found { content, file: FileId::of(&metadata) }).filter(|found| !found.content.is_empty())
     }
 
+    fn network(&self) -> &str {
+        self.path.file_name().and_then(OsStr::to_str).unwrap_or_default()
+    }
+
     fn file_of(&self, address: IpAddr) -> PathBuf {
         self.path.join(address.to_string())
     }

@@ -3,12 +3,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
 use crate::cni::{Host, NetworkConfig, Request, Verb};
+use crate::ipam::interface_search::Sign;
 use crate::ipam::record;
 use crate::sys::namespaces::Presence;
 
@@ -86,6 +88,8 @@ pub(super) struct World {
     pub(super) namespaces: BTreeMap<u32, u64>,
     /// Not everything may be looked at.
     pub(super) blind: bool,
+    /// Interfaces that are in another namespace by now, by the address they were given.
+    pub(super) moved_on: BTreeMap<IpAddr, Sign>,
 }
 
 thread_local! {
@@ -98,7 +102,10 @@ impl World {
         WORLD.set(self.clone());
         let census =
             || -> record::Ask { Box::new(|inode, cookie| WORLD.with_borrow(|world| world.presence(inode, cookie))) };
-        record::Host { boot: self.boot, view: || WORLD.with_borrow(|world| world.view), census }
+        let interfaces = || -> record::AskForInterface {
+            Box::new(|suspect| WORLD.with_borrow(|world| world.moved_on.get(&suspect.address).cloned()))
+        };
+        record::Host { boot: self.boot, view: || WORLD.with_borrow(|world| world.view), census, interfaces }
     }
 
     fn presence(&self, inode: u32, cookie: u64) -> Presence {

@@ -57,6 +57,8 @@ pub struct Wanted<'a> {
 /// A device that exists, down.
 #[derive(Debug)]
 pub struct Device {
+    /// The kernel's name for its kind.
+    pub kind: &'static str,
     /// Index in its namespace.
     pub index: u32,
     /// Its name there.
@@ -122,7 +124,7 @@ pub fn create(sender: &mut Handle, wanted: &Wanted<'_>) -> Result<Device> {
         result => result.map_err(|error| wanted.refused(error))?,
     }
     match links::index_of(container, ifname) {
-        Ok(Some(index)) => Ok(Device { index, name: ifname.to_string(), mac }),
+        Ok(Some(index)) => Ok(Device { kind: kind.name(), index, name: ifname.to_string(), mac }),
         missing => {
             let _ = delete(container, ifname);
             let error = missing.err().unwrap_or_else(|| Errno::ENODEV.into());

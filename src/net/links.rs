@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Context, Errno, Error, Result};
 use crate::net::bridge_ports::explain_refusal;
-use crate::net::{Handle, Mac, Netns, sysctls};
+use crate::net::{Handle, Mac, Netns, sysctls, veth};
 use crate::netlink::message::{CREATE, EXCL};
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Connection, Message};
@@ -337,7 +337,7 @@ impl NewVeth<'_> {
             request.u32(IFLA_MASTER, master);
         }
         request.container(IFLA_LINKINFO, |info| {
-            info.string(IFLA_INFO_KIND, "veth");
+            info.string(IFLA_INFO_KIND, veth::KIND);
             info.container(IFLA_INFO_DATA, |data| {
                 data.container(VETH_INFO_PEER, |peer| self.write_peer(peer));
             });

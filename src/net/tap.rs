@@ -4,6 +4,9 @@ use crate::error::{Context, Errno, Result};
 use crate::net::Netns;
 use crate::sys::{process, tun};
 
+/// The kernel's name for the kind.
+pub const KIND: &str = "tun";
+
 /// The program's first argument when it is to do nothing but create a TAP device: see [`NewTap::create_as`].
 pub const CHILD: &str = "--create-tap";
 

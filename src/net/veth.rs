@@ -4,6 +4,9 @@ use crate::error::{Context, Errno, Error, Result};
 use crate::net::links::{self, NewVeth, random_name};
 use crate::net::{Handle, Mac, Netns, sysctls};
 
+/// The kernel's name for the kind.
+pub const KIND: &str = "veth";
+
 /// Random names that are tried when one is taken.
 const NAME_TRIES: u32 = 10;
 

@@ -89,11 +89,11 @@ impl Census {
         }
     }
 
-    /// Where the namespaces can be opened that are in use in any way; `None` if not everything could be looked at.
-    pub fn all_places(&mut self) -> Option<Vec<String>> {
+    /// Where the namespaces can be opened that are in use in any way, and whether everything could be looked at.
+    pub fn places(&mut self) -> (Vec<String>, bool) {
         self.look_at_everything();
         let paths = self.places.iter().map(|place| place.path.clone());
-        (!self.incomplete).then(|| paths.collect())
+        (paths.collect(), !self.incomplete)
     }
 
     fn look_at_everything(&mut self) {
@@ -285,13 +285,20 @@ pub fn pid_namespace_in_sight() -> u32 {
 
 /// The cookie of the namespace at a place; 0 if it may not be opened or has none.
 fn cookie_at(place: &str, inode: u32) -> std::result::Result<u64, PlaceLeft> {
-    match Netns::open(place) {
-        Ok(netns) if netns.identity().is_ok_and(|identity| identity.inode() == u64::from(inode)) => {
+    match open_place(place) {
+        Ok(Some(netns)) if netns.identity().is_ok_and(|identity| identity.inode() == u64::from(inode)) => {
             Ok(netns.cookie().unwrap_or(0))
         }
         Ok(_) => Err(PlaceLeft),
-        Err(_) if has_ended(place) => Err(PlaceLeft),
         Err(_) => Ok(0),
+    }
+}
+
+/// Opens the namespace at one of [`Census::places`]; `None` when its process has ended or the mount is gone.
+pub fn open_place(place: &str) -> Result<Option<Netns>> {
+    match Netns::open_if_left(place) {
+        Err(_) if has_ended(place) => Ok(None),
+        opened => opened,
     }
 }
 
@@ -345,7 +352,7 @@ mod tests {
         let inode = fs::metadata(&place).unwrap().ino() as u32;
         assert_eq!(cookie_at(&place, inode), Ok(Netns::open(OWN).unwrap().cookie().unwrap()));
         assert_eq!(cookie_at(&place, inode - 1), Err(PlaceLeft), "another namespace is there");
-        assert_eq!(cookie_at("/proc/self/exe", inode), Ok(0), "what cannot be opened as a namespace proves nothing");
+        assert_eq!(cookie_at("/proc/self/exe", inode), Err(PlaceLeft), "no namespace is there");
         // The link as a search holds it that has looked it up before the process ended.
         let link = File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(&place).unwrap();
         child.kill().unwrap();

@@ -46,8 +46,9 @@ use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::firewall::Session;
 use crate::ip_masq;
-use crate::ipam::attach::{call_ipam, find_ipam, open_netns, release_lease};
+use crate::ipam::attach::{self, call_ipam, find_ipam, open_netns, release_lease};
 use crate::ipam::detach::Attachment;
+use crate::ipam::interface_record;
 use crate::ipam::mtu::Mtu;
 use crate::net::Mac;
 use crate::net::bridge_ports::PortSettings;
@@ -157,6 +158,7 @@ impl Plugin for Bridge {
             if wishes.spoof_check {
                 failures.note(firewall::spoof_check(request).del(&mut session));
             }
+            failures.note(interface_record::forget(request));
             if released == Some(false) {
                 failures.note(call_ipam(request));
             }
@@ -168,7 +170,7 @@ impl Plugin for Bridge {
         let wishes = Wishes::of(&request.config).context("failed to load netconf")?;
         let mut failures = Failures::default();
         failures.note(wishes.collect_garbage(request));
-        failures.note(call_ipam(request));
+        failures.note(attach::collect(request));
         failures.finish()
     }
 

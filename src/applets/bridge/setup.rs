@@ -15,6 +15,7 @@ use crate::firewall::Session;
 use crate::firewall::masquerade::Manner;
 use crate::ip_masq;
 use crate::ipam::apply::{self, Target};
+use crate::ipam::interface_record::InterfaceRecord;
 use crate::ipam::ranges::successor;
 use crate::net::bridge_ports::PortSettings;
 use crate::net::links::State;
@@ -56,6 +57,7 @@ impl Attaching<'_, '_> {
             Some(ipam) => ipam.add(self.request, self.undo)?,
             None => CniResult::default(),
         };
+        InterfaceRecord::of_pair(self.request, self.container, &pair).write(self.undo);
         result.interfaces = vec![
             Interface::new(&bridge.name, &bridge.mac, ""),
             Interface::new(&pair.host_name, &pair.host_mac, ""),

@@ -25,6 +25,7 @@ use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::attach::{self, Attached};
+use crate::ipam::interface_record::InterfaceRecord;
 use crate::net::moving::{self, Side};
 use crate::net::{Link, Netns};
 
@@ -88,8 +89,12 @@ impl Plugin for HostDevice {
             let up = inside.handle.set_up(link.index, true);
             up.with_context(|| format!("failed to set {:?} up", link.name)).map_err(in_moving)?;
         }
-        let Some(ipam) = ipam else { return Ok(CniResult { interfaces, ..CniResult::default() }) };
-        let mut result = CniResult { interfaces, dns: conf.dns, ..attach::addresses(&ipam, request, undo)? };
+        let given = ipam.as_ref().map(|ipam| attach::addresses(ipam, request, undo)).transpose()?;
+        if let Some(link) = &link {
+            InterfaceRecord::new(request, &container, "", link.index, &link.mac).write(undo);
+        }
+        let Some(given) = given else { return Ok(CniResult { interfaces, ..CniResult::default() }) };
+        let mut result = CniResult { interfaces, dns: conf.dns, ..given };
         result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
         if let Some(Link { index, name, .. }) = &link {
             let mut target = Target { netns: &container, handle: &mut inside.handle, index: *index, name };
@@ -117,14 +122,14 @@ impl Plugin for HostDevice {
         let released = attach::release_lease(request, &mut failures);
         let given_back = if conf.dpdk { Ok(()) } else { remove::give_back(&conf, request) };
         // A device that is still there keeps its address: somebody else would get it meanwhile.
-        if failures.note(given_back).is_some() && released == Some(false) {
-            failures.note(attach::call_ipam(request));
+        if failures.note(given_back).is_some() {
+            attach::end(request, released, &mut failures);
         }
         failures.finish()
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {
-        attach::call_ipam(request)
+        attach::collect(request)
     }
 
     fn status(&self, request: &Request<'_>) -> Result<()> {

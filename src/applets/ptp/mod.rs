@@ -22,6 +22,7 @@ use crate::ip_masq;
 use crate::ipam::apply::Target;
 use crate::ipam::attach::{self, open_netns, required_ipam};
 use crate::ipam::detach::Attachment;
+use crate::ipam::interface_record::{self, InterfaceRecord};
 use crate::ipam::mtu::Mtu;
 use crate::ipam::point_to_point;
 use crate::net::{Handle, Netns, links, sysctls, veth};
@@ -121,6 +122,7 @@ impl Plugin for Ptp {
             failures.note(attachment.remove(request))
         });
         if removed.is_some() {
+            failures.note(interface_record::forget(request));
             failures.note(call_ipam(request));
         }
         failures.finish()
@@ -132,7 +134,7 @@ impl Plugin for Ptp {
         if conf.masquerade {
             failures.note(ip_masq::collect_garbage(&mut Session::default(), request));
         }
-        failures.note(call_ipam(request));
+        failures.note(attach::collect(request));
         failures.finish()
     }
 
@@ -159,6 +161,7 @@ fn connect(
     let pair = veth::create(&mut host, &wanted)?;
     let host_name = pair.host_name.clone();
     undo.push(move || veth::delete(&host_name));
+    InterfaceRecord::of_pair(request, container, &pair).write(undo);
     result.interfaces = vec![
         Interface::new(&pair.host_name, &pair.host_mac, ""),
         Interface::new(name, &pair.container_mac, &request.netns),

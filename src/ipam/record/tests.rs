@@ -10,18 +10,22 @@ fn ip() -> IpAddr {
 }
 
 fn world() -> World {
-    World { boot: 5, view: 9, namespaces: [(11, 111)].into(), blind: false }
+    World { boot: 5, view: 9, namespaces: [(11, 111)].into(), ..World::default() }
 }
 
 fn record(world: &World, sandbox: Sandbox) -> Record {
     Record::new(&world.host(), sandbox, CONTENT, ip(), FILE)
 }
 
+fn suspect() -> Suspect<'static> {
+    Suspect::new("net", CONTENT, ip())
+}
+
 /// Whether others, and the attachment itself, would see that it is over.
 fn over(world: &World, record: &Record) -> (bool, bool) {
     let mut judge = Judge::new(world.host(), true);
-    let elsewhere = Sandbox { netns: 12, cookie: 112 };
-    (judge.is_over(record, Asking::Other), judge.is_over(record, Asking::Itself(elsewhere)))
+    let elsewhere = Asking::Itself(Sandbox { netns: 12, cookie: 112 });
+    (judge.is_over(record, Asking::Other, suspect()), judge.is_over(record, elsewhere, suspect()))
 }
 
 #[test]
@@ -56,6 +60,24 @@ fn it_lives_as_long_as_its_namespace() {
 }
 
 #[test]
+fn it_lives_as_long_as_its_interface() {
+    let mut world = world();
+    let record = record(&world, HOME);
+    world.namespaces.clear();
+    for sign in [Sign::Interface, Sign::HostEnd("veth1".to_string())] {
+        world.moved_on = [(ip(), sign)].into();
+        assert_eq!(over(&world, &record), (false, false));
+        assert_eq!(Judge::new(world.host(), true).life(&record, suspect()), Life::Unknown);
+    }
+    world.moved_on = [(ip(), Sign::Hidden)].into();
+    assert_eq!(over(&world, &record), (false, true), "not all namespaces could be searched");
+    world.moved_on.clear();
+    assert_eq!(over(&world, &record), (true, true));
+    world.moved_on = [(IpAddr::from([10, 0, 0, 3]), Sign::Interface)].into();
+    assert_eq!(over(&world, &record), (true, true), "another attachment's");
+}
+
+#[test]
 fn another_boot_ends_it_where_the_directory_is_this_hosts_alone() {
     let mut world = world();
     for sandbox in [HOME, Sandbox::default()] {
@@ -65,7 +87,9 @@ fn another_boot_ends_it_where_the_directory_is_this_hosts_alone() {
         world.boot = 6;
         assert_eq!(over(&world, &record), (true, true));
         let mut shared = Judge::new(world.host(), false);
-        assert!(!shared.is_over(&record, Asking::Other) && !shared.is_over(&record, Asking::Itself(HOME)));
+        for asking in [Asking::Other, Asking::Itself(HOME)] {
+            assert!(!shared.is_over(&record, asking, suspect()));
+        }
     }
 }
 
@@ -97,7 +121,7 @@ fn the_same_namespace_asking_again_is_alive() {
     let mut world = world();
     let record = record(&world, HOME);
     world.namespaces.clear();
-    assert!(!Judge::new(world.host(), true).is_over(&record, Asking::Itself(HOME)));
+    assert!(!Judge::new(world.host(), true).is_over(&record, Asking::Itself(HOME), suspect()));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use super::{Attachment, Found, Store, is_empty};
 use crate::cni::environment::{validate_container_id, validate_ifname};
 use crate::error::{Failures, Result};
-use crate::ipam::record::{Asking, Judge, Record};
-use crate::ipam::table::hash;
+use crate::ipam::record::{Asking, Judge, Record, Suspect};
+use crate::ipam::table::{Slot, hash};
 use crate::sys::file;
 
 /// A reservation that can be taken back.
@@ -25,10 +25,11 @@ impl Store {
         let record = words.and_then(|words| Record::read(words, &content, address, file));
         let own = content == attachment.content();
         let asking = if own { Asking::Itself(attachment.sandbox) } else { Asking::Other };
-        if !names_attachment(&content) || !record.is_some_and(|record| self.is_over(&record, asking)) {
+        let doomed = Doomed { address, content };
+        if !names_attachment(&doomed.content) || !record.is_some_and(|record| self.is_over(&record, asking, &doomed)) {
             return Ok(false);
         }
-        self.remove(address, &content)?;
+        self.remove(address, &doomed.content)?;
         Ok(true)
     }
 
@@ -80,20 +81,23 @@ impl Store {
         if !self.index.is_trusted() {
             self.scan_each(&mut |_, _| {})?;
         }
-        let mut over = self.index.all();
-        for _ in 0..LOOKS {
-            let mut judge = self.judge_unless(over.is_empty());
-            over.retain(|slot| {
-                judge.as_mut().is_some_and(|judge| judge.is_over(&Record::decode(slot.words), Asking::Other))
-            });
+        let mut slots = self.index.all();
+        let mut judge = self.judge();
+        slots.retain(|slot| judge.may_be_over(&Record::decode(slot.words), Asking::Other));
+        let mut doomed: Vec<(Record, Doomed)> = slots.into_iter().filter_map(|slot| self.read_doomed(slot)).collect();
+        doomed.retain(|(record, one)| judge.interface_is_gone(record, Asking::Other, self.suspect(one)));
+        for _ in 1..LOOKS {
+            let mut judge = self.judge();
+            doomed.retain(|(record, one)| judge.is_over(record, Asking::Other, self.suspect(one)));
         }
-        let still = over.into_iter().filter_map(|slot| {
-            let Found { content, file } = self.read(slot.address)?;
-            Record::read(slot.words, &content, slot.address, file)?;
-            let same = hash(&content) == slot.hash && names_attachment(&content);
-            same.then_some(Doomed { address: slot.address, content })
-        });
-        Ok(still.collect())
+        Ok(doomed.into_iter().map(|(_, one)| one).collect())
+    }
+
+    fn read_doomed(&self, slot: Slot) -> Option<(Record, Doomed)> {
+        let Found { content, file } = self.read(slot.address)?;
+        let record = Record::read(slot.words, &content, slot.address, file)?;
+        let same = hash(&content) == slot.hash && names_attachment(&content);
+        same.then_some((record, Doomed { address: slot.address, content }))
     }
 
     /// Frees an address if the attachment that has it is over, whoever asks.
@@ -101,12 +105,16 @@ impl Store {
         self.reclaim_one(address, &Attachment::new("", ""))
     }
 
-    fn is_over(&self, record: &Record, asking: Asking) -> bool {
-        (0..LOOKS).all(|_| self.judge_unless(false).is_some_and(|mut judge| judge.is_over(record, asking)))
+    fn is_over(&self, record: &Record, asking: Asking, doomed: &Doomed) -> bool {
+        (0..LOOKS).all(|_| self.judge().is_over(record, asking, self.suspect(doomed)))
     }
 
-    fn judge_unless(&self, needless: bool) -> Option<Judge> {
-        (!needless).then(|| Judge::new(self.host, file::is_local(&self.directory)))
+    fn suspect<'a>(&'a self, doomed: &'a Doomed) -> Suspect<'a> {
+        Suspect::new(self.network(), &doomed.content, doomed.address)
+    }
+
+    fn judge(&self) -> Judge {
+        Judge::new(self.host, file::is_local(&self.directory))
     }
 
     fn remove_all(&mut self, doomed: Vec<Doomed>) -> Result<()> {

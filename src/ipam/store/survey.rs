@@ -9,7 +9,7 @@ use super::{Found, Store};
 use crate::cni::environment::{validate_container_id, validate_ifname};
 use crate::error::{Context, Result};
 use crate::ipam::index::Index;
-use crate::ipam::record::{Host, Judge, Record};
+use crate::ipam::record::{Host, Judge, Record, Suspect};
 use crate::sys::file;
 use crate::sys::lock::{Lock, Mode};
 
@@ -57,9 +57,12 @@ impl Store {
         for look in 0..LOOKS {
             let mut judge = Judge::new(self.host, file::is_local(&self.directory));
             for (reservation, record) in &mut found {
-                if let Some(record) = record.as_ref().filter(|_| look == 0 || reservation.life.is_over()) {
-                    reservation.life = judge.life(record);
-                }
+                let Some(record) = record.as_ref().filter(|_| look == 0 || reservation.life.is_over()) else {
+                    continue;
+                };
+                let content = format!("{}\r\n{}", reservation.container, reservation.ifname);
+                let suspect = Suspect::new(self.network(), content.as_bytes(), reservation.address);
+                reservation.life = judge.life(record, suspect);
             }
         }
         Ok(found.into_iter().map(|(reservation, _)| reservation).collect())

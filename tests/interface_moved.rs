@@ -1,0 +1,140 @@
+//! A container hands its interface on to another namespace, and its own namespace ends without a DEL. The interface works on
+//! with its address, which must not be given to another container.
+
+use serde_json::{Value, json};
+
+use crate::gc_command::{all_in_sight, collect};
+use crate::lab::{Lab, bridge_config, host_local_config, merged};
+
+/// A plugin, and a configuration with room for one container.
+fn configurations() -> Vec<(&'static str, Value)> {
+    let v4 = json!({"type": "host-local", "subnet": "10.70.0.0/30"});
+    let v6 = json!({"type": "host-local", "ranges": [[{"subnet": "fd00:70::/126", "rangeEnd": "fd00:70::2"}]]});
+    let with = |kind: &str, ipam: &Value| json!({"cniVersion": "1.1.0", "name": "net", "type": kind, "ipam": ipam});
+    let gateway = json!({"ipam": null, "isGateway": true, "cniVersion": "1.1.0"});
+    vec![
+        ("bridge", merged(bridge_config(&gateway), &json!({"ipam": v4}))),
+        ("bridge", merged(bridge_config(&gateway), &json!({"ipam": v6}))),
+        ("ptp", with("ptp", &v4)),
+        ("ptp", with("ptp", &v6)),
+        ("macvlan", merged(with("macvlan", &v4), &json!({"master": "up0"}))),
+        ("tap", with("tap", &v6)),
+    ]
+}
+
+/// A host whose only address is with a container that has moved its interface to the namespace `inner`.
+fn with_moved_interface(plugin: &str, config: &Value) -> Lab {
+    let lab = Lab::new();
+    if !["bridge", "ptp"].contains(&plugin) {
+        // An interface without a host's end is looked for in the namespaces of all processes.
+        all_in_sight(&lab);
+    }
+    lab.sh("ip link add up0 type veth peer name up1; ip link set up0 up; ip netns add outer; ip netns add inner")
+        .success();
+    add(&lab, plugin, config, "first", "outer").result();
+    lab.sh("ip -n outer link set eth0 netns inner; ip -n inner link set eth0 name moved; ip netns del outer").success();
+    lab
+}
+
+fn add(lab: &Lab, plugin: &str, config: &Value, container: &str, netns: &str) -> crate::lab::Outcome {
+    lab.plugin(plugin).config(config).container(container).netns(&format!("/run/netns/{netns}")).run()
+}
+
+fn is_full(outcome: crate::lab::Outcome, what: &str) {
+    let (code, text, _) = outcome.error();
+    assert!(code == 999 && text.contains("no IP addresses available in range set"), "{what}: {text}");
+}
+
+#[test]
+fn better_an_address_is_kept_while_its_interface_lives_in_another_namespace() {
+    for (plugin, config) in configurations() {
+        let what = format!("{plugin} {}", config["ipam"]);
+        let lab = with_moved_interface(plugin, &config);
+        let reserved = lab.reserved("net");
+        lab.netns("b");
+        is_full(add(&lab, plugin, &config, "b", "b"), &what);
+        assert_eq!(lab.reserved("net"), reserved, "{what}");
+        lab.ok("ip -n inner link del moved");
+        add(&lab, plugin, &config, "b", "b").result();
+        assert_eq!(lab.reserved("net"), reserved, "{what}: the interface is gone");
+    }
+}
+
+#[test]
+fn better_status_gc_and_a_requested_address_know_the_interface_that_moved_on() {
+    let (plugin, config) = configurations().swap_remove(0);
+    let lab = with_moved_interface(plugin, &config);
+    let reserved = lab.reserved("net");
+    let ipam = merged(host_local_config(&config["ipam"]), &json!({"cniVersion": "1.1.0"}));
+    lab.plugin("host-local").verb("STATUS").config(&ipam).run().fails_with(50, &["no IP addresses available"]);
+    lab.plugin("host-local").verb("GC").config(&ipam).run().silent();
+    assert_eq!(lab.reserved("net"), reserved);
+    lab.netns("b");
+    let wanted =
+        lab.plugin(plugin).config(&config).container("b").netns("/run/netns/b").args("IgnoreUnknown=1;IP=10.70.0.2");
+    wanted.run().fails_with(999, &["requested IP address 10.70.0.2 is not available"]);
+    assert_eq!(collect(&lab, &[]), "nothing to do\n");
+    assert_eq!(lab.reserved("net"), reserved);
+    lab.ok("ip -n inner link del moved");
+    assert_eq!(wanted.run().result()["ips"][0]["address"], "10.70.0.2/30");
+}
+
+/// The container comes back under its id while the interface that it had works on elsewhere.
+#[test]
+fn a_restarted_container_does_not_get_the_address_that_its_first_interface_has() {
+    let (plugin, config) = configurations().swap_remove(0);
+    let lab = with_moved_interface(plugin, &config);
+    lab.netns("outer");
+    let again = || add(&lab, plugin, &config, "first", "outer");
+    again().fails_with(999, &["10.70.0.2 has been allocated to first, duplicate allocation is not allowed"]);
+    lab.ok("ip -n inner link del moved");
+    again().result();
+}
+
+#[test]
+fn a_renamed_hosts_end_still_shows_the_interface() {
+    let (plugin, config) = configurations().swap_remove(0);
+    let lab = with_moved_interface(plugin, &config);
+    let veth = lab.veths().into_iter().find(|name| name.starts_with("veth")).unwrap();
+    lab.sh(&format!("ip link set {veth} down; ip link set {veth} name other; ip link set other up; ip netns add b"))
+        .success();
+    is_full(add(&lab, plugin, &config, "b", "b"), "renamed");
+}
+
+#[test]
+fn the_record_of_the_interface_goes_with_del_gc_and_a_failed_add() {
+    let (plugin, config) = configurations().swap_remove(0);
+    let lab = Lab::new();
+    let records = || lab.list("/run/cni-box/interfaces");
+    for netns in ["a", "b"] {
+        lab.netns(netns);
+    }
+    add(&lab, plugin, &config, "a", "a").result();
+    assert_eq!(records().len(), 1);
+    is_full(add(&lab, plugin, &config, "b", "b"), "second");
+    assert_eq!(records().len(), 1, "the failed ADD took its record back");
+    lab.plugin(plugin).verb("DEL").config(&config).container("a").netns("/run/netns/a").run().silent();
+    assert_eq!(records(), [""; 0]);
+    add(&lab, plugin, &config, "b", "b").result();
+    let valid = |ids: Value| merged(config.clone(), &json!({"cni.dev/valid-attachments": ids}));
+    let gc = |ids: Value| lab.plugin(plugin).verb("GC").config(&valid(ids)).run().silent();
+    gc(json!([{"containerID": "b", "ifname": "eth0"}]));
+    assert_eq!(records().len(), 1);
+    gc(json!([]));
+    assert_eq!(records(), [""; 0]);
+}
+
+/// Neither a directory that cannot be made nor a file that cannot be understood stops an ADD or a DEL.
+#[test]
+fn without_a_place_for_records_everything_works_as_before() {
+    let (plugin, config) = configurations().swap_remove(0);
+    for obstacle in
+        ["touch /run/cni-box", "mkdir -p /run/cni-box/interfaces; mount -t tmpfs -o ro none /run/cni-box/interfaces"]
+    {
+        let lab = Lab::new();
+        lab.sh(&format!("{obstacle}; ip netns add a")).success();
+        add(&lab, plugin, &config, "a", "a").result();
+        lab.plugin(plugin).verb("DEL").config(&config).container("a").netns("/run/netns/a").run().silent();
+        assert_eq!(lab.reserved("net"), [""; 0], "{obstacle}");
+    }
+}
