@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::cnitool::{NETNS, network, recorded, recorders};
-use crate::lab::{Lab, bridge_config};
+use crate::gc_command::all_in_sight;
+use crate::lab::{Call, Lab, bridge_config, wait_for};
 
 const RESULTS: &str = "/var/lib/cni/results";
 
@@ -180,11 +181,14 @@ fn status_of_a_network_older_than_1_1_0_runs_nothing() {
 #[test]
 fn better_list_shows_the_cached_attachments() {
     let lab = recorders();
+    all_in_sight(&lab);
     lab.netns("ns1");
     network(&lab, "bri.conf", &bridge_config(&json!({"name": "bri"})));
     network(&lab, "n.conf", &json!({"cniVersion": "1.0.0", "name": "n", "type": "one"}));
     lab.cnitool(&["add", "bri", NETNS]).run().success();
-    lab.cnitool(&["add", "n", "/run/netns/none", "-i", "net1"]).run().success();
+    // No other test has a namespace of this name: those of all processes of the machine are looked at.
+    let none = format!("/run/netns/none-of-{}", lab.pid());
+    lab.cnitool(&["add", "n", &none, "-i", "net1"]).run().success();
     lab.cnitool(&["add", "n", "/run/\u{1b}[2J", "-i", "a"]).run().success();
     lab.write("/var/lib/cni/results/broken", "{");
     let words = |arguments: &[&str]| {
@@ -195,11 +199,43 @@ fn better_list_shows_the_cached_attachments() {
     assert_eq!(rows[0], ["NETWORK", "CONTAINER", "ID", "IFNAME", "NETNS", "ADDRESSES"]);
     assert_eq!((rows[1][0].as_str(), &rows[1][2..]), ("bri", &["eth0", NETNS, "10.1.2.2/24"].map(String::from)[..]));
     assert!(rows[1][1].starts_with("cnitool-"), "{rows:?}");
-    let gone = ["net1", "/run/netns/none", "(gone)", "-"].map(String::from);
+    let gone = ["net1", &none, "(gone)", "-"].map(String::from);
     assert!(rows.iter().any(|row| row[2..] == gone), "{rows:?}");
     assert!(rows.iter().any(|row| row.contains(&"/run/\\u{1b}[2J".to_string())), "{rows:?}");
     assert_eq!(rows.len(), 4);
     let ours = rows.iter().filter(|row| row[0] == "n" || row[0] == "NETWORK").cloned().collect::<Vec<_>>();
     assert_eq!(words(&["list", "n"]), ours);
     assert_eq!(words(&["list", "nobody"]).len(), 1);
+}
+
+/// apptainer keeps the namespaces of its containers where only their own processes see them.
+#[test]
+fn better_list_does_not_call_a_living_attachment_gone() {
+    let lab = recorders();
+    all_in_sight(&lab);
+    network(&lab, "bri.conf", &bridge_config(&json!({"name": "bri"})));
+    let (hidden, netns) = (format!("hidden-{}", lab.pid()), |name: &str| format!("/run/netns/{name}"));
+    lab.netns(&hidden);
+    lab.cnitool(&["add", "bri", &netns(&hidden)]).run().success();
+    let column = |path: &str| {
+        let table = lab.cnitool(&["list"]).run().success().stdout;
+        table
+            .lines()
+            .find_map(|line| line.split_once(path)?.1.split_once("10.1.2.2/24"))
+            .map(|(what, _)| what.trim().to_string())
+    };
+    assert_eq!(column(&netns(&hidden)).as_deref(), Some(""));
+    // A mount namespace of its own has it at the same path, on a file that others do not see.
+    let script = format!(
+        "touch /run/lab/x; mount --bind {0} /run/lab/x; mount -t tmpfs none /run/netns
+         touch {0}; mount --move /run/lab/x {0}; exec sleep 1000",
+        netns(&hidden)
+    );
+    let keeper =
+        Call::new(&lab, "unshare").args_list(&["-m", "--propagation", "private", "sh", "-ec", &script]).spawn();
+    wait_for("the container runs", || lab.read(&format!("/proc/{}/comm", keeper.pid())) == "sleep\n");
+    lab.ok(&format!("ip netns del {hidden}"));
+    assert_eq!(column(&netns(&hidden)).as_deref(), Some("(not at its path)"));
+    keeper.kill();
+    wait_for("it is gone", || column(&netns(&hidden)).as_deref() == Some("(gone)"));
 }

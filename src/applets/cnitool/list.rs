@@ -1,16 +1,19 @@
 //! `cnitool list`: the cached attachments, for people. The reference has nothing of the kind.
 
-use std::fs;
-
 use super::Call;
+use crate::cni::attachment::Attachment;
 use crate::cni::cache::Cached;
 use crate::error::Result;
+use crate::ipam::evidence::{self, Found, Verdict};
+use crate::ipam::interface_search::Search;
+use crate::net::Netns;
 
 pub(super) const ABOUT: &str = "List cached attachments (only in cni-box)";
 
 pub(super) const HELP: &str = "
 Shows what /var/lib/cni/results holds, of container runtimes too, which share it: network,
-container id, interface, namespace and whether it is gone, addresses.
+container id, interface, namespace, addresses. A namespace is \"gone\"
+if the attachment is dead for certain, and \"not at its path\" if it may be somewhere else.
 ";
 
 const HEADER: [&str; 5] = ["NETWORK", "CONTAINER ID", "IFNAME", "NETNS", "ADDRESSES"];
@@ -19,23 +22,33 @@ const HEADER: [&str; 5] = ["NETWORK", "CONTAINER ID", "IFNAME", "NETNS", "ADDRES
 pub(super) fn run(call: &mut Call<'_>) -> Result<()> {
     let network = call.command.word(0);
     let cached = call.cache.list((!network.is_empty()).then_some(network))?;
-    let rows: Vec<_> = cached.iter().map(|(network, cached)| row(network, cached)).collect();
-    call.stdout = table(&rows);
+    let mut search = Search::default();
+    let rows: Result<Vec<_>> = cached.into_iter().map(|(network, cached)| row(network, cached, &mut search)).collect();
+    call.stdout = table(&rows?);
     Ok(())
 }
 
 /// Nothing in a cell is a command to the terminal.
-fn row(network: &str, cached: &Cached) -> [String; 5] {
-    let attachment = &cached.attachment;
-    let netns = match attachment.netns.as_str() {
-        "" => "-".to_string(),
-        path if fs::exists(path).unwrap_or(true) => path.to_string(),
-        path => format!("{path} (gone)"),
-    };
+fn row(network: String, cached: Cached, search: &mut Search) -> Result<[String; 5]> {
+    let Attachment { container_id, ifname, .. } = cached.attachment.clone();
     let addresses: Vec<String> = cached.result.ips.iter().map(|ip| ip.address.to_string()).collect();
     let addresses = if addresses.is_empty() { "-".to_string() } else { addresses.join(",") };
-    let cells = [network, &attachment.container_id, &attachment.ifname, &netns, &addresses];
-    cells.map(|cell| cell.escape_debug().to_string())
+    let netns = namespace(&network, cached, search)?;
+    Ok([network, container_id, ifname, netns, addresses].map(|cell| cell.escape_debug().to_string()))
+}
+
+/// The path of the namespace, and what `cni-box gc` would say of the attachment. A runtime may keep the namespace where only
+/// its own processes see it.
+fn namespace(network: &str, cached: Cached, search: &mut Search) -> Result<String> {
+    let path = cached.attachment.netns.clone();
+    if path.is_empty() {
+        return Ok("-".to_string());
+    }
+    Ok(match evidence::verdict(&Found::of_cached(network, cached)?, search) {
+        Verdict::Gone(_) => format!("{path} (gone)"),
+        _ if Netns::open_if_left(&path).is_ok_and(|netns| netns.is_none()) => format!("{path} (not at its path)"),
+        _ => path,
+    })
 }
 
 /// Lines whose columns stand below one another, two spaces apart.
