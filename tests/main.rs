@@ -19,6 +19,7 @@
 #![allow(missing_docs, unreachable_pub, reason = "nobody links against a test binary")]
 #![allow(unsafe_code, reason = "entering the lab's namespaces between fork and exec: see lab::enter_before_exec")]
 
+mod about;
 mod accidents;
 mod announce;
 mod architecture;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use crate::cni::config::NetworkConfig;
 use crate::cni::environment::Verb;
+use crate::cni::originals;
 use crate::cni::result::CniResult;
 use crate::cni::undo::Undo;
 use crate::cni::version;
@@ -14,6 +15,11 @@ use crate::error::Result;
 pub trait Plugin: Sync {
     /// The name it is found by: `type` in configurations, the file name in CNI_PATH.
     fn name(&self) -> &'static str;
+
+    /// Line 1 of the about text: the name, and the release of the original that the plugin stands in for.
+    fn release(&self) -> String {
+        originals::of_plugin(self.name())
+    }
 
     /// Specification versions it accepts.
     fn versions(&self) -> &'static [&'static str] {

@@ -24,6 +24,7 @@ use serde_json::{Map, Value};
 use crate::cni::delegate::Delegate;
 use crate::cni::json;
 use crate::cni::kept::Kept;
+use crate::cni::originals;
 use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 
@@ -58,6 +59,10 @@ type Keys = Map<String, Value>;
 impl Plugin for Flannel {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn release(&self) -> String {
+        originals::of_flannel()
     }
 
     fn keys(&self) -> &'static str {
