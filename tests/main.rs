@@ -75,6 +75,7 @@ mod portmap_input;
 mod portmap_life;
 mod portmap_nft;
 mod portmap_traffic;
+mod prefixed_names;
 mod protocol;
 mod ptp;
 mod ptp_after;

@@ -13,6 +13,7 @@ pub mod environment;
 pub mod json;
 pub mod kept;
 pub mod keys;
+pub mod names;
 pub mod originals;
 pub mod plugin;
 pub mod plugin_config;

@@ -1,5 +1,5 @@
-//! The releases that the plugins stand in for. Line 1 of a plugin's about text names one of them, since tools read a version
-//! there: nerdctl wants `firewall` 1.7.1 for isolated networks, Nomad tells its jobs the version of every plugin.
+//! The releases that the plugins stand in for. Line 1 of a plugin's about text names one of them, since tools
+//! read a version there: nerdctl wants `firewall` 1.7.1 for isolated networks, Nomad knows every plugin by its.
 
 /// Release of containernetworking/plugins. Raise it only when `tests/table` passes against that release:
 /// `about::newer_the_release_is_the_one_that_the_table_test_asks` compares the two.

@@ -107,7 +107,7 @@ impl Request<'_> {
 pub struct Host {
     /// The environment, which delegates that are other programs inherit.
     pub environment: Vec<(OsString, OsString)>,
-    /// The plugins of this executable, by name.
+    /// The plugins of this executable, by file name or `type` as written (see [`crate::cni::names`]).
     pub plugins: fn(&str) -> Option<&'static dyn Plugin>,
 }
 

@@ -24,6 +24,7 @@ use serde_json::{Map, Value};
 use crate::cni::delegate::Delegate;
 use crate::cni::json;
 use crate::cni::kept::Kept;
+use crate::cni::names::own_name;
 use crate::cni::originals;
 use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
@@ -228,7 +229,7 @@ fn stale(kept: &Kept, request: &Request<'_>) -> Result<Vec<(String, Keys)>> {
 
 /// flannel itself would do, in the reference, until it finds its own configuration kept and never ends.
 fn find(kind: &str, request: &Request<'_>) -> Result<Delegate> {
-    if kind == NAME {
+    if own_name(kind) == NAME {
         return Err(Error::new(code::INVALID_CONFIG, "flannel cannot be its own delegate"));
     }
     Delegate::find(kind, request)

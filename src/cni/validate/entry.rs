@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use crate::cni::config::Object;
 use crate::cni::json::{self, join};
 use crate::cni::keys::{COMMON, Keys};
+use crate::cni::names::own_name;
 use crate::cni::plugin::{Host, Plugin};
 use crate::cni::plugin_config::PluginConfig;
 use crate::cni::report::{Level, Report};
@@ -112,7 +113,7 @@ impl<'d> Entry<'d> {
         // The plugin that does nothing without its capability.
         const NEEDED: &str = "portMappings";
         let supplied = Object::top(self.map).object("runtimeConfig").ok().flatten().is_some_and(|all| all.has(NEEDED));
-        if self.kind == "portmap" && !supplied && !config.capabilities.iter().any(|key| key == NEEDED) {
+        if own_name(self.kind) == "portmap" && !supplied && !config.capabilities.iter().any(|key| key == NEEDED) {
             let text = "portmap does nothing without \"portMappings\": true, because runtimes then tell it no ports";
             report.say(Level::Warning, &path, &[text]);
         }
