@@ -196,6 +196,7 @@ fn validate_knows_the_keys_of_prefixed_types() {
         lab.write("/etc/cni/net.d/n.conflist", list.to_string());
         lab.cnitool(&["validate", "/etc/cni/net.d/n.conflist"]).run().stdout.replace("/etc/cni/net.d/n.conflist: ", "")
     };
+    assert_eq!(report(&buildkits()), "ok\n0 errors, 0 warnings\n");
     let wrong = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [
         {"type": "buildkit-cni-bridge", "isgatway": true,
             "ipam": {"type": "buildkit-cni-host-local", "subnet": "10.1.2.0/24", "rangeStrat": "10.1.2.9"}},

@@ -15,6 +15,7 @@ pub mod kept;
 pub mod keys;
 pub mod names;
 pub mod originals;
+pub mod other_programs;
 pub mod plugin;
 pub mod plugin_config;
 pub mod report;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use crate::cni::config::NetworkConfig;
+use crate::cni::config::{NetworkConfig, Object};
 use crate::cni::environment::Verb;
 use crate::cni::originals;
 use crate::cni::result::CniResult;
@@ -39,6 +39,12 @@ pub trait Plugin: Sync {
         Position::First
     }
 
+    /// True if each ADD of this configuration makes the interface CNI_IFNAME in the container, and fails where
+    /// that is there already.
+    fn makes_interface(&self, _config: &Object<'_>) -> bool {
+        !self.is_ipam() && self.position() != Position::Behind
+    }
+
     /// Fails if ADD would refuse the configuration whatever the host is like: decodes all of it, and looks at nothing else, no
     /// file and no kernel.
     fn validate(&self, request: &Request<'_>) -> Result<()>;
@@ -70,7 +76,7 @@ pub enum Position {
     First,
     /// It works on what the plugin in front of it has made, and fails without a `prevResult`.
     Behind,
-    /// Both.
+    /// Either of these.
     Anywhere,
 }
 

@@ -26,7 +26,7 @@ use crate::cni::json;
 use crate::cni::kept::Kept;
 use crate::cni::names::own_name;
 use crate::cni::originals;
-use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
+use crate::cni::{CniResult, NetworkConfig, Object, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 
 const NAME: &str = "flannel";
@@ -68,6 +68,13 @@ impl Plugin for Flannel {
 
     fn keys(&self) -> &'static str {
         KEYS
+    }
+
+    /// A bridge does, which is the delegate unless another one is named.
+    fn makes_interface(&self, config: &Object<'_>) -> bool {
+        let delegate = config.object("delegate").ok().flatten();
+        let kind = delegate.map_or("", |delegate| delegate.string("type").unwrap_or_default());
+        ["", "bridge"].contains(&own_name(kind))
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {

@@ -21,7 +21,7 @@ use device::Selector;
 
 use crate::cni::delegate::Delegate;
 use crate::cni::result::{Dns, Interface};
-use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::cni::{CniResult, Object, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::attach::{self, Attached};
@@ -62,6 +62,15 @@ impl Plugin for HostDevice {
 
     fn keys(&self) -> &'static str {
         KEYS
+    }
+
+    /// A device with a driver in user space has no interface. Which driver a PCI device has, only the host knows.
+    fn makes_interface(&self, config: &Object<'_>) -> bool {
+        let is_true = |key: &str| config.boolean(key).unwrap_or(true);
+        let named_by_runtime = ["capabilities", "runtimeConfig"]
+            .into_iter()
+            .any(|key| config.object(key).ok().flatten().is_some_and(|object| object.has("deviceID")));
+        !is_true("dpdkMode") && !config.has("pciBusID") && !named_by_runtime
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {

@@ -52,6 +52,21 @@ impl<'d> Entry<'d> {
         Entry { file, path, map, kind, plugin, ipam }
     }
 
+    /// The plugin's own name.
+    pub(super) fn name(&self) -> &'d str {
+        own_name(self.kind)
+    }
+
+    /// Each ADD makes the container's interface.
+    pub(super) fn makes_interface(&self) -> bool {
+        self.plugin.is_some_and(|plugin| plugin.makes_interface(&Object::top(self.map)))
+    }
+
+    /// It sets `lo` up, which stands in nobody's way.
+    pub(super) fn is_loopback(&self) -> bool {
+        self.name() == "loopback"
+    }
+
     /// Without what all have.
     pub(super) fn own_tables(&self) -> Vec<&'static str> {
         let ipam = match self.ipam {
@@ -106,14 +121,18 @@ impl<'d> Entry<'d> {
         let known = Keys::of(&self.own_tables()).below("runtimeConfig");
         let is_known = |key: &str| known.iter().any(|name| *name == "*" || name.eq_ignore_ascii_case(key));
         for key in config.capabilities.iter().filter(|key| !is_known(key)) {
-            let known = if known.is_empty() { "none" } else { &known.join(", ") };
-            let text = [self.kind, " does nothing with this capability; allowed: ", known];
+            let hint = match (Keys::of(&self.own_tables()).path_to(key), known.as_slice()) {
+                (Some(elsewhere), _) => format!("it belongs at {}", join(&self.path, &elsewhere)),
+                (None, []) => "allowed: none".to_string(),
+                (None, known) => format!("allowed: {}", known.join(", ")),
+            };
+            let text = [self.kind, " does nothing with this capability; ", &hint];
             report.say(Level::Warning, &join(&path, &json::shown(key)), &text);
         }
         // The plugin that does nothing without its capability.
         const NEEDED: &str = "portMappings";
         let supplied = Object::top(self.map).object("runtimeConfig").ok().flatten().is_some_and(|all| all.has(NEEDED));
-        if own_name(self.kind) == "portmap" && !supplied && !config.capabilities.iter().any(|key| key == NEEDED) {
+        if self.name() == "portmap" && !supplied && !config.capabilities.iter().any(|key| key == NEEDED) {
             let text = "portmap does nothing without \"portMappings\": true, because runtimes then tell it no ports";
             report.say(Level::Warning, &path, &[text]);
         }
