@@ -86,6 +86,7 @@ mod sbr;
 mod sbr_after;
 mod sbr_interfaces;
 mod sbr_routes;
+mod security;
 mod shared_bridge;
 mod spoof_check;
 mod static_ipam;
