@@ -1,15 +1,16 @@
-//! What a plugin says about itself, and how it takes arguments and commands that mean nothing, beside the reference 1.9.1.
+//! Compares about texts, odd arguments, unknown commands and bad daemon options with the reference
+//! 1.9.1.
 
 use serde_json::json;
 
 use crate::lab::{Call, Lab, Outcome, PLUGINS, new_reference_dir, new_reference_release, release};
 use crate::table::{ALL, good};
 
-/// Words that people try; plugins know none of them.
+/// Arguments that people try. Plugins know none of them.
 const WORDS: [&str; 13] =
     ["", "--version", "-v", "-V", "-h", "--help", "version", "help", "add", "--", "-", "daemons", "--version x"];
 
-/// Commands that are none.
+/// Values of CNI_COMMAND that are no command.
 const COMMANDS: [&str; 9] = ["FOO", "add", "Add", "ADD ", " ADD", "version", "VERSION\n", "-h", "LIST"];
 
 /// Daemon options that stop the daemon before it begins.
@@ -64,13 +65,13 @@ fn newer_the_release_is_the_one_that_the_table_test_asks() {
     let Some(theirs) = new_reference_release() else { return assert_eq!(printed_release(), release()) };
     let number = |text: &str| text.split('.').map(|part| part.parse().unwrap()).collect::<Vec<u32>>();
     if number(&theirs) > number(&release()) {
-        // The table test then judges nothing either.
+        // The table test judges nothing then either.
         return eprintln!("Debian's sid has the reference {theirs} now, and the plugins say {}", release());
     }
     assert_eq!(theirs, release(), "raise the release in src/cni/originals.rs only with the reference of tests/table");
 }
 
-/// The release that the reference prints, where it comes from somewhere else than Debian.
+/// The release that a reference from elsewhere than Debian prints.
 fn printed_release() -> String {
     let lab = Lab::with_plugins_of(&new_reference_dir());
     let about = bare(&lab, "bridge", "").run().silent().stderr;
@@ -133,8 +134,8 @@ fn refusal(outcome: &Outcome) -> String {
     line.replace("open /nonexistent/x: ", "")
 }
 
-/// nerdctl 2 (`pkg/netutil`, `FirewallPluginGEQVersion`) and Nomad (`client/fingerprint`, plugins of CNI) run a plugin
-/// without arguments.
+/// nerdctl 2 (`pkg/netutil`, `FirewallPluginGEQVersion`) and Nomad (`client/fingerprint/plugins_cni.go`) run a
+/// plugin without arguments.
 #[test]
 fn better_nerdctl_and_nomad_read_a_version() {
     let lab = Lab::with_ours();

@@ -1,5 +1,5 @@
-//! Plugins under the names that images give them: `buildkit-cni-bridge` or `cnv-bridge`, as file name, as `type` and as
-//! `ipam.type`.
+//! Calls plugins by the names that images give them: `buildkit-cni-bridge` or `cnv-bridge`, as file
+//! name, as `type` and as `ipam.type`.
 
 use serde_json::{Value, json};
 
@@ -77,7 +77,7 @@ fn a_name_that_means_no_applet_is_told_as_it_was_written() {
     assert_eq!(lab.run(&["/run/lab/other-bridge"]).code, Some(1));
 }
 
-/// What BuildKit writes when it finds its four plugins on PATH (`util/network/cniprovider/bridge.go`).
+/// BuildKit's network, when its four plugins are on PATH (`util/network/cniprovider/bridge.go`).
 fn buildkits() -> Value {
     json!({"cniVersion": "1.0.0", "name": "buildkit", "plugins": [
         {"type": "buildkit-cni-loopback"},
@@ -111,7 +111,7 @@ fn buildkits_network_is_one_process_and_leaves_nothing() {
     assert_eq!(lab.reserved("buildkit"), [""; 0]);
 }
 
-/// As BuildKit itself does through go-cni: the runtime executes the plugin, which finds its IPAM plugin beside it.
+/// BuildKit itself executes the plugin (go-cni), which finds its IPAM plugin beside it.
 #[test]
 fn the_ipam_plugin_beside_a_prefixed_plugin_is_called_in_process() {
     let lab = image();

@@ -1,5 +1,5 @@
-//! What the known attacks on the original plugins come to here. SECURITY.md has a row for each; those on port mappings are in
-//! `portmap_traffic` and `portmap_foreign`.
+//! Tries the known attacks on the original plugins, a row of SECURITY.md each. Those on port
+//! mappings are in `portmap_traffic` and `portmap_foreign`.
 
 use serde_json::{Value, json};
 

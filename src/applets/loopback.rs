@@ -31,7 +31,7 @@ impl Plugin for Loopback {
         Position::Anywhere
     }
 
-    /// `lo` is there in every namespace, and no other plugin makes it.
+    /// False: the kernel makes `lo`.
     fn makes_interface(&self, _config: &Object<'_>) -> bool {
         false
     }

@@ -104,13 +104,13 @@ const fn same_text(a: &str, b: &str) -> bool {
     true
 }
 
-/// The applet that a file name, a word of the command line or a `type` means.
+/// Finds the applet for a file name, a word of the command line or a `type`.
 pub fn find(written: &str) -> Option<&'static Applet> {
     let name = own_name(written);
     APPLETS.iter().find(|applet| applet.name == name)
 }
 
-/// The plugin that a file name or a `type` means.
+/// Finds the plugin for a file name or a `type`.
 pub fn find_plugin(name: &str) -> Option<&'static dyn Plugin> {
     match find(name)?.kind {
         Kind::Plugin(plugin) | Kind::Daemon(plugin, _) => Some(plugin),

@@ -1,15 +1,16 @@
-//! The names of plugins: their own, and those under which images ship them beside other programs.
+//! Recognises plugins under the names that images give them.
 
-/// What images put in front of a plugin's name, in its file name and in the `type` of their configurations:
+/// Prefixes that images put in front of a plugin's file name and of the `type` in their
+/// configurations:
 ///
-/// - `buildkit-cni-`: BuildKit's image (moby/buildkit `Dockerfile`, `util/network/cniprovider/bridge.go`) and
-///   nerdctl's full archive.
-/// - `cnv-`: OpenShift Virtualization, for `bridge` and `tuning` (kubevirt/cluster-network-addons-operator
-///   `data/linux-bridge`).
+/// - `buildkit-cni-`: BuildKit's image (moby/buildkit `Dockerfile`,
+///   `util/network/cniprovider/bridge.go`) and nerdctl's full archive.
+/// - `cnv-`: OpenShift Virtualization, for `bridge` and `tuning`
+///   (kubevirt/cluster-network-addons-operator `data/linux-bridge`).
 const PREFIXES: [&str; 2] = ["buildkit-cni-", "cnv-"];
 
-/// The plugin's own name in a file name or a `type`. Plugins are looked up and compared by this name; the file in
-/// CNI_PATH has the name as written.
+/// Strips a known prefix from a file name or a `type`. Every lookup and comparison of plugins uses
+/// the result; only the file in CNI_PATH is looked for under the name as written.
 pub fn own_name(written: &str) -> &str {
     PREFIXES.iter().find_map(|prefix| written.strip_prefix(prefix)).unwrap_or(written)
 }

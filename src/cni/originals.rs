@@ -1,8 +1,9 @@
-//! The releases that the plugins stand in for. Line 1 of a plugin's about text names one of them, since tools
-//! read a version there: nerdctl wants `firewall` 1.7.1 for isolated networks, Nomad knows every plugin by its.
+//! Names the Go releases that the plugins replace. Tools read a version on line 1 of the about
+//! text: nerdctl wants `firewall` 1.7.1 for isolated networks, Nomad records the version of every
+//! plugin.
 
-/// Release of containernetworking/plugins. Raise it only when `tests/table` passes against that release:
-/// `about::newer_the_release_is_the_one_that_the_table_test_asks` compares the two.
+/// Release of containernetworking/plugins. Raise it only when `tests/table` passes against that
+/// release: `about::newer_the_release_is_the_one_that_the_table_test_asks` compares the two.
 const PLUGINS: &str = "v1.9.1";
 
 /// Release of flannel-io/cni-plugin, as its build shortens the tag v1.9.1-flannel1.

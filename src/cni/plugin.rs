@@ -16,7 +16,7 @@ pub trait Plugin: Sync {
     /// The name it is found by: `type` in configurations, the file name in CNI_PATH.
     fn name(&self) -> &'static str;
 
-    /// Line 1 of the about text: the name, and the release of the original that the plugin stands in for.
+    /// Line 1 of the about text: the name and release of the plugin that this one replaces.
     fn release(&self) -> String {
         originals::of_plugin(self.name())
     }
@@ -39,8 +39,8 @@ pub trait Plugin: Sync {
         Position::First
     }
 
-    /// True if each ADD of this configuration makes the interface CNI_IFNAME in the container, and fails where
-    /// that is there already.
+    /// True if each ADD of this configuration makes the interface CNI_IFNAME in the container, and
+    /// fails where that is there already.
     fn makes_interface(&self, _config: &Object<'_>) -> bool {
         !self.is_ipam() && self.position() != Position::Behind
     }
@@ -113,7 +113,8 @@ impl Request<'_> {
 pub struct Host {
     /// The environment, which delegates that are other programs inherit.
     pub environment: Vec<(OsString, OsString)>,
-    /// The plugins of this executable, by file name or `type` as written (see [`crate::cni::names`]).
+    /// The plugins of this executable, by file name or `type` as written (see
+    /// [`crate::cni::names`]).
     pub plugins: fn(&str) -> Option<&'static dyn Plugin>,
 }
 

@@ -58,7 +58,8 @@ pub fn serve(
     }
 }
 
-/// The text that identifies a plugin: the two lines of the original's release, and one with this program's name and version.
+/// The about text: the two lines of the plugin's original, and a third with this program's name and
+/// version.
 pub fn about(plugin: &dyn Plugin) -> String {
     format!(
         "{}\nCNI protocol versions supported: {}\ncni-box {}\n",

@@ -301,7 +301,8 @@ pub fn new_reference_dir() -> String {
     folder
 }
 
-/// The release of these plugins, without Debian's part of the version; none if they are not from Debian.
+/// The release of these plugins, without Debian's part of the version; none if they are not from
+/// Debian.
 pub fn new_reference_release() -> Option<String> {
     let version = fs::read_to_string(Path::new(&new_reference_dir()).join("../../../VERSION")).ok()?;
     let version = version.trim().rsplit(':').next().unwrap();

@@ -115,8 +115,8 @@ fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// Go's `time.ParseDuration`, in milliseconds and at least one: numbers with units, as in `1m2.5s`. No time in the past, and
-/// none that Go's 63 bits of nanoseconds cannot hold.
+/// Go's `time.ParseDuration`, in milliseconds and at least one: numbers with units, as in `1m2.5s`.
+/// No time in the past, and none that 63 bits of nanoseconds cannot hold.
 fn duration(text: &str) -> Option<u32> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     let mut nanoseconds = 0u64;

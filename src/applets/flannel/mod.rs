@@ -70,7 +70,7 @@ impl Plugin for Flannel {
         KEYS
     }
 
-    /// A bridge does, which is the delegate unless another one is named.
+    /// True for a bridge, the default delegate.
     fn makes_interface(&self, config: &Object<'_>) -> bool {
         let delegate = config.object("delegate").ok().flatten();
         let kind = delegate.map_or("", |delegate| delegate.string("type").unwrap_or_default());

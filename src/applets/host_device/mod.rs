@@ -64,7 +64,8 @@ impl Plugin for HostDevice {
         KEYS
     }
 
-    /// A device with a driver in user space has no interface. Which driver a PCI device has, only the host knows.
+    /// False for a device that may have a driver in user space, and then has no interface. A PCI
+    /// device's driver is only known on its host.
     fn makes_interface(&self, config: &Object<'_>) -> bool {
         let is_true = |key: &str| config.boolean(key).unwrap_or(true);
         let named_by_runtime = ["capabilities", "runtimeConfig"]

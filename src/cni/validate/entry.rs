@@ -57,12 +57,12 @@ impl<'d> Entry<'d> {
         own_name(self.kind)
     }
 
-    /// Each ADD makes the container's interface.
+    /// True if each ADD makes the container's interface, or fails.
     pub(super) fn makes_interface(&self) -> bool {
         self.plugin.is_some_and(|plugin| plugin.makes_interface(&Object::top(self.map)))
     }
 
-    /// It sets `lo` up, which stands in nobody's way.
+    /// True for loopback, which only sets `lo` up.
     pub(super) fn is_loopback(&self) -> bool {
         self.name() == "loopback"
     }

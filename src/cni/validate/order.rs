@@ -1,4 +1,4 @@
-//! Where the plugins of a list stand, and which of them can do nothing there.
+//! Checks the order of the plugins in a list.
 
 use super::Network;
 use super::entry::Entry;
@@ -7,7 +7,7 @@ use crate::cni::plugin::{Plugin, Position};
 use crate::cni::report::{Level, Report};
 
 impl Network<'_> {
-    /// The plugin is where plugins of its kind usually are.
+    /// Reports a plugin in a place where it fails, or is hardly meant to be.
     pub(super) fn order(&self, number: usize, entry: &Entry<'_>, plugin: &dyn Plugin, report: &mut Report) {
         let (level, what) = match plugin.position() {
             _ if plugin.is_ipam() => (
@@ -23,10 +23,11 @@ impl Network<'_> {
         report.say(level, &entry.path, &[entry.kind, what]);
     }
 
-    /// The plugins of a list are all called for one interface, CNI_IFNAME, which only one can make.
+    /// Reports a second plugin for the interface CNI_IFNAME, for which all plugins of a list are
+    /// called.
     fn interface(&self, number: usize, entry: &Entry<'_>, position: Position, report: &mut Report) {
         let in_front = self.entries.get(..number).unwrap_or_default();
-        // A stranger may have renamed what is in front of it.
+        // A plugin that is not ours may rename the interface.
         let mut ours = in_front.iter().rev().take_while(|other| other.plugin.is_some());
         match ours.find(|other| other.makes_interface() && entry.makes_interface()) {
             Some(other) => {
