@@ -185,14 +185,32 @@ fn function_names() -> BTreeSet<String> {
     functions.map(|rest| rest.split('(').next().unwrap().to_string()).collect()
 }
 
+fn document(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// Names of tests in a document, or in a line of it.
+fn named_tests(text: &str) -> Vec<&str> {
+    let quoted = text.split('`').skip(1).step_by(2).map(|text| text.rsplit("::").next().unwrap());
+    quoted.filter(|text| text.matches('_').count() > 2 && !text.contains(['/', '.', ' '])).collect()
+}
+
 #[test]
-fn every_test_that_compat_names_exists() {
-    let compat = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("COMPAT.md")).unwrap();
+fn every_test_that_the_documents_name_exists() {
     let functions = function_names();
-    let quoted = compat.split('`').skip(1).step_by(2).map(|text| text.rsplit("::").next().unwrap());
-    let is_name = |text: &&str| text.matches('_').count() > 2 && !text.contains(['/', '.', ' ']);
-    let named: Vec<&str> = quoted.filter(is_name).collect();
-    assert!(named.len() > 30, "only {named:?}");
-    let missing: Vec<&&str> = named.iter().filter(|name| !functions.contains(**name)).collect();
-    assert!(missing.is_empty(), "COMPAT.md names tests that do not exist: {missing:?}");
+    for (name, least) in [("COMPAT.md", 31), ("SECURITY.md", 8)] {
+        let text = document(name);
+        let named = named_tests(&text);
+        assert!(named.len() >= least, "only {named:?} in {name}");
+        let missing: Vec<&&str> = named.iter().filter(|name| !functions.contains(**name)).collect();
+        assert!(missing.is_empty(), "{name} names tests that do not exist: {missing:?}");
+    }
+}
+
+#[test]
+fn every_advisory_has_a_test() {
+    let text = document("SECURITY.md");
+    let rows = text.lines().filter(|line| line.starts_with('|')).skip(2);
+    let bare: Vec<&str> = rows.filter(|row| named_tests(row).is_empty()).collect();
+    assert!(bare.is_empty(), "rows of SECURITY.md without a test: {bare:#?}");
 }

@@ -194,12 +194,12 @@ pub fn address(result: &Value) -> String {
     result["ips"][0]["address"].as_str().unwrap_or_else(|| panic!("{result}")).to_string()
 }
 
-fn with_dhcp(changes: &Value) -> Value {
+pub fn with_dhcp(changes: &Value) -> Value {
     merged(bridge_config(&json!({"ipam": {"type": "dhcp", "subnet": null}})), changes)
 }
 
 /// ADD, traffic, CHECK and DEL of a container whose plugin asks dhcp. The server sees the lease being given back.
-fn lives(network: &Network, call: &Call<'_>, config: &Value) {
+pub fn lives(network: &Network, call: &Call<'_>, config: &Value) {
     let lab = &network.lab;
     let result = call.run().result();
     assert_eq!(result["routes"], json!([{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}]));

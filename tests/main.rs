@@ -19,6 +19,7 @@
 #![allow(missing_docs, unreachable_pub, reason = "nobody links against a test binary")]
 #![allow(unsafe_code, reason = "entering the lab's namespaces between fork and exec: see lab::enter_before_exec")]
 
+mod about;
 mod accidents;
 mod announce;
 mod architecture;
@@ -75,6 +76,7 @@ mod portmap_input;
 mod portmap_life;
 mod portmap_nft;
 mod portmap_traffic;
+mod prefixed_names;
 mod protocol;
 mod ptp;
 mod ptp_after;
@@ -85,6 +87,7 @@ mod sbr;
 mod sbr_after;
 mod sbr_interfaces;
 mod sbr_routes;
+mod security;
 mod shared_bridge;
 mod spoof_check;
 mod static_ipam;

@@ -150,7 +150,7 @@ fn plugins_are_judged_together() {
         ),
         (
             json!([bridge, {"type": "ptp", "ipam": {"type": "dhcp"}}]),
-            "plugins[1]: warning: ptp makes an interface: usually it is the first plugin",
+            "plugins[1]: error: ptp makes the interface that bridge has made already: every ADD fails",
         ),
         (
             json!([bridge, {"type": "portmap"}]),
@@ -159,6 +159,10 @@ fn plugins_are_judged_together() {
         (
             json!([with(json!({"capabilities": {"portMappings": true, "ips": true, "aliases": false}}))]),
             "plugins[0].capabilities.portMappings: warning: bridge does nothing with this capability; allowed: mac, ipRanges, ips",
+        ),
+        (
+            json!([bridge, {"type": "portmap", "capabilities": {"portMappings": true, "snat": true}}]),
+            "plugins[1].capabilities.snat: warning: portmap does nothing with this capability; it belongs at plugins[1].snat",
         ),
         (
             json!([with(json!({"ipam": {"type": "vlan"}}))]),
@@ -173,6 +177,107 @@ fn plugins_are_judged_together() {
             "plugins[0].isgatway: warning: unknown key, which has no effect; did you mean isGateway",
         ),
     ]);
+}
+
+/// What each of these programs writes, in its own order and with its own keys.
+#[test]
+fn what_other_programs_write_for_themselves_is_not_spoken_of() {
+    let lab = Lab::new();
+    let canal =
+        |subnet: &str| json!({"type": "calico", "log_level": "info", "ipam": {"type": "host-local", "subnet": subnet}});
+    let (lo, bridge) = (json!({"type": "loopback"}), with(json!({})));
+    let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}, "snat": true});
+    let firewall = json!({"type": "firewall", "backend": "iptables", "iptablesAdminChainName": "NOMAD-ADMIN"});
+    let stranger =
+        "plugins[0].type: note: calico is no plugin of cni-box: only the keys that all plugins have were checked";
+    for (program, list, expected) in [
+        ("nerdctl", nerdctl(), "ok"),
+        ("nomad and apptainer", list(json!([lo, bridge, firewall, portmap])), "ok"),
+        ("firecracker-containerd", list(json!([bridge, firewall, lo])), "ok"),
+        ("loopback on both sides", list(json!([lo, bridge, lo])), "ok"),
+        ("minikube and kubenet", list(json!([with(json!({"addIf": "true"})), portmap])), "ok"),
+        ("azure", crate::lab::merged(list(json!([bridge])), &json!({"adapterName": ""})), "ok"),
+        ("canal", list(json!([canal("usePodCidr"), portmap])), stranger),
+        ("calico", list(json!([canal("usePodCidrIPv6"), portmap])), stranger),
+    ] {
+        let mut found = findings(&lab, "n.conflist", &list);
+        found.retain(|line| expected == "ok" || line != "ok");
+        assert_eq!(found, [expected], "{program}");
+    }
+    // The same keys and words elsewhere are as wrong as any others.
+    let unknown = "plugins[1].addIf: warning: unknown key, which has no effect; allowed: ";
+    let found =
+        findings(&lab, "n.conflist", &list(json!([bridge, crate::lab::merged(portmap, &json!({"addIf": "x"}))])));
+    assert!(found.len() == 1 && found[0].starts_with(unknown), "{found:?}");
+    let found = findings(&lab, "n.conflist", &list(json!([with(json!({"ipam": {"subnet": "usePodCidr"}}))])));
+    assert!(found[0].starts_with("plugins[0].ipam.subnet: error: \"usePodCidr\""), "{found:?}");
+}
+
+/// A plugin that makes the container's interface, as the second one in a list.
+fn makers() -> [Value; 6] {
+    let ipam = json!({"type": "static", "addresses": [{"address": "10.9.0.2/24", "gateway": "10.9.0.1"}]});
+    let with_ipam = |plugin: Value| crate::lab::merged(plugin, &json!({"ipam": ipam}));
+    [
+        with_ipam(json!({"type": "bridge", "bridge": "cni9"})),
+        with_ipam(json!({"type": "ptp"})),
+        with_ipam(json!({"type": "macvlan", "master": "m0"})),
+        with_ipam(json!({"type": "tap"})),
+        with_ipam(json!({"type": "host-device", "device": "m1"})),
+        json!({"type": "flannel", "delegate": {"isDefaultGateway": true}}),
+    ]
+}
+
+#[test]
+fn of_two_plugins_that_make_the_interface_the_second_fails_as_validate_says() {
+    let lab = crate::flannel::lab(crate::flannel::DUAL);
+    lab.ok("ip link add m0 up type veth peer name m1");
+    let add = |plugins: &Value| {
+        put(&lab, "n.conflist", list(plugins.clone()));
+        lab.cnitool(&["add", "net", "/var/run/netns/ns1"]).run()
+    };
+    for second in makers() {
+        add(&json!([second])).result();
+        lab.cnitool(&["del", "net", "/var/run/netns/ns1"]).run().success();
+        let kind = second["type"].as_str().unwrap();
+        for between in [json!([]), json!([{"type": "loopback"}, {"type": "tuning"}])] {
+            let mut plugins = json!([{"type": "loopback"}, with(json!({}))]);
+            plugins.as_array_mut().unwrap().extend(between.as_array().unwrap().iter().chain([&second]).cloned());
+            let place = plugins.as_array().unwrap().len() - 1;
+            let text = format!(
+                "plugins[{place}]: error: {kind} makes the interface that bridge has made already: every ADD fails"
+            );
+            assert_eq!(findings(&lab, "n.conflist", &list(plugins.clone())), [text]);
+            let outcome = add(&plugins);
+            assert!(outcome.stderr.contains(&format!("plugin type=\"{kind}\" failed (add): ")), "{outcome:?}");
+            assert!(outcome.stderr.contains("exist"), "{outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn where_the_second_plugin_may_succeed_validate_only_warns() {
+    let lab = Lab::new();
+    let ptp = json!({"type": "ptp", "ipam": {"type": "dhcp"}});
+    let pci = json!({"type": "host-device", "pciBusID": "0000:00:1f.6"});
+    let named = json!({"type": "host-device", "capabilities": {"deviceID": true}});
+    let userspace = json!({"type": "host-device", "device": "eth9", "dpdkMode": true});
+    let delegate = json!({"type": "flannel", "delegate": {"type": "mine"}});
+    for (first, second) in [
+        (&pci, &ptp),
+        (&named, &ptp),
+        (&userspace, &ptp),
+        (&delegate, &ptp),
+        (&ptp, &pci),
+        (&json!({"type": "mine"}), &ptp),
+    ] {
+        let found = findings(&lab, "n.conflist", &list(json!([first, second])));
+        let kind = second["type"].as_str().unwrap();
+        let warning = format!("plugins[1]: warning: {kind} makes an interface: usually it is the first plugin");
+        assert!(found.contains(&warning) && !found.iter().any(|line| line.contains(": error: ")), "{found:?}");
+    }
+    let renamed = json!([ptp, {"type": "renames-it"}, with(json!({}))]);
+    let found = findings(&lab, "n.conflist", &list(renamed));
+    assert!(found.iter().all(|line| !line.contains(": error: ")), "{found:?}");
 }
 
 #[test]
@@ -235,10 +340,9 @@ fn delegates_and_strangers_are_looked_at_as_far_as_they_are_known() {
             json!([bridge, {"type": "mine", "anything": 1}]),
             "plugins[1].type: note: mine is no plugin of cni-box: only the keys that all plugins have were checked",
         ),
-        // Canal: calico puts the node's subnet there.
         (
-            json!([{"type": "calico", "ipam": {"type": "host-local", "subnet": "usePodCidr"}}]),
-            "plugins[0].ipam.subnet: warning: \"usePodCidr\" is not allowed here; allowed: an address with prefix length like \"10.1.2.0/24\"",
+            json!([{"type": "calico", "ipam": {"type": "host-local", "subnet": "theNodes"}}]),
+            "plugins[0].ipam.subnet: warning: \"theNodes\" is not allowed here; allowed: an address with prefix length like \"10.1.2.0/24\"",
         ),
         (
             json!([with(json!({"ipMasqBackend": "later"}))]),

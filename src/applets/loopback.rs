@@ -1,7 +1,7 @@
 //! `loopback`: sets the container's `lo` up. No keys of its own; CNI_IFNAME is ignored.
 
 use crate::cni::result::{Interface, IpConfig};
-use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::cni::{CniResult, Object, Plugin, Position, Request, Undo};
 use crate::error::{Context, Error, Result};
 use crate::net::{Handle, Netns};
 
@@ -25,6 +25,15 @@ impl Plugin for Loopback {
 
     fn keys(&self) -> &'static str {
         KEYS
+    }
+
+    fn position(&self) -> Position {
+        Position::Anywhere
+    }
+
+    /// False: the kernel makes `lo`.
+    fn makes_interface(&self, _config: &Object<'_>) -> bool {
+        false
     }
 
     fn validate(&self, _request: &Request<'_>) -> Result<()> {

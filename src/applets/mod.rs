@@ -22,6 +22,7 @@ pub mod tuning;
 pub mod vlan;
 pub mod vrf;
 
+use crate::cni::names::own_name;
 use crate::cni::serve::Answer;
 use crate::cni::{Host, Plugin};
 
@@ -103,12 +104,13 @@ const fn same_text(a: &str, b: &str) -> bool {
     true
 }
 
-/// The applet with this name.
-pub fn find(name: &str) -> Option<&'static Applet> {
+/// Finds the applet for a file name, a word of the command line or a `type`.
+pub fn find(written: &str) -> Option<&'static Applet> {
+    let name = own_name(written);
     APPLETS.iter().find(|applet| applet.name == name)
 }
 
-/// The plugin with this name.
+/// Finds the plugin for a file name or a `type`.
 pub fn find_plugin(name: &str) -> Option<&'static dyn Plugin> {
     match find(name)?.kind {
         Kind::Plugin(plugin) | Kind::Daemon(plugin, _) => Some(plugin),

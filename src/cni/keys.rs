@@ -19,6 +19,7 @@
 use serde_json::{Map, Value};
 
 use crate::cni::json::{self, join, shown};
+use crate::cni::other_programs;
 use crate::cni::report::{Level, Report};
 use crate::cni::result::{parse_cidr, parse_ip};
 
@@ -130,6 +131,8 @@ pub type Inside<'l> = dyn Fn(&Map<String, Value>, &str, &mut Report) + 'l;
 pub struct Look<'l> {
     /// What it may have.
     pub keys: &'l Keys<'l>,
+    /// The plugin whose document it is; empty for a list.
+    pub owner: &'l str,
     /// Letter case counts, and runtimes keep notes of their own beside these keys.
     pub exact: bool,
     /// The plugin is not ours: it may make something else of a value before anybody reads it.
@@ -148,8 +151,9 @@ impl Look<'_> {
         let names = self.keys.below(place);
         let mut seen: Vec<&str> = Vec::new();
         for (key, value) in map {
-            // Comments, and what only runtimes write.
-            if key.starts_with('_') || key.starts_with("cni.dev/") {
+            // Comments, and what other programs write for themselves.
+            let is_others = place.is_empty() && other_programs::have_key(self.owner, key);
+            if is_others || key.starts_with('_') || key.starts_with("cni.dev/") {
                 continue;
             }
             let here = join(path, &shown(key));
@@ -179,6 +183,7 @@ impl Look<'_> {
             // Go takes it for "missing".
             Value::Null => {}
             _ if kinds == "any" => {}
+            Value::String(text) if self.foreign && other_programs::replace(text) => {}
             Value::Object(map) if kinds == "plugin" => (self.plugin)(map, path, self.report),
             Value::Object(map) if !self.keys.below(place).is_empty() => self.members(map, place, path),
             Value::Array(items) if self.keys.has_elements(place) => {

@@ -25,8 +25,15 @@ fn found(document: Value) -> Vec<String> {
     let (elsewhere, mut report) = (|key: &str| keys.path_to(key).map(|path| format!("at {path}")), Report::default());
     let plugin =
         |_: &Map<String, Value>, path: &str, report: &mut Report| report.say(Level::Note, path, &["looked into"]);
-    let mut look =
-        Look { keys: &keys, exact: false, foreign: false, elsewhere: &elsewhere, plugin: &plugin, report: &mut report };
+    let mut look = Look {
+        keys: &keys,
+        owner: "",
+        exact: false,
+        foreign: false,
+        elsewhere: &elsewhere,
+        plugin: &plugin,
+        report: &mut report,
+    };
     look.members(document.as_object().unwrap(), "", "");
     assert_eq!(report.text.matches(": error: ").count(), report.errors);
     assert_eq!(report.text.matches(": warning: ").count(), report.warnings);

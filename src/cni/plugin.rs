@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 
-use crate::cni::config::NetworkConfig;
+use crate::cni::config::{NetworkConfig, Object};
 use crate::cni::environment::Verb;
+use crate::cni::originals;
 use crate::cni::result::CniResult;
 use crate::cni::undo::Undo;
 use crate::cni::version;
@@ -14,6 +15,11 @@ use crate::error::Result;
 pub trait Plugin: Sync {
     /// The name it is found by: `type` in configurations, the file name in CNI_PATH.
     fn name(&self) -> &'static str;
+
+    /// Line 1 of the about text: the name and release of the plugin that this one replaces.
+    fn release(&self) -> String {
+        originals::of_plugin(self.name())
+    }
 
     /// Specification versions it accepts.
     fn versions(&self) -> &'static [&'static str] {
@@ -31,6 +37,12 @@ pub trait Plugin: Sync {
     /// Where in a list of plugins it stands.
     fn position(&self) -> Position {
         Position::First
+    }
+
+    /// True if each ADD of this configuration makes the interface CNI_IFNAME in the container, and
+    /// fails where that is there already.
+    fn makes_interface(&self, _config: &Object<'_>) -> bool {
+        !self.is_ipam() && self.position() != Position::Behind
     }
 
     /// Fails if ADD would refuse the configuration whatever the host is like: decodes all of it, and looks at nothing else, no
@@ -64,7 +76,7 @@ pub enum Position {
     First,
     /// It works on what the plugin in front of it has made, and fails without a `prevResult`.
     Behind,
-    /// Both.
+    /// Either of these.
     Anywhere,
 }
 
@@ -101,7 +113,8 @@ impl Request<'_> {
 pub struct Host {
     /// The environment, which delegates that are other programs inherit.
     pub environment: Vec<(OsString, OsString)>,
-    /// The plugins of this executable, by name.
+    /// The plugins of this executable, by file name or `type` as written (see
+    /// [`crate::cni::names`]).
     pub plugins: fn(&str) -> Option<&'static dyn Plugin>,
 }
 

@@ -58,13 +58,14 @@ pub fn serve(
     }
 }
 
-/// The text that identifies a plugin: its name and version, and the specification versions it supports.
+/// The about text: the two lines of the plugin's original, and a third with this program's name and
+/// version.
 pub fn about(plugin: &dyn Plugin) -> String {
     format!(
-        "CNI {} plugin v{} (cni-box)\nCNI protocol versions supported: {}\n",
-        plugin.name(),
+        "{}\nCNI protocol versions supported: {}\ncni-box {}\n",
+        plugin.release(),
+        plugin.versions().join(", "),
         env!("CARGO_PKG_VERSION"),
-        plugin.versions().join(", ")
     )
 }
 

@@ -2,6 +2,7 @@
 //! may be, the plugins' tables say (`keys`); what they mean together, the plugins' own decoding.
 
 mod entry;
+mod order;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::cni::conflist_files::{self, LISTS, SINGLES};
 use crate::cni::environment::{Verb, validate_network_name};
 use crate::cni::json::{self, join};
 use crate::cni::keys::{COMMON, Keys, LIST, Look};
-use crate::cni::plugin::{Host, Plugin, Position, Request};
+use crate::cni::plugin::{Host, Plugin, Request};
 use crate::cni::plugin_config::PluginConfig;
 use crate::cni::report::{Level, Report};
 use crate::cni::version;
@@ -136,6 +137,7 @@ impl<'d> Network<'d> {
             let elsewhere = |key: &str| self.in_plugins(key, usize::MAX);
             let mut look = Look {
                 keys: &keys,
+                owner: "",
                 exact: true,
                 foreign: false,
                 elsewhere: &elsewhere,
@@ -219,7 +221,9 @@ impl<'d> Network<'d> {
         };
         let plugin = |map: &Map<String, Value>, path: &str, report: &mut Report| self.delegate(map, path, report);
         let foreign = entry.plugin.is_none() && !entry.kind.is_empty();
-        let mut look = Look { keys: &keys, exact: false, foreign, elsewhere: &elsewhere, plugin: &plugin, report };
+        let owner = entry.name();
+        let mut look =
+            Look { keys: &keys, owner, exact: false, foreign, elsewhere: &elsewhere, plugin: &plugin, report };
         look.members(entry.map, "", &entry.path);
     }
 
@@ -229,25 +233,16 @@ impl<'d> Network<'d> {
         let Some(plugin) = (self.host.plugins)(kind) else { return };
         let keys = Keys::of(&[COMMON, plugin.keys()]);
         let elsewhere = |key: &str| Some(format!("at {}", join(path, &keys.path_to(key)?)));
-        let mut look =
-            Look { keys: &keys, exact: false, foreign: false, elsewhere: &elsewhere, plugin: &|_, _, _| (), report };
-        look.members(map, "", path);
-    }
-
-    /// The plugin is where plugins of its kind usually are.
-    fn order(&self, number: usize, entry: &Entry<'_>, plugin: &dyn Plugin, report: &mut Report) {
-        let (level, what) = match (plugin.position(), number) {
-            _ if plugin.is_ipam() => (
-                Level::Warning,
-                " manages addresses: it belongs in the \"ipam\" of the plugin that makes the interface",
-            ),
-            (Position::Behind, 0) if !Object::top(entry.map).has("prevResult") => {
-                (Level::Error, " works on the result of a plugin in front of it, and there is none")
-            }
-            (Position::First, 1..) => (Level::Warning, " makes an interface: usually it is the first plugin"),
-            _ => return,
+        let mut look = Look {
+            keys: &keys,
+            owner: plugin.name(),
+            exact: false,
+            foreign: false,
+            elsewhere: &elsewhere,
+            plugin: &|_, _, _| (),
+            report,
         };
-        report.say(level, &entry.path, &[entry.kind, what]);
+        look.members(map, "", path);
     }
 
     fn version_of(&self, entry: &Entry<'_>, plugin: &dyn Plugin, report: &mut Report) {

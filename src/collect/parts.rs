@@ -6,6 +6,7 @@ use super::gather::Attachments;
 use crate::cni::Object;
 use crate::cni::cache;
 use crate::cni::conflist::NetworkList;
+use crate::cni::names::own_name;
 use crate::error::Result;
 use crate::firewall::masquerade::Masquerade;
 use crate::firewall::owners::Owners;
@@ -73,10 +74,10 @@ fn saved(Key { container, ifname, .. }: &Key, list: &NetworkList, lines: &mut Ve
     for plugin in &list.plugins {
         let top = Object::top(plugin.map());
         let ipam = top.object("ipam").ok().flatten();
-        if ipam.is_some_and(|ipam| ipam.string("type") == Ok("dhcp")) {
+        if ipam.is_some_and(|ipam| ipam.string("type").map(own_name) == Ok("dhcp")) {
             lines.push("lease, if the dhcp daemon has it still".to_string());
         }
-        let default = SAVED.iter().find(|(kind, _)| *kind == plugin.kind).map(|(_, folder)| *folder);
+        let default = SAVED.iter().find(|(name, _)| *name == own_name(&plugin.kind)).map(|(_, folder)| *folder);
         let Some(default) = default else { continue };
         let folder = top.string("dataDir").ok().filter(|folder| !folder.is_empty()).unwrap_or(default);
         let files = [format!("{folder}/{container}_{ifname}.json"), format!("{folder}/{container}")];

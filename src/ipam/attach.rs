@@ -3,6 +3,7 @@
 
 use crate::cni::args::Args;
 use crate::cni::delegate::Delegate;
+use crate::cni::names::own_name;
 use crate::cni::result::Interface;
 use crate::cni::{CniResult, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
@@ -150,7 +151,7 @@ impl Attached {
 /// A DHCP lease is given back over the interface, so before that goes. `Some(false)` when the addresses are of another
 /// kind, which only are given back when the interface has gone: somebody else would get them meanwhile.
 pub fn release_lease(request: &Request<'_>, failures: &mut Failures) -> Option<bool> {
-    match request.config.ipam_type() {
+    match request.config.ipam_type().map(own_name) {
         Ok("dhcp") => failures.note(call_ipam(request)).map(|()| true),
         _ => Some(false),
     }

@@ -79,6 +79,19 @@ fn brief(lab: &Lab) -> Vec<String> {
 }
 
 #[test]
+fn better_a_vlans_gateway_takes_no_router_advertisements() {
+    // CVE-2020-10749, from which the bridge itself is safe.
+    let lab = host(2);
+    let accept_ra = |link: &str| crate::bridge::sysctl(&lab, "", &format!("net/ipv6/conf/{link}/accept_ra"));
+    for number in [1, 2] {
+        call(&lab, Ours, number, &gated(&json!({}))).run().result();
+        assert_eq!((accept_ra("cni0"), accept_ra("cni0.100")), ("0".to_string(), "0".to_string()), "{number}");
+        // The second ADD finds a gateway of the reference, which takes them.
+        lab.sh("echo 1 > /proc/sys/net/ipv6/conf/cni0.100/accept_ra").success();
+    }
+}
+
+#[test]
 fn a_vlan_with_its_gateway_is_as_the_reference_makes_it() {
     let config = gated(&json!({"preserveDefaultVlan": true, "mtu": 1400}));
     let made = [Ours, Theirs].map(|side| {

@@ -301,11 +301,26 @@ pub fn new_reference_dir() -> String {
     folder
 }
 
+/// The release of these plugins, without Debian's part of the version; none if they are not from
+/// Debian.
+pub fn new_reference_release() -> Option<String> {
+    let version = fs::read_to_string(Path::new(&new_reference_dir()).join("../../../VERSION")).ok()?;
+    let version = version.trim().rsplit(':').next().unwrap();
+    Some(version.split(['+', '-', '~']).next().unwrap().to_string())
+}
+
+/// The release of the reference that our plugins name in line 1 of their about text: `1.9.1`.
+pub fn release() -> String {
+    let about = Command::new(binary()).arg("static").env_clear().stdin(Stdio::null()).output().unwrap();
+    let about = String::from_utf8(about.stderr).unwrap();
+    let release = about.lines().next().and_then(|line| line.strip_prefix("CNI static plugin v"));
+    release.unwrap_or_else(|| panic!("no release of the reference in {about:?}")).to_string()
+}
+
 /// Whether these are what COMPAT.md was written for. Debian's sid will have others one day, and then it is nobody's mistake
 /// that they differ from what was seen.
 pub fn new_reference_is_known() -> bool {
-    let version = fs::read_to_string(Path::new(&new_reference_dir()).join("../../../VERSION"));
-    version.map_or(true, |version| version.starts_with("1.9.1"))
+    new_reference_release().is_none_or(|theirs| theirs == release())
 }
 
 /// Whether the reference is another, newer one than Debian's.

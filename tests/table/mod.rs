@@ -9,7 +9,8 @@ mod rows;
 use serde_json::{Value, json};
 
 use crate::lab::{Call, Lab, Outcome, PLUGINS, new_reference_dir};
-use cases::{good, refused_by_the_plugin, refused_first, setup, version_name, versions};
+pub use cases::good;
+use cases::{refused_by_the_plugin, refused_first, setup, version_name, versions};
 use report::Report;
 use rows::Place;
 
@@ -162,7 +163,7 @@ pub fn compare_what_is_made(plugin: &'static str, versions: &[&str]) {
 macro_rules! tests {
     ($($name:ident: $plugin:literal)*) => {
         /// All that the reference has.
-        const ALL: [&str; 18] = [$($plugin),*];
+        pub const ALL: [&str; 18] = [$($plugin),*];
         $(
             #[test]
             fn $name() {

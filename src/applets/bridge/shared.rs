@@ -104,13 +104,16 @@ impl SharedBridge {
         let found = host.find_link(&name).with_context(|| format!("failed to find interface {name:?}"))?;
         // It is set up last, so one that is up is complete, unless the bridge that it was on is gone. Who has made the
         // present one may have been another network, which knows nothing of this gateway.
-        match found {
-            Some(link) if link.is_up() && port_of(host, &link)?.is_none_or(|port| port.master.is_some()) => Ok(link),
+        let gateway = match found {
+            Some(link) if link.is_up() && port_of(host, &link)?.is_none_or(|port| port.master.is_some()) => link,
             _ => {
                 self.hold_alone();
-                self.complete_gateway(host, bridge, conf, &name)
+                self.complete_gateway(host, bridge, conf, &name)?
             }
-        }
+        };
+        // A wish, as for the bridge.
+        let _ = host.refuse_router_advertisements(&gateway);
+        Ok(gateway)
     }
 
     fn complete_gateway(&mut self, host: &mut Handle, bridge: &Link, conf: &Conf, name: &str) -> Result<Link> {

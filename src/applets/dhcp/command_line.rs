@@ -115,7 +115,8 @@ fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// Go's `time.ParseDuration`, in milliseconds and at least one: numbers with units, as in `1m2.5s`. No time in the past.
+/// Go's `time.ParseDuration`, in milliseconds and at least one: numbers with units, as in `1m2.5s`.
+/// No time in the past, and none that 63 bits of nanoseconds cannot hold.
 fn duration(text: &str) -> Option<u32> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     let mut nanoseconds = 0u64;
@@ -131,7 +132,8 @@ fn duration(text: &str) -> Option<u32> {
         rest = tail;
     }
     let milliseconds = (nanoseconds / 1_000_000).max(1);
-    (!text.is_empty()).then(|| u32::try_from(milliseconds).unwrap_or(u32::MAX))
+    let is_duration = !text.is_empty() && i64::try_from(nanoseconds).is_ok();
+    is_duration.then(|| u32::try_from(milliseconds).unwrap_or(u32::MAX))
 }
 
 /// A number with a fraction in nanoseconds.
@@ -203,11 +205,11 @@ mod tests {
     #[test]
     fn durations_are_gos() {
         for (text, milliseconds) in
-            [("10s", 10_000), ("3m28s", 208_000), ("1.5h", 5_400_000), ("1us", 1), ("0", 1), ("9999999h", u32::MAX)]
+            [("10s", 10_000), ("3m28s", 208_000), ("1.5h", 5_400_000), ("1us", 1), ("0", 1), ("2562047h", u32::MAX)]
         {
             assert_eq!(duration(text), Some(milliseconds), "{text}");
         }
-        for bad in ["", "s", ".s", "1", "1x", "1.2.3s", "é", "1s2"] {
+        for bad in ["", "s", ".s", "1", "1x", "1.2.3s", "é", "1s2", "2562048h", "9999999h"] {
             assert_eq!(duration(bad), None, "{bad}");
         }
     }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::subnet_env::SubnetEnv;
 use crate::cni::kept::wait_for;
+use crate::cni::names::own_name;
 use crate::cni::result::Route;
 use crate::cni::{NetworkConfig, Object};
 use crate::error::{Context, Error, Result, code};
@@ -85,7 +86,7 @@ impl Conf {
         let mut delegate = self.delegate.clone();
         put_default(&mut delegate, "ipMasq", (!env.masquerades).into());
         put_default(&mut delegate, "mtu", env.mtu.into());
-        if self.kind() == "bridge" {
+        if own_name(self.kind()) == "bridge" {
             put_default(&mut delegate, "isGateway", true.into());
         }
         let mut ipam = self.ipam.clone();

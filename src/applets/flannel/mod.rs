@@ -24,7 +24,9 @@ use serde_json::{Map, Value};
 use crate::cni::delegate::Delegate;
 use crate::cni::json;
 use crate::cni::kept::Kept;
-use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
+use crate::cni::names::own_name;
+use crate::cni::originals;
+use crate::cni::{CniResult, NetworkConfig, Object, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
 
 const NAME: &str = "flannel";
@@ -60,8 +62,19 @@ impl Plugin for Flannel {
         NAME
     }
 
+    fn release(&self) -> String {
+        originals::of_flannel()
+    }
+
     fn keys(&self) -> &'static str {
         KEYS
+    }
+
+    /// True for a bridge, the default delegate.
+    fn makes_interface(&self, config: &Object<'_>) -> bool {
+        let delegate = config.object("delegate").ok().flatten();
+        let kind = delegate.map_or("", |delegate| delegate.string("type").unwrap_or_default());
+        ["", "bridge"].contains(&own_name(kind))
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
@@ -223,7 +236,7 @@ fn stale(kept: &Kept, request: &Request<'_>) -> Result<Vec<(String, Keys)>> {
 
 /// flannel itself would do, in the reference, until it finds its own configuration kept and never ends.
 fn find(kind: &str, request: &Request<'_>) -> Result<Delegate> {
-    if kind == NAME {
+    if own_name(kind) == NAME {
         return Err(Error::new(code::INVALID_CONFIG, "flannel cannot be its own delegate"));
     }
     Delegate::find(kind, request)

@@ -21,7 +21,7 @@ use device::Selector;
 
 use crate::cni::delegate::Delegate;
 use crate::cni::result::{Dns, Interface};
-use crate::cni::{CniResult, Plugin, Request, Undo};
+use crate::cni::{CniResult, Object, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::attach::{self, Attached};
@@ -63,6 +63,16 @@ impl Plugin for HostDevice {
 
     fn keys(&self) -> &'static str {
         KEYS
+    }
+
+    /// False for a device that may have a driver in user space, and then has no interface. A PCI
+    /// device's driver is only known on its host.
+    fn makes_interface(&self, config: &Object<'_>) -> bool {
+        let is_true = |key: &str| config.boolean(key).unwrap_or(true);
+        let named_by_runtime = ["capabilities", "runtimeConfig"]
+            .into_iter()
+            .any(|key| config.object(key).ok().flatten().is_some_and(|object| object.has("deviceID")));
+        !is_true("dpdkMode") && !config.has("pciBusID") && !named_by_runtime
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {

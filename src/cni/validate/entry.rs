@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use crate::cni::config::Object;
 use crate::cni::json::{self, join};
 use crate::cni::keys::{COMMON, Keys};
+use crate::cni::names::own_name;
 use crate::cni::plugin::{Host, Plugin};
 use crate::cni::plugin_config::PluginConfig;
 use crate::cni::report::{Level, Report};
@@ -49,6 +50,21 @@ impl<'d> Entry<'d> {
             None => Ipam::Foreign(ipam),
         };
         Entry { file, path, map, kind, plugin, ipam }
+    }
+
+    /// The plugin's own name.
+    pub(super) fn name(&self) -> &'d str {
+        own_name(self.kind)
+    }
+
+    /// True if each ADD makes the container's interface, or fails.
+    pub(super) fn makes_interface(&self) -> bool {
+        self.plugin.is_some_and(|plugin| plugin.makes_interface(&Object::top(self.map)))
+    }
+
+    /// True for loopback, which only sets `lo` up.
+    pub(super) fn is_loopback(&self) -> bool {
+        self.name() == "loopback"
     }
 
     /// Without what all have.
@@ -105,14 +121,18 @@ impl<'d> Entry<'d> {
         let known = Keys::of(&self.own_tables()).below("runtimeConfig");
         let is_known = |key: &str| known.iter().any(|name| *name == "*" || name.eq_ignore_ascii_case(key));
         for key in config.capabilities.iter().filter(|key| !is_known(key)) {
-            let known = if known.is_empty() { "none" } else { &known.join(", ") };
-            let text = [self.kind, " does nothing with this capability; allowed: ", known];
+            let hint = match (Keys::of(&self.own_tables()).path_to(key), known.as_slice()) {
+                (Some(elsewhere), _) => format!("it belongs at {}", join(&self.path, &elsewhere)),
+                (None, []) => "allowed: none".to_string(),
+                (None, known) => format!("allowed: {}", known.join(", ")),
+            };
+            let text = [self.kind, " does nothing with this capability; ", &hint];
             report.say(Level::Warning, &join(&path, &json::shown(key)), &text);
         }
         // The plugin that does nothing without its capability.
         const NEEDED: &str = "portMappings";
         let supplied = Object::top(self.map).object("runtimeConfig").ok().flatten().is_some_and(|all| all.has(NEEDED));
-        if self.kind == "portmap" && !supplied && !config.capabilities.iter().any(|key| key == NEEDED) {
+        if self.name() == "portmap" && !supplied && !config.capabilities.iter().any(|key| key == NEEDED) {
             let text = "portmap does nothing without \"portMappings\": true, because runtimes then tell it no ports";
             report.say(Level::Warning, &path, &[text]);
         }
