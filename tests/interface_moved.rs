@@ -138,3 +138,105 @@ fn without_a_place_for_records_everything_works_as_before() {
         assert_eq!(lab.reserved("net"), [""; 0], "{obstacle}");
     }
 }
+
+/// DEL with the result of ADD, or without.
+fn del(lab: &Lab, plugin: &str, config: &Value, (container, netns): (&str, &str), result: Option<&Value>) {
+    let config = merged(config.clone(), &json!({"prevResult": result}));
+    lab.plugin(plugin)
+        .verb("DEL")
+        .config(&config)
+        .container(container)
+        .netns(&format!("/run/netns/{netns}"))
+        .run()
+        .silent();
+}
+
+/// The container has given its interface another name, and may have put another one in its place.
+#[test]
+fn better_del_ends_a_renamed_interface_and_leaves_the_one_in_its_place() {
+    for (plugin, config) in configurations() {
+        for (decoy, with_result) in [("", true), ("ip link add eth0 type bridge", false)] {
+            let what = format!("{plugin} {} {decoy}", config["ipam"]);
+            let lab = Lab::new();
+            lab.sh("ip link add up0 type veth peer name up1; ip link set up0 up; ip netns add a; ip netns add b")
+                .success();
+            let result = add(&lab, plugin, &config, "a", "a").result();
+            let rename = format!("ip link set eth0 down; ip link set eth0 name lan; ip link set lan up; {decoy}");
+            lab.sh(&format!("ip netns exec a sh -ec '{rename}'")).success();
+            del(&lab, plugin, &config, ("a", "a"), Some(&result).filter(|_| with_result));
+            let left = lab.ok("ip -n a -br link");
+            assert!(!left.contains("lan"), "{what}: {left}");
+            assert_eq!(left.contains("eth0"), !decoy.is_empty(), "{what}: {left}");
+            assert_eq!(lab.reserved("net"), [""; 0], "{what}");
+            del(&lab, plugin, &config, ("a", "a"), None);
+            add(&lab, plugin, &config, "b", "b").result();
+        }
+    }
+}
+
+/// The path of a dead container's namespace leads to a living one by now.
+#[test]
+fn better_a_late_del_leaves_the_container_alone_that_is_at_the_path_now() {
+    for (plugin, config) in configurations() {
+        let config = merged(config, &json!({"ipam": {"type": "host-local", "subnet": "10.71.0.0/24", "ranges": null}}));
+        for with_result in [true, false] {
+            let lab = Lab::new();
+            lab.sh("ip link add up0 type veth peer name up1; ip link set up0 up; ip netns add slot").success();
+            let dead = add(&lab, plugin, &config, "dead", "slot").result();
+            lab.sh("ip netns del slot; ip netns add slot").success();
+            let alive = add(&lab, plugin, &config, "alive", "slot").result();
+            del(&lab, plugin, &config, ("dead", "slot"), Some(&dead).filter(|_| with_result));
+            let address = alive["ips"][0]["address"].as_str().unwrap();
+            assert!(lab.addresses("slot", "eth0").contains(&address.to_string()), "{plugin}");
+            assert_eq!(lab.reserved("net"), [address.split('/').next().unwrap()], "{plugin}");
+            del(&lab, plugin, &config, ("alive", "slot"), Some(&alive).filter(|_| with_result));
+            assert!(!lab.ok("ip -n slot -br link").contains("eth0"), "{plugin}");
+            assert_eq!((lab.reserved("net"), lab.list("/run/cni-box/interfaces")), (vec![], vec![]), "{plugin}");
+        }
+    }
+}
+
+/// Attachments of the Go plugins have no record: prevResult's host end tells, and without one DEL acts as theirs.
+#[test]
+fn better_a_late_del_of_an_attachment_of_the_go_plugin_goes_by_its_hosts_end() {
+    let config = json!({"cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "cni7",
+        "ipam": {"type": "host-local", "subnet": "10.71.0.0/24"}});
+    let lab = Lab::new();
+    let reference = |container: &str| {
+        let call = lab.reference("bridge").config(&config).container(container).netns("/run/netns/slot");
+        call.run().result()
+    };
+    lab.netns("slot");
+    let dead = reference("dead");
+    lab.sh("ip netns del slot; ip netns add slot").success();
+    let alive = reference("alive");
+    del(&lab, "bridge", &config, ("dead", "slot"), Some(&dead));
+    assert!(lab.ok("ip -n slot -br link").contains("eth0"));
+    lab.sh("ip -n slot link set eth0 down; ip -n slot link set eth0 name lan").success();
+    del(&lab, "bridge", &config, ("alive", "slot"), Some(&alive));
+    assert!(!lab.ok("ip -n slot -br link").contains("lan"));
+    assert_eq!(lab.reserved("net"), [""; 0]);
+    reference("third");
+    del(&lab, "bridge", &config, ("third", "slot"), None);
+    assert!(!lab.ok("ip -n slot -br link").contains("eth0"), "no evidence");
+}
+
+/// A DEL that finds the interface in no place of its own, while it works on elsewhere.
+#[test]
+fn better_del_gives_no_address_back_while_the_interface_is_in_another_namespace() {
+    for (plugin, config) in configurations() {
+        let lab = with_moved_interface(plugin, &config);
+        let reserved = lab.reserved("net");
+        del(&lab, plugin, &config, ("first", "outer"), None);
+        let blind = lab.plugin(plugin).verb("DEL").config(&config).container("first").without("CNI_NETNS");
+        blind.run().silent();
+        let lives = lab.ok("ip -n inner -br link").contains("moved");
+        assert_eq!(lives, !["bridge", "ptp"].contains(&plugin), "{plugin}: the host's end takes the other one with it");
+        assert_eq!(lab.reserved("net"), if lives { reserved } else { Vec::new() }, "{plugin}");
+        if lives {
+            lab.ok("ip -n inner link del moved");
+            del(&lab, plugin, &config, ("first", "outer"), None);
+        }
+        assert_eq!((lab.reserved("net"), lab.list("/run/cni-box/interfaces")), (vec![], vec![]), "{plugin}");
+    }
+}

@@ -381,7 +381,7 @@ fn better_del_cleans_up_whatever_became_of_the_namespace() {
         ("the namespace is gone", "ip netns del ns1", path),
         ("the path names no namespace", "umount /run/netns/ns1", path),
         ("the path is a plain file", "echo x > /run/lab/file; ip netns del ns1", Some("/run/lab/file")),
-        ("no namespace is given", "true", None),
+        ("no namespace is given", "ip netns del ns1", None),
         ("the link is gone", "ip -n ns1 link del eth0", path),
         ("the reservation is gone", "rm -rf /var/lib/cni/networks", path),
     ] {

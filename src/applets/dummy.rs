@@ -5,7 +5,7 @@ use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Error, Result};
 use crate::ipam::attach::{self, Attached};
 use crate::net::Handle;
-use crate::net::devices::{self, Kind, Wanted};
+use crate::net::devices::{Kind, Wanted};
 
 /// Its keys, see [`crate::cni::keys`].
 const KEYS: &str = "\
@@ -56,7 +56,7 @@ impl Plugin for Dummy {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<()> {
-        attach::remove(request, devices::delete)
+        attach::remove(request)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {

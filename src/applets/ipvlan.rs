@@ -16,7 +16,7 @@ use crate::cni::{CniResult, Plugin, Position, Request, Undo};
 use crate::error::{Context, Error, Result};
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::master::Master;
-use crate::net::devices::{self, Kind, Wanted};
+use crate::net::devices::{Kind, Wanted};
 
 /// `IPVLAN_MODE_…` of `linux/if_link.h`.
 const MODES: [&str; 3] = ["l2", "l3", "l3s"];
@@ -108,7 +108,7 @@ impl Plugin for Ipvlan {
 
     /// Never looks for the master: the default route may be gone.
     fn del(&self, request: &Request<'_>) -> Result<()> {
-        attach::remove(request, devices::delete)
+        attach::remove(request)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {

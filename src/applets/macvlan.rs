@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Result};
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::master::Master;
 use crate::net::Mac;
-use crate::net::devices::{self, Kind, Wanted};
+use crate::net::devices::{Kind, Wanted};
 
 /// `MACVLAN_MODE_…` of `linux/if_link.h`.
 const MODES: [(&str, u32); 4] = [("bridge", 4), ("private", 1), ("vepa", 2), ("passthru", 8)];
@@ -98,7 +98,7 @@ impl Plugin for Macvlan {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<()> {
-        attach::remove(request, devices::delete)
+        attach::remove(request)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {

@@ -14,9 +14,9 @@
 
 use crate::cni::result::{Dns, Interface, IpConfig};
 use crate::cni::{CniResult, Plugin, Request, Undo};
-use crate::error::{Context, Error, Failures, Result, code};
+use crate::error::{Context, Error, Result, code};
 use crate::ipam::apply::{self, Target};
-use crate::ipam::attach::{addresses, call_ipam, collect, end, find_ipam, open_netns, release_lease, wanted_mac};
+use crate::ipam::attach::{self, addresses, call_ipam, collect, find_ipam, open_netns, wanted_mac};
 use crate::ipam::interface_record::InterfaceRecord;
 use crate::ipam::mtu::Mtu;
 use crate::ipam::verify;
@@ -141,14 +141,8 @@ impl Plugin for Tap {
         verify::applied(&mut inside, &request.ifname, &previous)
     }
 
-    /// An interface that is still there keeps its address: somebody else would get it meanwhile.
     fn del(&self, request: &Request<'_>) -> Result<()> {
-        let mut failures = Failures::default();
-        let released = release_lease(request, &mut failures);
-        if failures.note(remove(request)).is_some() {
-            end(request, released, &mut failures);
-        }
-        failures.finish()
+        attach::remove(request)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {
@@ -190,11 +184,6 @@ fn delete(netns: &Netns, name: &str) -> Result<()> {
         Some(link) => inside.delete_link(link.index).with_context(|| format!("failed to delete {name:?}")),
         None => Ok(()),
     }
-}
-
-fn remove(request: &Request<'_>) -> Result<()> {
-    let container = Netns::open_if_left(&request.netns)?;
-    container.map_or(Ok(()), |container| delete(&container, &request.ifname))
 }
 
 /// The device is there, is a TAP device, has its hardware address and is a port of its bridge.

@@ -12,7 +12,7 @@ use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Result};
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::master::Master;
-use crate::net::devices::{self, Kind, Wanted};
+use crate::net::devices::{Kind, Wanted};
 
 /// The highest tag; 4095 is reserved.
 const LAST_ID: u16 = 4094;
@@ -87,7 +87,7 @@ impl Plugin for Vlan {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<()> {
-        attach::remove(request, devices::delete)
+        attach::remove(request)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<()> {

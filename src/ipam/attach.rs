@@ -9,6 +9,8 @@ use crate::cni::{CniResult, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::interface_record::{self, InterfaceRecord};
+use crate::ipam::interface_search::{Search, Sign, Traces};
+use crate::ipam::own_link::{Evidence, Own};
 use crate::ipam::verify;
 use crate::net::devices::{self, Device, Wanted};
 use crate::net::{Handle, Link, Mac, Netns};
@@ -157,19 +159,39 @@ pub fn release_lease(request: &Request<'_>, failures: &mut Failures) -> Option<b
     }
 }
 
-/// DEL: `delete` takes the interface of this name out of what is left of the namespace, then IPAM gets the addresses back.
-/// An interface that is still there keeps them.
-pub fn remove(request: &Request<'_>, delete: fn(&Netns, &str) -> Result<()>) -> Result<()> {
+/// DEL: takes the interface out of what is left of the namespace, then IPAM gets the addresses back. An interface that is still
+/// there, in whatever namespace, keeps them.
+pub fn remove(request: &Request<'_>) -> Result<()> {
     let mut failures = Failures::default();
     let released = release_lease(request, &mut failures);
-    let removed = Netns::open_if_left(&request.netns).and_then(|container| {
-        let removed = container.map_or(Ok(()), |container| delete(&container, &request.ifname));
-        removed.with_context(|| format!("failed to remove {:?} from {:?}", request.ifname, request.netns))
-    });
-    if failures.note(removed).is_some() {
+    let removed =
+        remove_link(request).with_context(|| format!("failed to remove {:?} from {:?}", request.ifname, request.netns));
+    if failures.note(removed).is_some_and(|was_there| was_there || !has_moved_on(request)) {
         end(request, released, &mut failures);
     }
     failures.finish()
+}
+
+/// False when the interface is not in the container's namespace.
+fn remove_link(request: &Request<'_>) -> Result<bool> {
+    let Some(container) = Netns::open_if_left(&request.netns)? else { return Ok(false) };
+    let mut inside = Handle::inside(&container)?;
+    let own = Evidence::of(request)?.find(&container, &mut inside, &request.ifname)?;
+    if let Own::Link(link) = &own {
+        let deleted = inside.delete_link(link.index);
+        deleted.with_context(|| format!("failed to delete {:?}", link.name))?;
+    }
+    if own != Own::Elsewhere {
+        devices::delete_unfinished(&mut inside, &request.ifname)?;
+    }
+    Ok(matches!(own, Own::Link(_)))
+}
+
+/// The container has handed its interface on to another namespace.
+fn has_moved_on(request: &Request<'_>) -> bool {
+    let record = InterfaceRecord::read(&request.config.name, &request.container_id, &request.ifname);
+    let sign = record.and_then(|record| Search::default().anywhere(&Traces::of_record(&request.ifname, record)));
+    sign == Some(Sign::Interface)
 }
 
 /// The last steps of a DEL, once the interface is gone: its record and its addresses.

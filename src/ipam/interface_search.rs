@@ -69,6 +69,13 @@ impl Traces {
         traces
     }
 
+    /// What the record of ADD tells.
+    pub fn of_record(ifname: &str, record: InterfaceRecord) -> Self {
+        let mut traces = Traces { ifname: ifname.to_string(), ..Traces::default() };
+        traces.add_record(record);
+        traces
+    }
+
     /// What the result of an attachment's ADD tells of it.
     pub fn of_result(ifname: &str, result: &CniResult) -> Self {
         let addresses = result.ips.iter().map(|ip| ip.address.addr()).collect();

@@ -14,6 +14,7 @@ pub mod interface_record;
 pub mod interface_search;
 pub mod master;
 pub mod mtu;
+pub mod own_link;
 pub mod point_to_point;
 pub mod ranges;
 mod record;

@@ -75,6 +75,13 @@ impl Sandbox {
         Netns::home().map_or(Sandbox::default(), Sandbox::of)
     }
 
+    /// True for a namespace that is another one for certain.
+    pub(super) fn is_other_than(self, other: Sandbox) -> bool {
+        let is_known = self.netns != 0 && other.netns != 0;
+        let has_cookies = self.cookie != 0 && other.cookie != 0;
+        is_known && (self.netns != other.netns || has_cookies && self.cookie != other.cookie)
+    }
+
     /// Reads what is written with `Display`.
     pub(super) fn parse(text: &str) -> Option<Sandbox> {
         let (netns, cookie) = text.split_once(' ')?;

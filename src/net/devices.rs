@@ -126,17 +126,15 @@ pub fn create(sender: &mut Handle, wanted: &Wanted<'_>) -> Result<Device> {
     match links::index_of(container, ifname) {
         Ok(Some(index)) => Ok(Device { kind: kind.name(), index, name: ifname.to_string(), mac }),
         missing => {
-            let _ = delete(container, ifname);
+            let _ = Handle::inside(container).and_then(|mut inside| inside.delete_link_named(ifname));
             let error = missing.err().unwrap_or_else(|| Errno::ENODEV.into());
             Err(error.context(&format!("failed to refetch {} {ifname:?}", kind.name())))
         }
     }
 }
 
-/// Deletes the container's device of this name, and what an ADD that was killed may have left before it had the name.
-pub fn delete(container: &Netns, ifname: &str) -> Result<()> {
-    let mut inside = Handle::inside(container)?;
-    inside.delete_link_named(ifname)?;
+/// Deletes the device that an ADD of this interface may have left when it was killed before it could give the device its name.
+pub fn delete_unfinished(inside: &mut Handle, ifname: &str) -> Result<()> {
     inside.delete_link_named(&temporary_name(ifname))
 }
 

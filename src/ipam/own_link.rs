@@ -1,0 +1,123 @@
+//! Which link is the attachment that ADD has made: a DEL acts on that link, not on whatever has its name at its path by now.
+//!
+//! The path may lead to another container's namespace (a process id that came again, a fixed name below /run/netns). In the
+//! container's own namespace the interface may have been renamed, and another one put in its place. Evidence is, in this
+//! order: the record of ADD; the host's end that prevResult names; its hardware address, never alone. Without evidence (an
+//! attachment of the Go plugins, a direct call without prevResult) the name decides, as in the reference.
+
+use crate::cni::Request;
+use crate::cni::result::Interface;
+use crate::error::Result;
+use crate::ipam::interface_record::{HostEnd, InterfaceRecord};
+use crate::ipam::record::Sandbox;
+use crate::net::{Handle, Link, Netns, veth};
+
+/// What is known of an attachment.
+#[derive(Debug)]
+pub struct Evidence {
+    record: Option<InterfaceRecord>,
+    /// The host's end of its pair, if it is there.
+    host_end: Option<Link>,
+    /// A host's end is known, whether it is there or not.
+    has_host_end: bool,
+    /// The container's end in prevResult, with a hardware address.
+    told: Option<Interface>,
+}
+
+/// The attachment's interface in what its path leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Own {
+    /// This link.
+    Link(Link),
+    /// None of the links: it is gone, or somewhere else.
+    Missing,
+    /// The namespace is another container's.
+    Elsewhere,
+}
+
+impl Evidence {
+    /// What the record and prevResult tell.
+    pub fn of(request: &Request<'_>) -> Result<Self> {
+        let record = InterfaceRecord::read(&request.config.name, &request.container_id, &request.ifname);
+        let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
+        let told = previous.interfaces.iter().find(|one| !one.sandbox.is_empty() && one.name == request.ifname);
+        let told = told.filter(|one| !one.mac.is_empty()).cloned();
+        let ends = match &record {
+            Some(record) => record.host_end.iter().cloned().collect(),
+            None => host_ends(&previous.interfaces),
+        };
+        let host_end = find_host_end(&ends)?;
+        Ok(Evidence { record, host_end, has_host_end: !ends.is_empty(), told })
+    }
+
+    /// The host's end of the pair.
+    pub fn host_end(&self) -> Option<&Link> {
+        self.host_end.as_ref()
+    }
+
+    /// Finds the interface in the namespace that the path leads to now.
+    pub fn find(&self, container: &Netns, inside: &mut Handle, ifname: &str) -> Result<Own> {
+        let named = inside.find_link(ifname)?;
+        match &self.record {
+            Some(record) if record.sandbox.is_other_than(Sandbox::of(container)) => Ok(Own::Elsewhere),
+            Some(record) => match named.filter(|link| self.is_recorded(record, link)) {
+                Some(link) => Ok(Own::Link(link)),
+                None => {
+                    let mut links = inside.all_links()?.into_iter();
+                    Ok(links.find(|link| self.is_recorded(record, link)).map_or(Own::Missing, Own::Link))
+                }
+            },
+            None => Ok(match named {
+                Some(link) if self.may_be_told(&link) => Own::Link(link),
+                Some(_) => Own::Elsewhere,
+                None => Own::Missing,
+            }),
+        }
+    }
+
+    /// A link of the container's namespace that ADD has made. Only the container's root could make another one like it, there.
+    fn is_recorded(&self, record: &InterfaceRecord, link: &Link) -> bool {
+        match &self.host_end {
+            Some(end) => is_pair(end, link),
+            None => link.kind == record.kind && (link.index == record.index || link.mac.to_string() == record.mac),
+        }
+    }
+
+    /// A link with the right name, of an attachment without a record.
+    fn may_be_told(&self, link: &Link) -> bool {
+        let has_told_mac = || self.told.as_ref().is_none_or(|told| told.mac == link.mac.to_string());
+        match &self.host_end {
+            Some(end) => is_pair(end, link),
+            // The pair is gone, or the host's end has another name.
+            None => !self.has_host_end || has_told_mac(),
+        }
+    }
+}
+
+/// The host's ends in a result. Other links of the host are the bridge, or a VLAN's gateway, both of whose ends are on the host.
+fn host_ends(interfaces: &[Interface]) -> Vec<HostEnd> {
+    let host = interfaces.iter().filter(|interface| interface.sandbox.is_empty() && !interface.mac.is_empty());
+    let end = |interface: &Interface| HostEnd { name: interface.name.clone(), mac: interface.mac.clone() };
+    host.map(end).filter(|end| end.name.starts_with("veth")).collect()
+}
+
+/// A veth with the name and hardware address that it had, whose other end is in another namespace.
+fn find_host_end(ends: &[HostEnd]) -> Result<Option<Link>> {
+    if ends.is_empty() {
+        return Ok(None);
+    }
+    let mut host = Handle::current()?;
+    for HostEnd { name, mac } in ends {
+        let found = host.find_link(name)?;
+        let is_end = |link: &Link| link.kind == veth::KIND && link.lower_is_elsewhere && link.mac.to_string() == *mac;
+        if let Some(link) = found.filter(is_end) {
+            return Ok(Some(link));
+        }
+    }
+    Ok(None)
+}
+
+/// Both are ends of one pair. The host's end says so: the container's root cannot change what it says.
+fn is_pair(host_end: &Link, link: &Link) -> bool {
+    link.kind == veth::KIND && host_end.lower == Some(link.index) && link.lower == Some(host_end.index)
+}
