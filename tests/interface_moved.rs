@@ -240,3 +240,44 @@ fn better_del_gives_no_address_back_while_the_interface_is_in_another_namespace(
         assert_eq!((lab.reserved("net"), lab.list("/run/cni-box/interfaces")), (vec![], vec![]), "{plugin}");
     }
 }
+
+/// A card of the host: the late DEL of the dead container, and a card that was renamed in the container.
+#[test]
+fn better_host_device_brings_home_the_card_that_it_moved_and_no_other() {
+    let conf = |device: &str| json!({"cniVersion": "1.0.0", "name": "hd", "type": "host-device", "device": device});
+    let lab = Lab::new();
+    lab.sh("ip link add nic1 type veth peer name p1; ip link add nic2 type veth peer name p2; ip netns add slot")
+        .success();
+    let dead = add(&lab, "host-device", &conf("nic1"), "dead", "slot").result();
+    lab.sh("ip -n slot link del eth0; ip netns del slot; ip netns add slot").success();
+    let alive = add(&lab, "host-device", &conf("nic2"), "alive", "slot").result();
+    del(&lab, "host-device", &conf("nic1"), ("dead", "slot"), Some(&dead));
+    assert_eq!(lab.link_in("slot", "eth0")["ifalias"], "nic2");
+    lab.sh("ip -n slot link set eth0 down; ip -n slot link set eth0 name uplink").success();
+    del(&lab, "host-device", &conf("nic2"), ("alive", "slot"), Some(&alive));
+    assert_eq!(lab.link("nic2")["ifname"], "nic2");
+}
+
+#[test]
+fn better_a_late_del_of_sbr_leaves_the_routes_of_the_container_that_is_at_the_path_now() {
+    let config = bridge_config(&json!({"isDefaultGateway": true, "cniVersion": "1.0.0"}));
+    let sbr = |result: &Value| json!({"cniVersion": "1.0.0", "name": "net", "type": "sbr", "prevResult": result});
+    let lab = Lab::new();
+    let mut results = Vec::new();
+    for container in ["dead", "alive"] {
+        lab.sh("ip netns del slot 2>/dev/null || true; ip netns add slot").success();
+        let result = add(&lab, "bridge", &config, container, "slot").result();
+        add(&lab, "sbr", &sbr(&result), container, "slot").result();
+        results.push(result);
+    }
+    let rules = || lab.ok("ip -n slot rule");
+    let before = rules();
+    assert!(before.contains("lookup 100"), "{before}");
+    let end = |container: &str, result: &Value| {
+        lab.plugin("sbr").verb("DEL").config(&sbr(result)).container(container).netns("/run/netns/slot").run().silent()
+    };
+    end("dead", &results[0]);
+    assert_eq!(rules(), before);
+    end("alive", &results[1]);
+    assert!(!rules().contains("lookup 100"));
+}

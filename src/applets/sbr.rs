@@ -18,6 +18,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::cni::result::{IpConfig, parse_ip};
 use crate::cni::{CniResult, Plugin, Position, Request, Undo};
 use crate::error::{Context, Error, Failures, Result, code};
+use crate::ipam::own_link::{Evidence, Own};
 use crate::net::routes::{DEFAULT, LOCAL, MAIN, Route};
 use crate::net::rules::Rule;
 use crate::net::tables::{Change, Listed, Place, Routing, main_of};
@@ -121,7 +122,11 @@ impl Plugin for Sbr {
         let Some(netns) = Netns::open_if_left(&request.netns)? else { return Ok(()) };
         let _lock = netns.lock()?;
         let mut inside = Handle::inside(&netns)?;
-        let link = inside.find_link(&request.ifname)?.map(|link| link.index);
+        let link = match Evidence::of(request)?.find(&netns, &mut inside, &request.ifname)? {
+            Own::Link(link) => Some(link.index),
+            Own::Missing => None,
+            Own::Elsewhere => return Ok(()),
+        };
         // Whatever else the configuration says is about ADD.
         let table = table(request).ok().flatten();
         let routing = inside.routing()?;

@@ -11,6 +11,7 @@
 
 use crate::cni::{CniResult, Plugin, Position, Request, Undo};
 use crate::error::{Context, Errno, Error, Result, code};
+use crate::ipam::own_link::{Evidence, Own};
 use crate::ipam::verify;
 use crate::net::routes::MAIN;
 use crate::net::{Handle, Link, Netns, SharedLinks};
@@ -84,8 +85,10 @@ impl Plugin for Vrf {
         lock.hold_alone();
         let mut inside = Handle::inside(&container)?;
         let Some(vrf) = inside.find_link(&name)?.filter(|link| link.kind == "vrf") else { return Ok(()) };
-        if let Some(link) = inside.find_link(&request.ifname)?.filter(|link| link.master == Some(vrf.index)) {
-            leave(&mut inside, &link, &vrf)?;
+        match Evidence::of(request)?.find(&container, &mut inside, &request.ifname)? {
+            Own::Elsewhere => return Ok(()),
+            Own::Link(link) if link.master == Some(vrf.index) => leave(&mut inside, &link, &vrf)?,
+            _ => {}
         }
         delete_if_empty(&mut inside, &vrf)
     }

@@ -101,7 +101,7 @@ impl Plugin for HostDevice {
         }
         let given = ipam.as_ref().map(|ipam| attach::addresses(ipam, request, undo)).transpose()?;
         if let Some(link) = &link {
-            InterfaceRecord::new(request, &container, "", link.index, &link.mac).write(undo);
+            InterfaceRecord::new(request, &container, &link.kind, link.index, &link.mac).write(undo);
         }
         let Some(given) = given else { return Ok(CniResult { interfaces, ..CniResult::default() }) };
         let mut result = CniResult { interfaces, dns: conf.dns, ..given };

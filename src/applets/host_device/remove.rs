@@ -3,6 +3,7 @@
 use super::Conf;
 use crate::cni::Request;
 use crate::error::{Error, Result};
+use crate::ipam::own_link::{Evidence, Own};
 use crate::net::moving::{self, Side};
 use crate::net::{Handle, Link, Netns};
 
@@ -13,14 +14,14 @@ pub(super) fn give_back(conf: &Conf<'_>, request: &Request<'_>) -> Result<()> {
         return rename_returned(conf.selector.device, request, &mut host.handle);
     };
     let mut inside = Side::of(&container)?;
-    match inside.handle.find_link(&request.ifname)? {
-        None => rename_returned(conf.selector.device, request, &mut host.handle),
-        Some(link) if link.alias.is_empty() => {
+    match Evidence::of(request)?.find(&container, &mut inside.handle, &request.ifname)? {
+        Own::Missing | Own::Elsewhere => rename_returned(conf.selector.device, request, &mut host.handle),
+        Own::Link(link) if link.alias.is_empty() => {
             let name = &link.name;
             let msg = format!("failed to find original ifname for {name:?} (alias is not set)");
             Err(Error::internal(msg).with_details(format!("ip link set {name} alias NAME in the container names it")))
         }
-        Some(link) => moving::give_back(&mut inside, &link, &mut host, &link.alias, ""),
+        Own::Link(link) => moving::give_back(&mut inside, &link, &mut host, &link.alias, ""),
     }
 }
 
