@@ -317,6 +317,8 @@ fn a_link_that_goes_down_and_up_is_an_error_once() {
     assert!(socket.receive().unwrap().is_none());
     lab.ok("ip -n ns1 link set eth0 up");
     let _server = dnsmasq(&lab, &[]);
+    let forwards = || lab.link("veth1")["linkinfo"]["info_slave_data"]["state"] == "forwarding";
+    wait_for("the bridge port", forwards);
     socket.send(&discover).unwrap();
     wait_for("the offer", || socket.receive().unwrap().is_some());
     lab.ok("ip -n ns1 link delete eth0");

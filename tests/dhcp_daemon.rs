@@ -186,8 +186,9 @@ fn better_an_add_without_a_server_fails_in_time_and_says_why() {
     let mut network = Network::new();
     network.daemon = Some(network.spawn_daemon("/opt/cni/bin/dhcp", &["-timeout=100ms", "-resendtimeout=1s"]));
     wait_for("the daemon", || network.status().run().code == Some(0));
-    let outcome = network.container(1).run();
-    outcome.fails_with(999, &["error calling DHCP.Allocate: ", "no more tries"]);
+    let (code, msg, details) = network.container(1).run().error();
+    assert_eq!((code, msg.as_str()), (999, "error calling DHCP.Allocate: no more tries"));
+    assert_eq!(details, "no matching response packet received for DISCOVER");
     assert_eq!(network.records(), 0);
 }
 
@@ -276,10 +277,11 @@ fn better_a_namespace_that_is_deleted_goes_at_once_and_its_lease_when_it_is_due(
     network.call(1).verb("DEL").run().silent();
 }
 
+/// The answer to a request is awaited for a second (`-timeout`); the next request is sent some seconds later.
 #[test]
 fn better_a_namespace_that_is_deleted_while_no_server_answers_goes_soon() {
     let mut network = Network::new();
-    network.start_kea(POOL, [600, 2, 500]);
+    network.start_kea(POOL, [30, 2, 10]);
     network.start_daemon(&[]);
     network.container(1).run().result();
     network.stop_server();
@@ -316,7 +318,7 @@ fn better_a_changed_hardware_address_is_no_other_interface_if_the_address_is_the
 #[test]
 fn better_a_changed_hardware_address_is_heard_at_while_the_lease_is_renewed() {
     let mut network = Network::new();
-    network.start_kea(POOL, [600, 2, 500]);
+    network.start_kea(POOL, [30, 2, 10]);
     network.start_daemon(&[]);
     let call = network.container(1);
     let result = call.run().result();
@@ -326,6 +328,6 @@ fn better_a_changed_hardware_address_is_heard_at_while_the_lease_is_renewed() {
     wait_for("the first request to be renewed", || descriptors(&network) > idle);
     network.lab.ok("ip -n ns1 link set eth0 address 02:00:00:00:00:03");
     network.call(1).verb("CHECK").run().silent();
-    network.start_kea(POOL, [600, 2, 500]);
+    network.start_kea(POOL, [30, 2, 10]);
     network.wait_for_log(1, "lease renewed");
 }

@@ -42,6 +42,8 @@ mod devices;
 mod dhcp;
 mod dhcp_client;
 mod dhcp_daemon;
+mod dhcp_errors;
+mod dhcp_frames;
 mod dhcp_go;
 mod dhcp_servers;
 mod dispatch;

@@ -10,7 +10,7 @@
 mod interface;
 mod messages;
 
-pub use interface::{Datagram, Event, Output, Timing};
+pub use interface::{Datagram, Event, Output, Timing, no_more_tries};
 
 use std::net::Ipv4Addr;
 
@@ -20,7 +20,7 @@ use crate::dhcp::lease::{Lease, unreadable};
 use crate::dhcp::packet::{self, Options, Packet, code, kind};
 use crate::dhcp::settings::Settings;
 use crate::dhcp::{Clock, Moment, hexadecimal};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// One lease being acquired or kept.
 #[derive(Debug)]
@@ -35,6 +35,10 @@ pub struct Client {
     sends: u8,
     /// How many attempts have failed since the last success.
     failures: u8,
+    /// The one DISCOVER out of turn was sent, see [`Client::link_is_up`].
+    hurried: bool,
+    /// The answer is not awaited any more; the message will be sent again at `wake`.
+    deaf: bool,
     /// When something was sent last.
     sent: Moment,
     /// When to do something next.
@@ -64,17 +68,15 @@ enum Stage {
     Ended,
 }
 
-/// How often a message is sent before the attempt has failed.
-const TRIES: u8 = 3;
-/// After how many refusals there is a pause before the next attempt.
-const EAGER: u8 = 3;
-/// Pauses that are short, before they are doubled each time.
-const SHORT_PAUSES: u8 = 4;
-const SHORT_PAUSE: Moment = 2_000;
-const FIRST_LONG_PAUSE: Moment = 4_000;
+/// How often a REQUEST is sent before it counts as unanswered (RFC 2131, 3.1: four times, 60 seconds in all).
+const TRIES: u8 = 4;
+/// First pause between attempts in milliseconds, as long as the reference's.
+const PAUSE: Moment = 2_000;
 const SECOND: Moment = 1_000;
-/// Shortest wait between requests to renew a lease, after the first [`TRIES`] (RFC 2131, 4.4.5).
-const LONG_WAIT: Moment = 60_000;
+/// Shortest wait between requests to extend a lease in milliseconds (RFC 2131, 4.4.5).
+const EXTENSION_WAIT: Moment = 60_000;
+/// A lease for which [`EXTENSION_WAIT`] is more than a 20th is extended after waits of no less than a 20th.
+const EXTENSION_PART: Moment = 20;
 
 impl Client {
     /// Begins to acquire a lease: the deadline is `now`. `seed` is random (8 bytes of `sys::random`).
@@ -107,6 +109,8 @@ impl Client {
             xid: 0,
             sends: 0,
             failures: 0,
+            hurried: false,
+            deaf: false,
             sent,
             wake,
             end,
@@ -144,16 +148,27 @@ impl Client {
 
     /// When to call [`Client::poll`]; `None` when never (ended, or held for ever).
     pub fn deadline(&self) -> Option<Moment> {
-        (self.stage != Stage::Ended && self.wake != Moment::MAX).then_some(self.wake)
+        let next = if self.deaf { self.wake } else { self.wake.min(self.hears_until()) };
+        (self.stage != Stage::Ended && next != Moment::MAX).then_some(next)
     }
 
     /// True while an answer is awaited.
     pub fn listening(&self) -> bool {
-        self.sends > 0 && !matches!(self.stage, Stage::Resting | Stage::Bound | Stage::Ended)
+        self.sends > 0 && !self.deaf && !matches!(self.stage, Stage::Resting | Stage::Bound | Stage::Ended)
+    }
+
+    /// When to stop waiting for an answer: hours may pass until an extension is requested again, and a socket that is open
+    /// keeps the namespace alive.
+    fn hears_until(&self) -> Moment {
+        match self.stage {
+            Stage::Renewing | Stage::Rebinding => self.sent + Moment::from(self.timing.timeout).max(SECOND),
+            _ => Moment::MAX,
+        }
     }
 
     /// Time has passed. Harmless before the deadline.
     pub fn poll(&mut self, now: Moment) -> Output {
+        self.deaf |= now >= self.hears_until();
         if now < self.wake || self.stage == Stage::Ended {
             return Output::default();
         }
@@ -171,7 +186,7 @@ impl Client {
             Stage::Bound | Stage::Renewing if now >= rebinds => self.begin(Stage::Rebinding, now),
             Stage::Bound => self.begin(Stage::Renewing, now),
             Stage::Rebooting if self.sends >= TRIES => self.unconfirmed(now),
-            Stage::Selecting | Stage::Requesting(..) if self.sends >= TRIES => self.unanswered(now),
+            Stage::Requesting(..) if self.sends >= TRIES => self.unanswered(now),
             _ => self.transmit(now),
         }
     }
@@ -191,10 +206,12 @@ impl Client {
         }
     }
 
-    /// The link has come up, so what was sent before went nowhere: an exchange in progress begins again at once.
+    /// Sends DISCOVER (again) at once: by the kernel's word frames pass from now on, and an earlier one was lost. Does so
+    /// once in a client's life, in place of the first retransmission: a link that flaps must not flood the network.
     pub fn link_is_up(&mut self, now: Moment) {
-        if !matches!(self.stage, Stage::Bound | Stage::Ended) {
-            (self.sends, self.wake) = (0, now);
+        if self.stage == Stage::Selecting && !self.hurried {
+            self.hurried = self.sends > 0;
+            (self.sends, self.wake) = (self.sends.min(1), now);
         }
     }
 
@@ -220,24 +237,26 @@ impl Client {
 
     fn transmit(&mut self, now: Moment) -> Output {
         self.sends = self.sends.saturating_add(1);
-        self.sent = now;
+        (self.sent, self.deaf) = (now, false);
         self.wake = now.saturating_add(self.patience(now)).min(self.end);
         Output { send: Some(self.message()), event: None }
     }
 
-    /// How long to wait for the answer to what was just sent. While a lease is being renewed the time left until the next
-    /// stage is halved each time, so that even a short lease is asked for more than once.
+    /// How long to wait for the answer to the message that was just sent.
     fn patience(&mut self, now: Moment) -> Moment {
-        let tries = self.sends.clamp(1, TRIES);
-        let wait = Moment::from(self.timing.timeout) << (tries - 1);
-        let wait = wait + self.within((wait / 10).min(SECOND));
-        let left = match (&self.lease, self.stage) {
-            (Some(lease), Stage::Renewing) => lease.rebinds() - now,
-            (Some(lease), Stage::Rebinding) => lease.expires() - now,
-            _ => return wait,
-        };
-        let wait = if self.sends <= TRIES { wait.min((left / 2).max(SECOND)) } else { (left / 2).max(LONG_WAIT) };
-        wait.min(left)
+        match (self.stage, &self.lease) {
+            (Stage::Renewing, Some(lease)) => {
+                let (t2, left) = (lease.rebinds(), lease.rebinds() - now);
+                let (wait, fuzz) = (half_of(left, lease), (t2 - lease.renews()).min(lease.expires() - t2) / 32);
+                // Leases that were granted together must not all ask all servers together.
+                if wait < left { wait } else { left + self.within(fuzz).abs() }
+            }
+            (Stage::Rebinding, Some(lease)) => half_of(lease.expires() - now, lease),
+            _ => {
+                let wait = self.timing.wait(self.sends);
+                wait + self.within((wait / 4).min(SECOND))
+            }
+        }
     }
 
     fn offered(&mut self, now: Moment, offer: Option<Lease>) -> Output {
@@ -273,12 +292,7 @@ impl Client {
         let message = printable(packet.options.get(code::MESSAGE).unwrap_or_default());
         let said = if message.is_empty() { String::new() } else { format!(" (msg: {message})") };
         self.trouble = format!("server {server} rejected request with Nak{said}");
-        // dnsmasq offers the same address to several who ask at once: all but one are refused, and get another at once.
-        let output = match self.stage {
-            Stage::Requesting(..) if self.failures >= EAGER => self.rest(now),
-            _ => self.begin(Stage::Selecting, now),
-        };
-        self.failures = self.failures.saturating_add(1);
+        let output = self.restart(now);
         Output { event: Some(Event::Refused(message)), ..output }
     }
 
@@ -303,7 +317,7 @@ impl Client {
             Some(lease) if lease.expires() > now => {
                 // Not later: past its end there is nothing to wait for, so one request would follow on the other.
                 self.end = lease.expires();
-                self.hold(lease.renews(), 0);
+                self.hold(lease.renews(), lease.renew_after);
                 self.wake = self.wake.max(now);
                 Output { send: None, event: Some(Event::Unconfirmed) }
             }
@@ -313,9 +327,22 @@ impl Client {
 
     fn unanswered(&mut self, now: Moment) -> Output {
         self.trouble = self.silence();
-        let output = self.rest(now);
-        self.failures = self.failures.saturating_add(1);
-        output
+        self.restart(now)
+    }
+
+    /// Begins another attempt: at once after the first that failed, as dnsmasq offers one address to several clients that
+    /// ask together and refuses all but the first; then after pauses that grow, or a server that refuses every request
+    /// would be asked without end.
+    fn restart(&mut self, now: Moment) -> Output {
+        let failures = self.failures;
+        self.failures = failures.saturating_add(1);
+        if failures == 0 {
+            return self.begin(Stage::Selecting, now);
+        }
+        let pause = self.timing.doubled(PAUSE, failures);
+        self.stage = Stage::Resting;
+        self.wake = now.saturating_add(pause + self.within((pause / 4).min(SECOND))).min(self.end);
+        Output::default()
     }
 
     /// What was not answered.
@@ -325,19 +352,6 @@ impl Client {
             _ => "DISCOVER".to_string(),
         };
         format!("no matching response packet received for {what}")
-    }
-
-    /// A pause before the next attempt, as long as the reference's.
-    fn rest(&mut self, now: Moment) -> Output {
-        let mut pause = if self.failures < SHORT_PAUSES { SHORT_PAUSE } else { FIRST_LONG_PAUSE };
-        for _ in SHORT_PAUSES..=self.failures {
-            if pause < self.timing.resend_max.into() {
-                pause *= 2;
-            }
-        }
-        self.stage = Stage::Resting;
-        self.wake = now.saturating_add(pause + self.within(SECOND)).min(self.end);
-        Output::default()
     }
 
     fn hold(&mut self, renews: Moment, renew_after: u32) {
@@ -352,7 +366,7 @@ impl Client {
         self.stage = Stage::Ended;
         let event = match self.lease.take() {
             Some(_) => Event::Expired,
-            None => Event::Failed(Error::internal(format!("no more tries: {trouble}"))),
+            None => Event::Failed(no_more_tries(trouble)),
         };
         Output { send: None, event: Some(event) }
     }
@@ -371,6 +385,13 @@ impl Client {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
+}
+
+/// Half of the time that is `left` to extend a lease, but no less than [`EXTENSION_WAIT`] (RFC 2131, 4.4.5). With so long a
+/// wait a single lost message could end a lease of a few minutes: its waits are shorter.
+fn half_of(left: Moment, lease: &Lease) -> Moment {
+    let least = (Moment::from(lease.seconds) * 1000 / EXTENSION_PART).clamp(SECOND, EXTENSION_WAIT);
+    (left / 2).max(least).min(left)
 }
 
 /// What may go into a log of what a server says.

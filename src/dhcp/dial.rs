@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 
 use crate::cni::CniResult;
 use crate::dhcp::rpc::{self, CmdArgs, Incoming, Malformed};
-use crate::error::{Errno, Error, Result};
+use crate::error::{Context, Errno, Error, Result};
 use crate::sys::log::Step;
 use crate::sys::{output, unix};
 
 /// Where the daemon listens when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/cni/dhcp.sock";
 
-/// Why a call has no result.
+/// Why a call has no result. All errors are in the words of the reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// Nobody listens.
     Unreachable(Error),
     /// The daemon said no, in these words.
-    Refused(String),
+    Refused(Error),
     /// The connection broke, or there was no answer in time.
     Lost(Error),
 }
@@ -28,27 +28,28 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Refused(text) => out.write_str(text),
-            Failure::Unreachable(error) | Failure::Lost(error) => error.fmt(out),
+            Failure::Unreachable(error) | Failure::Refused(error) | Failure::Lost(error) => error.fmt(out),
         }
     }
 }
 
 impl Failure {
-    /// The error, in the reference's words.
+    /// The error of a call of `method`.
     pub fn into_error(self, method: &str) -> Error {
         match self {
-            Failure::Unreachable(error) => error.context("error dialing DHCP daemon"),
-            Failure::Refused(text) => Error::internal(format!("error calling {method}: {text}")),
-            Failure::Lost(error) => error.context(&format!("error calling {method}")),
+            Failure::Unreachable(error) => error.context(DIALING),
+            Failure::Refused(error) => error.context(&format!("error calling {method}")),
+            Failure::Lost(error) => error,
         }
     }
 
     /// True when the daemon does not know the method: it is the Go program.
     pub fn is_unknown_method(&self) -> bool {
-        matches!(self, Failure::Refused(text) if text.starts_with(rpc::NO_METHOD))
+        matches!(self, Failure::Refused(error) if error.msg.starts_with(rpc::NO_METHOD))
     }
 }
+
+const DIALING: &str = "error dialing DHCP daemon";
 
 /// Tells people something that is no failure.
 pub fn note(text: &str) {
@@ -62,8 +63,13 @@ pub fn probe(socket: &str, limit: Duration) -> Result<()> {
 }
 
 fn connect(socket: &str, limit: Duration) -> Result<UnixStream> {
-    let connected = unix::connect_within(socket.as_bytes(), false, limit);
-    connected.map_err(|error| error.context(&format!("dial unix {socket}: connect")))
+    let connected = unix::connect_within(socket.as_bytes(), false, limit).map_err(|error| match error.errno {
+        Some(Errno::ENAMETOOLONG) => {
+            Error::from(Errno::EINVAL).with_details("the path of a socket has at most 107 bytes")
+        }
+        _ => error,
+    });
+    connected.with_context(|| format!("dial unix {socket}: connect"))
 }
 
 /// Calls a method of the daemon at `socket`, waiting at most `limit`.
@@ -77,27 +83,41 @@ pub fn call(socket: &str, method: &str, args: &CmdArgs, limit: Duration) -> std:
 fn converse(socket: &str, method: &str, args: &CmdArgs, limit: Duration) -> std::result::Result<CniResult, Failure> {
     let deadline = Instant::now() + limit;
     let stream = connect(socket, limit).map_err(Failure::Unreachable)?;
-    let mut conversation = Conversation { stream, incoming: Incoming::default(), deadline, limit };
-    conversation.write(rpc::GREETING).map_err(Failure::Lost)?;
-    let head = conversation.read(Incoming::head).map_err(Failure::Lost)?;
-    // As Go's client, which goes by the words.
-    if !head.ends_with("200 Connected to Go RPC") {
-        return Err(Failure::Lost(Error::internal(format!("unexpected HTTP response: {head}"))));
-    }
-    conversation.write(&rpc::call_bytes(method, args)).map_err(Failure::Lost)?;
-    let refusal = conversation.read(Incoming::reply_header).map_err(Failure::Lost)?;
-    let result = conversation.read(Incoming::reply_body).map_err(Failure::Lost)?;
-    if refusal.is_empty() { Ok(result) } else { Err(Failure::Refused(refusal)) }
+    let mut conversation = Conversation { stream, incoming: Incoming::default(), deadline, limit, socket };
+    let greeted = conversation.greet().with_context(|| format!("{DIALING}: dial-http unix {socket}"));
+    greeted.map_err(Failure::Lost)?;
+    let answer = conversation.ask(method, args).with_context(|| format!("error calling {method}"));
+    answer.map_err(Failure::Lost)?.map_err(Failure::Refused)
 }
 
-struct Conversation {
+struct Conversation<'a> {
     stream: UnixStream,
     incoming: Incoming,
     deadline: Instant,
     limit: Duration,
+    socket: &'a str,
 }
 
-impl Conversation {
+impl Conversation<'_> {
+    fn greet(&mut self) -> Result<()> {
+        self.write(rpc::GREETING)?;
+        let head = self.read(Incoming::head)?;
+        // As Go's client, which goes by the words.
+        match head.split_once(' ') {
+            Some((_, "200 Connected to Go RPC")) => Ok(()),
+            Some((_, status)) => Err(Error::internal(format!("unexpected HTTP response: {status}"))),
+            None => Err(Error::internal(format!("malformed HTTP response {head:?}"))),
+        }
+    }
+
+    /// The daemon's answer to a call.
+    fn ask(&mut self, method: &str, args: &CmdArgs) -> Result<rpc::Reply> {
+        self.write(&rpc::call_bytes(method, args))?;
+        let refusal = self.read(Incoming::reply_header)?;
+        let result = self.read(Incoming::reply_body)?;
+        Ok(refusal.map_or(Ok(result), Err))
+    }
+
     fn left(&self) -> Result<Option<Duration>> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(self.late()) } else { Ok(Some(left)) }
@@ -108,14 +128,16 @@ impl Conversation {
         Error::internal(text).with_errno(Errno::ETIMEDOUT)
     }
 
-    fn failed(&self, error: std::io::Error) -> Error {
-        let error = Error::from(error);
-        if error.is(Errno::EAGAIN) { self.late() } else { error }
+    fn failed(&self, verb: &str, error: std::io::Error) -> Error {
+        match Error::from(error) {
+            error if error.is(Errno::EAGAIN) => self.late(),
+            error => error.context(&format!("{verb} unix @->{}: {verb}", self.socket)),
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.stream.set_write_timeout(self.left()?)?;
-        self.stream.write_all(bytes).map_err(|error| self.failed(error))
+        self.stream.write_all(bytes).map_err(|error| self.failed("write", error))
     }
 
     /// Reads until `take` has what it wants.
@@ -136,7 +158,7 @@ impl Conversation {
             Ok(0) => return Err(Error::internal("unexpected EOF")),
             Ok(length) => self.incoming.push(buffer.get(..length).unwrap_or_default()),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(self.failed(error)),
+            Err(error) => return Err(self.failed("read", error)),
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ pub use crate::dhcp::gob::Malformed;
 
 use crate::cni::CniResult;
 use crate::dhcp::gob::{self, BYTES, Definition, Fields, INT, STRING, Shape, UINT};
+use crate::error::Error;
 
 /// Acquires a lease, or tells the one that is held. Arguments: [`CmdArgs`], reply: a result.
 pub const ALLOCATE: &str = "DHCP.Allocate";
@@ -65,8 +66,8 @@ pub struct Call {
     pub args: CmdArgs,
 }
 
-/// A reply: a result (an empty one where none is due) or the daemon's error text.
-pub type Reply = Result<CniResult, String>;
+/// A reply: a result (an empty one where none is due) or the daemon's error, of which message and details arrive.
+pub type Reply = Result<CniResult, Error>;
 
 // Types. The ids are unique among all that one side sends.
 
@@ -82,10 +83,11 @@ const TEXTS_ID: i64 = 72;
 
 const REQUEST: Definition =
     Definition { id: HEADER_ID, name: "Request", shape: Shape::Struct(&[("ServiceMethod", STRING), ("Seq", UINT)]) };
+/// Go programs pass over `Details`, which their type lacks, and print `Error` as it is.
 const RESPONSE: Definition = Definition {
     id: HEADER_ID,
     name: "Response",
-    shape: Shape::Struct(&[("ServiceMethod", STRING), ("Seq", UINT), ("Error", STRING)]),
+    shape: Shape::Struct(&[("ServiceMethod", STRING), ("Seq", UINT), ("Error", STRING), ("Details", STRING)]),
 };
 const CMD_ARGS: Definition = Definition {
     id: BODY_ID,
@@ -161,7 +163,10 @@ pub fn reply_bytes(call: &Call, reply: &Reply) -> Vec<u8> {
     push_struct(&mut out, HEADER_ID, &|fields| {
         fields.bytes(1, call.method.as_bytes());
         fields.uint(2, call.sequence);
-        fields.bytes(3, reply.as_ref().err().map_or(&[], |text| text.as_bytes()));
+        if let Err(error) = reply {
+            fields.bytes(3, error.msg.as_bytes());
+            fields.bytes(4, error.details.as_bytes());
+        }
     });
     match reply {
         Ok(result) if call.method == ALLOCATE || call.method == CHECK => {

@@ -46,6 +46,27 @@ pub struct PortSettings<'a> {
     pub vlans: &'a [Vlans],
 }
 
+/// State of a port (`BR_STATE_…` of `linux/if_bridge.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortState(u8);
+
+impl PortState {
+    /// Frames pass.
+    pub const FORWARDING: PortState = PortState(3);
+
+    /// The name that `bridge link` prints.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            0 => "disabled",
+            1 => "listening",
+            2 => "learning",
+            3 => "forwarding",
+            4 => "blocking",
+            _ => "unknown",
+        }
+    }
+}
+
 impl Tagging {
     /// In and out without a tag: the VLAN of hosts that know of none.
     pub const NATIVE: Tagging = Tagging { pvid: true, untagged: true };
@@ -121,10 +142,23 @@ impl Handle {
 
     /// True when a port is isolated.
     pub fn is_isolated(&mut self, index: u32) -> Result<bool> {
+        Ok(self.port_setting(index, IFLA_BRPORT_ISOLATED)? == Some(1))
+    }
+
+    /// The state of a port; `None` for a link that is no port of a bridge, and for one that is gone.
+    pub fn port_state(&mut self, index: u32) -> Result<Option<PortState>> {
+        match self.port_setting(index, IFLA_BRPORT_STATE) {
+            Err(error) if error.is(Errno::ENODEV) => Ok(None),
+            state => Ok(state?.map(PortState)),
+        }
+    }
+
+    /// A setting (`IFLA_BRPORT_…`) of a port; `None` for a link that is none.
+    fn port_setting(&mut self, index: u32, kind: u16) -> Result<Option<u8>> {
         let mut request = Message::new(RTM_GETLINK, 0);
         request.raw(&ifinfomsg(AF_UNSPEC, index, 0, 0)).u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
-        let found = self.connection.get(&request, |body| Ok(isolated(Attributes::after(body, IFINFOMSG)?)))?;
-        Ok(found.flatten() == Some(1))
+        let found = self.connection.get(&request, |body| Ok(setting(Attributes::after(body, IFINFOMSG)?, kind)))?;
+        Ok(found.flatten())
     }
 }
 
@@ -136,9 +170,10 @@ pub(super) fn explain_refusal(mut error: Error) -> Error {
     error
 }
 
-fn isolated(link: Attributes<'_>) -> Option<u8> {
-    let port = link.find(IFLA_LINKINFO)?.nested().ok()?.find(IFLA_INFO_SLAVE_DATA)?.nested().ok()?;
-    port.find(IFLA_BRPORT_ISOLATED)?.u8()
+fn setting(link: Attributes<'_>, kind: u16) -> Option<u8> {
+    let info = link.find(IFLA_LINKINFO)?.nested().ok()?;
+    let bridge = info.find(IFLA_INFO_SLAVE_KIND).filter(|master| master.text() == "bridge");
+    bridge.and(info.find(IFLA_INFO_SLAVE_DATA))?.nested().ok()?.find(kind)?.u8()
 }
 
 fn flag_message(index: u32, flag: u16) -> Message {

@@ -1,7 +1,6 @@
 //! Hearing that links of a namespace have changed, for those who wait for many things at once.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 use crate::error::Result;
 use crate::net::Netns;
@@ -18,10 +17,31 @@ impl LinkEvents {
         Ok(LinkEvents(netns.run(|| Connection::events(&[RTNLGRP_LINK]))??))
     }
 
-    /// Drops what has been heard; the caller then looks at the link.
-    pub fn drain(&mut self) -> Result<()> {
-        self.0.await_events(Duration::ZERO)
+    /// Which links have changed since the last call.
+    pub fn changed(&mut self) -> Result<Changed> {
+        let mut indices = Vec::new();
+        let complete = self.0.queued_events(&mut |event| indices.extend(index(event.body)))?;
+        Ok(Changed { indices, complete })
     }
+}
+
+/// Links that have changed.
+#[derive(Debug)]
+pub struct Changed {
+    indices: Vec<u32>,
+    complete: bool,
+}
+
+impl Changed {
+    /// False when the link with this index has not changed for certain.
+    pub fn may_include(&self, index: u32) -> bool {
+        !self.complete || self.indices.contains(&index)
+    }
+}
+
+/// The index in `struct ifinfomsg`, with which all events of links begin.
+fn index(body: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?))
 }
 
 impl AsFd for LinkEvents {

@@ -46,6 +46,8 @@ pub struct Link {
     pub lower: Option<u32>,
     /// The peer or lower device is in another namespace.
     pub lower_is_elsewhere: bool,
+    /// The id by which the link's namespace calls that other namespace.
+    pub lower_netns: Option<u32>,
     /// `net/ipv6/conf/…/accept_ra`; `None` without IPv6.
     pub accept_ra: Option<i32>,
 }
@@ -141,7 +143,7 @@ impl Link {
                 IFLA_OPERSTATE => link.state = State(attribute.u8().unwrap_or(0)),
                 IFLA_MASTER => link.master = attribute.u32(),
                 IFLA_LINK => link.lower = attribute.u32(),
-                IFLA_LINK_NETNSID => link.lower_is_elsewhere = true,
+                IFLA_LINK_NETNSID => (link.lower_is_elsewhere, link.lower_netns) = (true, attribute.u32()),
                 IFLA_AF_SPEC => link.accept_ra = accept_ra(attribute),
                 _ => {}
             }

@@ -6,6 +6,7 @@
 pub mod addresses;
 pub mod bridge_ports;
 pub mod devices;
+pub mod egress;
 pub mod link_events;
 pub mod links;
 pub mod mac;

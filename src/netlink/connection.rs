@@ -196,12 +196,27 @@ impl Connection {
         if !step.end(self.socket.wait(limit))? {
             return Ok(());
         }
+        self.queued_events(&mut |_| {}).map(drop)
+    }
+
+    /// Gives each event that has come to `read`, and does not wait for any. False when some were lost: the kernel had to drop
+    /// them (`ENOBUFS`), or one was too long (`EMSGSIZE`).
+    pub fn queued_events(&mut self, read: &mut dyn FnMut(Reply<'_>)) -> Result<bool> {
+        let mut complete = true;
         loop {
             match self.socket.receive(&mut self.buffer, false) {
                 Ok(true) => {}
-                Ok(false) => return Ok(()),
-                Err(error) if error.is(Errno::ENOBUFS) || error.is(Errno::EMSGSIZE) => {}
+                Ok(false) => return Ok(complete),
+                Err(error) if error.is(Errno::ENOBUFS) || error.is(Errno::EMSGSIZE) => {
+                    complete = false;
+                    continue;
+                }
                 Err(error) => return Err(error),
+            }
+            let mut rest = self.buffer.as_slice();
+            while let Some((event, behind)) = Reply::split(rest) {
+                read(event);
+                rest = behind;
             }
         }
     }

@@ -16,6 +16,10 @@ pub const RTM_NEWRULE: u16 = 32;
 pub const RTM_DELRULE: u16 = 33;
 pub const RTM_GETRULE: u16 = 34;
 
+pub const RTM_GETNSID: u16 = 90;
+pub const NETNSA_NSID: u16 = 1;
+pub const NETNSA_FD: u16 = 3;
+
 pub const RTNLGRP_LINK: u32 = 1;
 pub const RTNLGRP_IPV6_IFADDR: u32 = 9;
 
@@ -42,8 +46,10 @@ pub const VETH_INFO_PEER: u16 = 1;
 pub const FIRST_OF_INFO_DATA: u16 = 1;
 pub const IFLA_MACVLAN_BC_QUEUE_LEN: u16 = 7;
 pub const IFLA_IPVLAN_FLAGS: u16 = 2;
+pub const IFLA_INFO_SLAVE_KIND: u16 = 4;
 pub const IFLA_INFO_SLAVE_DATA: u16 = 5;
 pub const IFLA_BR_VLAN_FILTERING: u16 = 7;
+pub const IFLA_BRPORT_STATE: u16 = 1;
 pub const IFLA_BRPORT_MODE: u16 = 4;
 pub const IFLA_BRPORT_ISOLATED: u16 = 33;
 

@@ -45,7 +45,7 @@ pub fn passed(pid: &str, count: &str) -> Result<Option<UnixListener>> {
 pub fn bind(path: &Path) -> Result<UnixListener> {
     let mut lock = None;
     if let Some(directory) = path.parent() {
-        file::create_directories(directory, 0o700)?;
+        file::create_directories(directory, 0o700).map_err(|error| as_go_says(directory, error))?;
         // Of two that find a stale socket the later would remove the earlier one's. Without a lock that may happen.
         let locked = File::open(directory).map_err(Error::from);
         lock = locked.and_then(|directory| Lock::acquire_within(directory, Mode::Exclusive, LOCK_LIMIT)).ok();
@@ -55,10 +55,19 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
             fs::remove_file(path).with_context(|| format!("failed to remove the stale socket {path:?}"))?;
             UnixListener::bind(path).map_err(Error::from)
         }
+        // std refuses a path that is too long without asking the kernel.
+        Err(error) if error.errno.is_none() => Err(Error::from(Errno::EINVAL).with_details(error.msg.clone())),
         bound => bound,
     };
     drop(lock);
     bound.with_context(|| format!("listen unix {}: bind", path.display()))
+}
+
+/// The failure to create a directory in the words of Go's `os.MkdirAll`, which names the part of the path that it is about.
+fn as_go_says(directory: &Path, error: Error) -> Error {
+    let Some(errno) = error.errno else { return error };
+    let part = directory.ancestors().filter(|part| !part.is_dir()).last().unwrap_or(directory);
+    Error::from(errno).context(&format!("mkdir {}", part.display()))
 }
 
 /// True for a socket that nobody listens at, as SIGKILL leaves it.

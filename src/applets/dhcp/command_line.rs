@@ -15,13 +15,13 @@ const USAGE: &str = "Usage of daemon:
   -pidfile string
     	absolute path of a file to write the process id to
   -resendmax duration
-    	longest pause between attempts (default 1m2s)
+    	waits and pauses are doubled until they are this long (default 1m2s)
   -resendtimeout duration
     	when to give up an attempt to get a lease (default 3m28s)
   -socketpath string
     	where to listen (default \"/run/cni/dhcp.sock\")
   -timeout duration
-    	how long to wait for an answer, doubled for each repetition (default 10s)
+    	how long to wait for an answer, doubled for each repetition (default 4s)
 ";
 
 /// Why there is nothing to run.

@@ -2,23 +2,48 @@
 
 use std::net::Ipv4Addr;
 
+use crate::dhcp::Moment;
 use crate::error::Error;
 
 /// The daemon's flags, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// `-timeout`: how long to wait for the answer to a packet, doubled for each time it is sent again.
+    /// `-timeout`: how long to wait for the answer to a message, doubled for each time that it is sent again.
     pub timeout: u32,
-    /// `-resendmax`: pauses between attempts are doubled until they are this long.
+    /// `-resendmax`: waits and pauses that have reached this are not doubled any more.
     pub resend_max: u32,
     /// `-resendtimeout`: when an acquisition is given up.
     pub resend_timeout: u32,
 }
 
-impl Default for Timing {
-    fn default() -> Self {
-        Timing { timeout: 10_000, resend_max: 62_000, resend_timeout: 208_000 }
+/// The longest wait that RFC 2131 (4.1) knows, in milliseconds. A longer `-resendmax` outranks it.
+const LONGEST_WAIT: Moment = 64_000;
+
+impl Timing {
+    /// How long to wait, in milliseconds, after a message was sent for the `sends`-th time.
+    pub(super) fn wait(&self, sends: u8) -> Moment {
+        self.doubled(self.timeout.into(), sends)
     }
+
+    /// The `count`-th of the times that begin with `first`, each twice as long as the one before: by default 4, 8, 16, 32,
+    /// 64, 64 … seconds.
+    pub(super) fn doubled(&self, first: Moment, count: u8) -> Moment {
+        let enough = Moment::from(self.resend_max);
+        let twice = |time: Moment| if time < enough { (time * 2).min(enough.max(LONGEST_WAIT)) } else { time };
+        (1..count).fold(first, |time, _| twice(time))
+    }
+}
+
+impl Default for Timing {
+    /// RFC 2131 (4.1): four seconds, doubled up to 64.
+    fn default() -> Self {
+        Timing { timeout: 4_000, resend_max: 62_000, resend_timeout: 208_000 }
+    }
+}
+
+/// The error of an acquisition that has failed, in the reference's words; the cause is in its details.
+pub fn no_more_tries(cause: impl Into<String>) -> Error {
+    Error::internal("no more tries").with_details(cause)
 }
 
 /// A DHCP message with where it goes.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::error::Error;
 use serde_json::Map;
 
 mod keeping;
@@ -54,11 +55,16 @@ fn bound() -> Client {
     client
 }
 
-/// Lets time pass to the next deadline.
+/// Lets time pass until something happens.
 fn next(client: &mut Client) -> (Moment, Output) {
-    let deadline = client.deadline().expect("there is something to do");
-    assert_eq!(client.poll(deadline - 1), Output::default());
-    (deadline, client.poll(deadline))
+    loop {
+        let deadline = client.deadline().expect("there is something to do");
+        assert_eq!(client.poll(deadline - 1), Output::default());
+        let output = client.poll(deadline);
+        if output != Output::default() {
+            return (deadline, output);
+        }
+    }
 }
 
 fn near(moment: Moment, wanted: Moment, by: Moment) {
@@ -211,32 +217,86 @@ fn what_is_not_for_us_is_passed_over() {
     assert_eq!(client.lease(), None);
 }
 
-#[test]
-fn silence_is_met_as_the_reference_meets_it() {
-    let mut client = client();
-    let (sends, end, event) = silence(&mut client);
-    // Three times each with waits of 10, 20, 40 seconds, a pause of two seconds, until 208 seconds are over.
-    let wanted = [0, 10, 30, 72, 82, 102, 144, 154, 174];
-    assert_eq!(sends.len(), wanted.len(), "{sends:?}");
-    for ((at, kind), wanted) in sends.into_iter().zip(wanted) {
-        near(at, wanted * 1000, 9_000);
-        assert_eq!(kind, kind::DISCOVER);
+/// Everything that is sent, with the times, until the client ends. `server` is its answer to a kind of message.
+fn against(client: &mut Client, server: impl Fn(u8) -> Option<u8>) -> Vec<(Moment, u8)> {
+    let mut sends = Vec::new();
+    while let Some(now) = client.deadline() {
+        let mut output = client.poll(now);
+        while output.send.is_some() {
+            let message = sent(&output);
+            sends.push((now, message.kind().unwrap()));
+            let Some(kind) = server(message.kind().unwrap()) else { break };
+            output = hear(client, now, &answer(kind, &message));
+        }
     }
-    let error = Error::internal("no more tries: no matching response packet received for DISCOVER");
-    assert_eq!((end, event), (208_000, Event::Failed(error)));
-    assert_eq!((client.deadline(), client.listening(), client.release(end)), (None, false, None));
+    sends
+}
+
+/// The times of RFC 2131, 4.1, each from the one before: 4, 8, 16, 32, 64 seconds, give or take one.
+fn backs_off(times: &[Moment]) {
+    for (pair, wanted) in times.windows(2).zip([4, 8, 16, 32, 64, 64, 64]) {
+        near(pair[1] - pair[0], wanted * 1000, 1_000);
+    }
+}
+
+fn times(sends: &[(Moment, u8)], wanted: u8) -> Vec<Moment> {
+    sends.iter().filter(|(_, kind)| *kind == wanted).map(|(at, _)| *at).collect()
+}
+
+/// The most messages of any five seconds.
+fn most_in_five_seconds(sends: &[(Moment, u8)]) -> usize {
+    let within = |from: Moment| sends.iter().filter(|(at, _)| (from..=from + 5_000).contains(at)).count();
+    sends.iter().map(|(at, _)| within(*at)).max().unwrap_or(0)
 }
 
 #[test]
-fn pauses_grow_until_they_are_long_enough() {
-    let timing = Timing { timeout: 0, resend_max: 20_000, resend_timeout: 100_000 };
-    let mut client = Client::acquire(settings(), timing, 0, 7);
-    let (sends, ..) = silence(&mut client);
-    let starts: Vec<_> = sends.iter().step_by(3).map(|(at, _)| *at).collect();
-    for (pause, wanted) in starts.windows(2).map(|pair| pair[1] - pair[0]).zip([2, 2, 2, 2, 8, 16, 32, 32]) {
-        near(pause, wanted * 1000, 1000);
+fn a_discover_is_sent_again_as_rfc_2131_has_it() {
+    for seed in 0..100 {
+        let mut client = Client::acquire(settings(), Timing::default(), 0, seed);
+        let (sends, end, event) = silence(&mut client);
+        assert_eq!(times(&sends, kind::DISCOVER).len(), sends.len());
+        assert_eq!((sends.len(), sends[0].0), (7, 0), "{sends:?}");
+        backs_off(&times(&sends, kind::DISCOVER));
+        assert!(most_in_five_seconds(&sends) <= 2, "{sends:?}");
+        let details = "no matching response packet received for DISCOVER";
+        assert_eq!((end, event), (208_000, Event::Failed(Error::internal("no more tries").with_details(details))));
+        assert_eq!((client.deadline(), client.listening(), client.release(end)), (None, false, None));
     }
-    assert_eq!(starts.len(), 9);
+}
+
+#[test]
+fn clients_that_begin_together_do_not_go_on_together() {
+    let second = |seed| silence(&mut Client::acquire(settings(), Timing::default(), 0, seed)).0[1].0;
+    let moments: std::collections::BTreeSet<Moment> = (0..20).map(second).collect();
+    assert!(moments.len() > 15 && moments.last().unwrap() - moments.first().unwrap() > 1_000, "{moments:?}");
+}
+
+#[test]
+fn the_flags_say_how_long_to_wait() {
+    let waits = |timeout, resend_max| {
+        let timing = Timing { timeout, resend_max, resend_timeout: 0 };
+        (1..7).map(|sends| timing.wait(sends)).collect::<Vec<_>>()
+    };
+    assert_eq!(waits(4_000, 62_000), [4_000, 8_000, 16_000, 32_000, 64_000, 64_000]);
+    assert_eq!(waits(10_000, 62_000), [10_000, 20_000, 40_000, 64_000, 64_000, 64_000]);
+    assert_eq!(waits(100, 62_000), [100, 200, 400, 800, 1_600, 3_200]);
+    assert_eq!(waits(2_000, 8_000), [2_000, 4_000, 8_000, 8_000, 8_000, 8_000]);
+    assert_eq!(waits(4_000, 120_000), [4_000, 8_000, 16_000, 32_000, 64_000, 120_000]);
+    assert_eq!(waits(100_000, 62_000), [100_000; 6]);
+    let client = Client::acquire(settings(), Timing { timeout: 1_000, ..Timing::default() }, 0, 1);
+    near(silence(&mut { client }).0[1].0, 1_000, 250);
+}
+
+#[test]
+fn a_server_that_offers_and_never_acknowledges_is_not_hurried() {
+    let mut client = client();
+    let sends = against(&mut client, |kind| (kind == kind::DISCOVER).then_some(kind::OFFER));
+    let requests = times(&sends, kind::REQUEST);
+    assert_eq!(times(&sends, kind::DISCOVER)[0], requests[0]);
+    backs_off(&requests[..4]);
+    near(times(&sends, kind::DISCOVER)[1], 60_000, 4_000);
+    near(requests[4], 60_000, 4_000);
+    assert!(sends.len() <= 20 && most_in_five_seconds(&sends) <= 4, "{sends:?}");
 }
 
 #[test]
@@ -246,15 +306,15 @@ fn a_server_that_offers_and_then_says_nothing_is_named() {
     let discover = sent(&client.poll(0));
     hear(&mut client, 0, &answer(kind::OFFER, &discover));
     let (_, _, event) = silence(&mut client);
-    let text = "no more tries: no matching response packet received for REQUEST of 10.1.2.77 to server 10.1.2.1";
-    assert_eq!(event, Event::Failed(Error::internal(text)));
+    let details = "no matching response packet received for REQUEST of 10.1.2.77 to server 10.1.2.1";
+    assert_eq!(event, Event::Failed(Error::internal("no more tries").with_details(details)));
 }
 
 #[test]
-fn a_refusal_ends_the_attempt_at_once() {
-    let timing = Timing { resend_timeout: 3_500, ..Timing::default() };
+fn a_first_refusal_begins_another_attempt_at_once() {
+    let timing = Timing { resend_timeout: 1_500, ..Timing::default() };
     let mut client = Client::acquire(settings(), timing, 0, 1);
-    let mut discover = sent(&client.poll(0));
+    let discover = sent(&client.poll(0));
     let mut refuse = |discover: &Packet| {
         let request = sent(&hear(&mut client, 0, &answer(kind::OFFER, discover)));
         let mut nak = answer(kind::NAK, &request);
@@ -263,18 +323,29 @@ fn a_refusal_ends_the_attempt_at_once() {
         assert_eq!(output.event, Some(Event::Refused("addressin use".to_string())));
         output
     };
-    for _ in 0..3 {
-        let again = sent(&refuse(&discover));
-        assert!(again.kind() == Some(kind::DISCOVER) && again.xid != discover.xid);
-        discover = again;
-    }
-    // A server that says no to everything is not asked all the time.
-    assert_eq!(refuse(&discover).send, None);
+    let again = sent(&refuse(&discover));
+    assert!(again.kind() == Some(kind::DISCOVER) && again.xid != discover.xid);
+    assert_eq!(refuse(&again).send, None);
     assert!(!client.listening());
-    near(client.deadline().unwrap(), 2_010, 1_000);
-    let (_, _, event) = silence(&mut client);
-    let text = "no more tries: server 10.1.2.1 rejected request with Nak (msg: addressin use)";
-    assert_eq!(event, Event::Failed(Error::internal(text)));
+    let (_, end, event) = silence(&mut client);
+    let details = "server 10.1.2.1 rejected request with Nak (msg: addressin use)";
+    assert_eq!((end, event), (1_500, Event::Failed(Error::internal("no more tries").with_details(details))));
+}
+
+#[test]
+fn a_server_that_refuses_everything_is_asked_less_and_less() {
+    for seed in 0..50 {
+        let mut client = Client::acquire(settings(), Timing::default(), 0, seed);
+        let refuses = |kind| Some(if kind == kind::DISCOVER { kind::OFFER } else { kind::NAK });
+        let sends = against(&mut client, refuses);
+        let discovers = times(&sends, kind::DISCOVER);
+        assert_eq!((discovers[0], discovers[1]), (0, 0));
+        for (pair, pause) in discovers[1..].windows(2).zip([2, 4, 8, 16, 32, 64, 64]) {
+            near(pair[1] - pair[0], pause * 1000, 1_000);
+        }
+        // A DISCOVER and a REQUEST each time.
+        assert!(discovers.len() <= 9 && sends.len() == 2 * discovers.len(), "{sends:?}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ impl Daemon {
             other => Err(Error::internal(format!("{}{other}", rpc::NO_METHOD))),
         };
         match served.transpose() {
-            Some(reply) => self.reply(slot, &reply.map_err(|error| error.to_string())),
+            Some(reply) => self.reply(slot, &reply),
             // The plugin may have gone meanwhile.
             None => self.converse(slot),
         }
@@ -42,13 +42,11 @@ impl Daemon {
         let keeper = Keeper::start(args, &config, (&self.options.host_prefix, timing, broadcast))?;
         if let (Some(held), Some(gone)) = (held, gone) {
             log(&key, &format!("{gone}: a new lease replaces the old one"));
-            self.drop_keeper(held, &gone.to_string());
+            self.drop_keeper(held, &gone);
         }
         let held = self.keepers.insert(keeper);
-        if let Some(keeper) = self.keepers.get(held) {
-            keeper.watch_link(&self.poller, held);
-        }
         self.join(held, slot, wishes)?;
+        self.watch_link(held);
         self.advance(held);
         Ok(None)
     }

@@ -7,28 +7,27 @@ use serde_json::{Map, Value};
 use crate::cni::config::Object;
 use crate::cni::json::Node;
 use crate::cni::{CniResult, NetworkConfig};
-use crate::dhcp::client::{Client, Datagram, Event, Timing};
+use crate::dhcp::client::{Client, Datagram, Event, Timing, no_more_tries};
 use crate::dhcp::daemon::{kind, log, token};
+use crate::dhcp::lease::Lease;
 use crate::dhcp::result::{self, Wishes};
 use crate::dhcp::rpc::CmdArgs;
 use crate::dhcp::settings::{Settings, client_id};
 use crate::dhcp::socket::Socket;
 use crate::dhcp::{Clock, Moment};
 use crate::error::{Context, Errno, Error, Result};
-use crate::net::link_events::LinkEvents;
-use crate::net::links::State;
+use crate::net::egress::{Egress, Obstacle};
+use crate::net::link_events::{Changed, LinkEvents};
 use crate::net::{Handle, Link, Mac, Netns};
 use crate::sys::events::{Interest, Poller};
 use crate::sys::netns::{self, Identity};
 use crate::sys::{events, random};
 
-/// How long the first packet waits for the link to come up, in milliseconds. Then it is tried without that.
+/// How long the first message waits for an obstacle on the link's way out to go, in milliseconds. Then it is sent all the
+/// same, and once more when the obstacle has gone: the kernel need not know of every way out.
 const LINK_LIMIT: Moment = 200;
-/// The other end of a link that was just set up may be a bridge's port that does not forward yet, which nobody in the
-/// container can see. So the first packet is sent again after this many milliseconds, and then each time four times as many.
-const FIRST_NUDGE: Moment = 1;
-/// No longer than this after the first.
-const LAST_NUDGE: Moment = 1500;
+/// A lease whose message is this much overdue, in milliseconds, was due while the machine was asleep.
+const LATE: Moment = 1_000;
 /// How many packets are read in one go.
 const BATCH: usize = 32;
 
@@ -115,12 +114,14 @@ pub(super) struct Keeper {
     /// Connections (slots) whose calls wait for the lease, with what they want to know of it.
     pub(super) waiting: Vec<(usize, Wishes)>,
     socket: Option<Socket>,
-    /// Open until the link is up.
+    /// The way out of the link, while the first lease is being acquired.
+    egress: Egress,
+    /// Open while there is an obstacle on the way out.
     link_events: Option<LinkEvents>,
-    /// The client's deadlines count from then on.
+    /// Nothing is sent before.
     start: Moment,
-    /// Milliseconds after `start` when to send again what nobody has answered; 0 for never.
-    nudge: Moment,
+    /// `start` is its place among leases that ask one after the other.
+    queued: bool,
 }
 
 impl Keeper {
@@ -132,36 +133,38 @@ impl Keeper {
     ) -> Result<Keeper> {
         let (place, mut visit) = Place::find(&format!("{prefix}{}", args.netns), &args.ifname)?;
         let key = client_id(&args.container_id, &config.name, &args.ifname);
-        let hardware = hardware(&visit.link)?;
+        let hardware = hardware(&visit.link).map_err(|error| no_more_tries(error.msg.clone()))?;
         let ipam = config.top().object("ipam")?.ok_or_else(missing_ipam)?;
         let settings = Settings::decode(&ipam, &args.args, &key, hardware, broadcast)?;
-        let now = events::boottime();
-        let (mut link_events, mut start) = (None, now);
-        if !is_ready(&visit.link) {
-            // Looking at the link would make the kernel settle the state of this end of a pair before the other's.
-            link_events = Some(LinkEvents::of(&visit.netns)?);
-            start = now + LINK_LIMIT;
-            if !visit.link.is_up() {
-                visit
-                    .inside
-                    .set_up(place.index, true)
-                    .with_context(|| format!("failed to set {:?} UP", args.ifname))?;
-            }
+        let mut link = visit.link;
+        if !link.is_up() {
+            let failed = |error: Error| error.with_details(format!("failed to set {:?} up", args.ifname));
+            visit.inside.set_up(place.index, true).map_err(failed)?;
+            link = visit.inside.find_link_at(place.index)?.unwrap_or(link);
         }
         log(&key, "acquiring lease");
-        let client = Client::acquire(settings, timing, start, seed()?);
-        let nudge = if link_events.is_some() { FIRST_NUDGE } else { 0 };
-        Ok(Keeper { key, place, client, waiting: Vec::new(), socket: None, link_events, start, nudge })
+        let now = events::boottime();
+        let client = Client::acquire(settings, timing, now, seed()?);
+        let mut keeper = Keeper::new(key, place, client, now);
+        keeper.egress = egress(&mut visit.inside, &link);
+        if keeper.egress.obstacle.is_some() {
+            keeper.start = now + LINK_LIMIT;
+        }
+        Ok(keeper)
     }
 
-    /// Goes on with a lease from disk, from `start` on. Fails when its place is not there any more.
-    pub(super) fn restore(record: &Map<String, Value>, timing: Timing, clock: Clock, start: Moment) -> Result<Keeper> {
+    fn new(key: Vec<u8>, place: Place, client: Client, start: Moment) -> Keeper {
+        let (waiting, egress) = (Vec::new(), Egress::default());
+        Keeper { key, place, client, waiting, socket: None, egress, link_events: None, start, queued: false }
+    }
+
+    /// Goes on with a lease from disk. Fails when its place is not there any more.
+    pub(super) fn restore(record: &Map<String, Value>, timing: Timing, clock: Clock) -> Result<Keeper> {
         let record = Object::top(record);
         let place = Place::read(&record)?;
         let client = Client::restore(&record, timing, clock, seed()?)?;
         let key = record.string("key")?.as_bytes().to_vec();
-        let (waiting, socket, link_events, nudge) = (Vec::new(), None, None, 0);
-        let mut keeper = Keeper { key, place, client, waiting, socket, link_events, start, nudge };
+        let mut keeper = Keeper::new(key, place, client, clock.now);
         match keeper.verify() {
             Err(error) if is_gone(&error) => Err(error),
             _ => Ok(keeper),
@@ -178,30 +181,45 @@ impl Keeper {
 
     /// When to call [`Keeper::turn`].
     pub(super) fn deadline(&self) -> Moment {
-        let nudge = if self.nudge == 0 { Moment::MAX } else { self.start + self.nudge };
-        self.client.deadline().map_or(Moment::MAX, |deadline| deadline.max(self.start)).min(nudge)
+        self.client.deadline().map_or(Moment::MAX, |deadline| deadline.max(self.start))
     }
 
-    /// Lets the client do what is due and hear what has come. What has come of that; an error when the place is gone.
+    /// Has nothing sent before `start`: other leases ask first.
+    pub(super) fn queue(&mut self, start: Moment) {
+        (self.start, self.queued) = (start, true);
+    }
+
+    /// True while other leases ask first.
+    pub(super) fn is_queued(&self) -> bool {
+        self.queued
+    }
+
+    /// When the lease ends; `Moment::MAX` for never.
+    pub(super) fn expires(&self) -> Moment {
+        self.client.lease().map_or(Moment::MAX, Lease::expires)
+    }
+
+    /// True when the machine was asleep when the lease was due, or has missed its place in the queue.
+    pub(super) fn is_late(&self, now: Moment) -> bool {
+        let late = if self.queued { 0 } else { LATE };
+        self.client.lease().is_some() && self.deadline().saturating_add(late) < now
+    }
+
+    /// Lets the client hear what has come and do what is due. What has come of that; an error when the place is gone.
     pub(super) fn turn(&mut self, poller: &Poller, slot: usize) -> Result<Vec<Event>> {
         let mut happened = Vec::new();
-        let now = events::boottime();
-        if self.deadline() <= now {
-            if self.nudge > 0 && self.start + self.nudge <= now {
-                self.nudge = if self.nudge * 4 > LAST_NUDGE { 0 } else { self.nudge * 4 };
-                self.client.link_is_up(now);
-            }
-            let output = self.client.poll(now);
-            self.perform(output.send, poller, slot)?;
-            happened.extend(output.event);
-        }
+        // Before the timers: an answer may have come while the machine was asleep.
         for _ in 0..BATCH {
             // An error says that the link went down. When it is up again we are told by nobody, but try again in time.
             let Some(Ok(Some((packet, from)))) = self.socket.as_ref().map(Socket::receive) else { break };
             let output = self.client.receive(events::boottime(), &packet, from);
-            if output.send.is_some() || output.event.is_some() {
-                self.nudge = 0;
-            }
+            self.perform(output.send, poller, slot)?;
+            happened.extend(output.event);
+        }
+        let now = events::boottime();
+        if self.deadline() <= now {
+            self.queued = false;
+            let output = self.client.poll(now);
             self.perform(output.send, poller, slot)?;
             happened.extend(output.event);
         }
@@ -209,26 +227,57 @@ impl Keeper {
             self.socket = None;
         }
         if self.client.lease().is_some() {
-            self.link_events = None;
+            (self.egress, self.link_events) = (Egress::default(), None);
         }
         Ok(happened)
     }
 
-    /// Has [`Keeper::link_changed`] called when it is time. Without that the client tries again after a while.
-    pub(super) fn watch_link(&self, poller: &Poller, slot: usize) {
-        if let Some(link_events) = &self.link_events {
-            let _ = poller.add(link_events, token(kind::LINK, slot), Interest::Read);
+    /// The obstacle on the link's way out, while the first lease is being acquired.
+    pub(super) fn obstacle(&self) -> Option<Obstacle> {
+        self.egress.obstacle
+    }
+
+    /// Has [`Keeper::link_changed`] called on events of the link.
+    pub(super) fn watch_link(&mut self, poller: &Poller, slot: usize) -> Result<()> {
+        let events = LinkEvents::of(&self.place.visit()?.netns)?;
+        poller.add(&events, token(kind::LINK, slot), Interest::Read)?;
+        self.link_events = Some(events);
+        Ok(())
+    }
+
+    /// Takes in the events of the container's namespace: true when some may be about the link.
+    pub(super) fn hears_of_link(&mut self) -> bool {
+        let Some(events) = &mut self.link_events else { return false };
+        match events.changed() {
+            Ok(changed) => changed.may_include(self.place.index),
+            Err(_) => {
+                // The broken socket would be readable for ever. The client retransmits after a while.
+                self.link_events = None;
+                false
+            }
         }
     }
 
-    /// The link has changed: is it up now?
+    /// True when the link's frames are waiting for a change of the veth peer on the host.
+    pub(super) fn waits_for_peer(&self) -> bool {
+        self.obstacle().is_some() && self.egress.peer.is_some()
+    }
+
+    /// True when these changes of the host's links may be about the veth peer that is waited for.
+    pub(super) fn is_concerned(&self, changed: &Changed) -> bool {
+        self.waits_for_peer() && self.egress.peer.is_some_and(|peer| changed.may_include(peer))
+    }
+
+    /// The link or its veth peer has changed: do frames pass now?
     pub(super) fn link_changed(&mut self) -> Result<()> {
-        let Some(link_events) = &mut self.link_events else { return Ok(()) };
-        link_events.drain()?;
-        if is_ready(&self.place.visit()?.link) {
+        if self.obstacle().is_none() {
+            return Ok(());
+        }
+        let mut visit = self.place.visit()?;
+        self.egress = egress(&mut visit.inside, &visit.link);
+        if self.obstacle().is_none() {
             let now = events::boottime();
-            self.link_events = None;
-            (self.start, self.nudge) = (now, FIRST_NUDGE);
+            (self.link_events, self.start) = (None, now);
             self.client.link_is_up(now);
         }
         Ok(())
@@ -313,7 +362,7 @@ impl Keeper {
 
     /// Address, server and length of the lease, for people.
     pub(super) fn describe(&self) -> String {
-        let describe = |lease: &crate::dhcp::lease::Lease| {
+        let describe = |lease: &Lease| {
             let (address, server) = (lease.address, lease.server);
             match lease.seconds {
                 u32::MAX => format!("{address} from {server} for ever"),
@@ -344,7 +393,7 @@ fn hardware(link: &Link) -> Result<[u8; 6]> {
     address.map_err(|_| Error::internal(format!("interface {:?} has no Ethernet address", link.name)))
 }
 
-/// Packets can pass. Some drivers never say so (state 0).
-fn is_ready(link: &Link) -> bool {
-    link.is_up() && (link.state == State::UP || (link.state == State::default() && link.has_carrier()))
+/// Looks at the way out of a link. If the kernel does not tell, there is no obstacle.
+fn egress(inside: &mut Handle, link: &Link) -> Egress {
+    Egress::of(inside, link).unwrap_or_default()
 }

@@ -4,11 +4,13 @@
 //! - [`connection`]: what a plugin says, byte by byte, without ever waiting for it.
 //! - [`keeper`]: one lease with its place (namespace and link). A descriptor is open in the namespace only while an answer
 //!   is awaited: it would keep the namespace alive.
+//! - [`links`]: hearing that frames pass a link which was just set up.
 //! - [`records`]: leases on disk, from which a new daemon goes on.
 
 mod calls;
 mod connection;
 mod keeper;
+mod links;
 mod records;
 mod slots;
 
@@ -18,13 +20,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use connection::Connection;
-use keeper::{Keeper, is_gone};
+use keeper::Keeper;
 use records::Records;
 use slots::Slots;
 
-use crate::dhcp::client::{Event, Timing};
+use crate::dhcp::client::{Event, Timing, no_more_tries};
 use crate::dhcp::{Clock, Moment, rpc};
 use crate::error::{Context, Errno, Error, Result};
+use crate::net::link_events::LinkEvents;
 use crate::sys::events::{EndSignals, Interest, Poller};
 use crate::sys::netns::Netns;
 use crate::sys::{events, listen, output};
@@ -50,8 +53,11 @@ pub struct Options {
 const MOST_CONNECTIONS: usize = 2000;
 /// How long nobody is accepted when there is no room for a connection.
 const PAUSE: Moment = 500;
-/// After a restart leases are confirmed one after the other, this many milliseconds apart.
-const SPREAD: Moment = 10;
+/// Leases that fall due together ask one after the other, this many milliseconds apart: DHCP snooping often shuts a port
+/// that sends more than ten messages a second.
+const SPREAD: Moment = 150;
+/// All of them have asked after this many milliseconds, however many there are.
+const SPREAD_LIMIT: Moment = 60_000;
 
 /// What happened to which descriptor: kinds of tokens. The rest of a token is a slot.
 mod kind {
@@ -60,6 +66,7 @@ mod kind {
     pub(super) const CONNECTION: u64 = 2;
     pub(super) const SOCKET: u64 = 3;
     pub(super) const LINK: u64 = 4;
+    pub(super) const HOST: u64 = 5;
 }
 
 fn token(kind: u64, slot: usize) -> u64 {
@@ -73,6 +80,8 @@ struct Daemon {
     paused_until: Option<Moment>,
     connections: Slots<Connection>,
     keepers: Slots<Keeper>,
+    /// Open while a lease waits for a link of the host.
+    host_events: Option<LinkEvents>,
     records: Records,
     options: Options,
 }
@@ -95,7 +104,8 @@ pub fn run(options: Options) -> Result<()> {
     // Not before: the file may be that of a daemon which listens there.
     if !pid_file.is_empty() {
         // Without a newline, as the reference writes it.
-        fs::write(&pid_file, std::process::id().to_string()).map_err(|error| in_pid_file(error.into()))?;
+        let written = fs::write(&pid_file, std::process::id().to_string());
+        written.with_context(|| format!("open {pid_file}")).map_err(in_pid_file)?;
     }
     let mut daemon = Daemon::new(options, listener, &path);
     let ended = daemon.as_mut().map_err(|error| error.clone()).and_then(|daemon| daemon.serve(&signals));
@@ -133,24 +143,35 @@ impl Daemon {
         Netns::home()?;
         poller.add(&listener, token(kind::LISTENER, 0), Interest::Read)?;
         let (connections, keepers) = (Slots::default(), Slots::default());
-        let mut daemon = Daemon { poller, listener, paused_until: None, connections, keepers, records, options };
+        let (paused_until, host_events) = (None, None);
+        let mut daemon = Daemon { poller, listener, paused_until, connections, keepers, host_events, records, options };
         daemon.restore();
         Ok(daemon)
     }
 
     /// Goes on with the leases of the daemon before, where the container is still there.
     fn restore(&mut self) {
-        let mut start = events::boottime();
         for (name, record) in self.records.load() {
-            match Keeper::restore(&record, self.options.timing, clock(), start) {
+            match Keeper::restore(&record, self.options.timing, clock()) {
                 Ok(keeper) => {
                     self.keepers.insert(keeper);
-                    start += SPREAD;
                 }
                 Err(error) => {
                     log(name.as_bytes(), &format!("not resumed: {error}"));
                     self.records.remove_file(&name);
                 }
+            }
+        }
+        self.spread(self.keepers.due(|_| true), events::boottime());
+    }
+
+    /// Lets leases ask one after the other from now on; those that end first come first.
+    fn spread(&mut self, mut slots: Vec<usize>, now: Moment) {
+        slots.sort_by_key(|slot| self.keepers.get(*slot).map(Keeper::expires));
+        let count = Moment::try_from(slots.len()).unwrap_or(Moment::MAX);
+        for (place, slot) in (0..).zip(slots) {
+            if let Some(keeper) = self.keepers.get_mut(slot) {
+                keeper.queue(now + (place * SPREAD).min(place * SPREAD_LIMIT / count));
             }
         }
     }
@@ -167,7 +188,8 @@ impl Daemon {
                     kind::LISTENER => self.accept(),
                     kind::CONNECTION => self.converse(slot),
                     kind::SOCKET => self.advance(slot),
-                    _ => self.link_changed(slot),
+                    kind::LINK => self.container_changed(slot),
+                    _ => self.host_changed(),
                 }
             }
             self.run_timers();
@@ -192,9 +214,13 @@ impl Daemon {
         for slot in self.connections.due(|connection| connection.deadline() <= now) {
             self.close(slot);
         }
+        if self.keepers.due(|keeper| keeper.is_late(now)).len() > 1 {
+            self.spread(self.keepers.due(|keeper| keeper.is_queued() || keeper.is_late(now)), now);
+        }
         for slot in self.keepers.due(|keeper| keeper.deadline() <= now) {
             self.advance(slot);
         }
+        self.unwatch_host();
     }
 
     // Connections
@@ -271,15 +297,6 @@ impl Daemon {
         self.settle(slot, done);
     }
 
-    fn link_changed(&mut self, slot: usize) {
-        let Some(keeper) = self.keepers.get_mut(slot) else { return };
-        match keeper.link_changed() {
-            Err(gone) if is_gone(&gone) => self.settle(slot, Err(gone)),
-            // What cannot be found out now is found out later.
-            _ => self.advance(slot),
-        }
-    }
-
     /// Acts on what a client has come to, or on the reason why it cannot go on.
     fn settle(&mut self, slot: usize, done: Result<Vec<Event>>) {
         match done {
@@ -287,7 +304,7 @@ impl Daemon {
             Err(gone) => {
                 let Some(keeper) = self.keepers.get(slot) else { return };
                 log(&keeper.key, &format!("{gone}: the lease is not kept any more"));
-                self.drop_keeper(slot, &gone.to_string());
+                self.drop_keeper(slot, &no_more_tries(gone.to_string()));
             }
         }
     }
@@ -314,16 +331,19 @@ impl Daemon {
                     &format!("a server offers {other}, which is not taken: a container's address does not change"),
                 );
             }
-            Event::Failed(error) => {
+            Event::Failed(mut error) => {
+                if let Some(obstacle) = keeper.obstacle() {
+                    error.details = format!("{}; {obstacle}", error.details);
+                }
                 log(&key, &error.to_string());
-                self.drop_keeper(slot, &error.to_string());
+                self.drop_keeper(slot, &error);
             }
             Event::Expired => {
                 log(&key, "lease expired, bringing interface DOWN");
                 if let Err(error) = keeper.place.set_down() {
                     log(&key, &error.to_string());
                 }
-                self.drop_keeper(slot, "the lease has expired");
+                self.drop_keeper(slot, &Error::internal("the lease has expired"));
             }
         }
     }
@@ -334,8 +354,7 @@ impl Daemon {
         let Some(keeper) = self.keepers.get_mut(slot) else { return };
         let mut replies: Vec<(usize, rpc::Reply)> = Vec::new();
         for (waiting, wishes) in std::mem::take(&mut keeper.waiting) {
-            let reply = keeper.result(wishes).map_err(|error| error.to_string());
-            replies.push((waiting, reply));
+            replies.push((waiting, keeper.result(wishes)));
         }
         let useless = !replies.is_empty() && replies.iter().all(|(_, reply)| reply.is_err());
         for (waiting, reply) in replies {
@@ -360,15 +379,15 @@ impl Daemon {
         if let Err(error) = keeper.release() {
             log(&keeper.key, &format!("failed to release DHCP lease: {error}"));
         }
-        self.drop_keeper(slot, "the lease was given back meanwhile");
+        self.drop_keeper(slot, &Error::internal("the lease was given back meanwhile"));
     }
 
     /// Forgets a lease. Whoever waits for it gets the reason.
-    fn drop_keeper(&mut self, slot: usize, reason: &str) {
+    fn drop_keeper(&mut self, slot: usize, reason: &Error) {
         let Some(keeper) = self.keepers.remove(slot) else { return };
         self.records.remove(&keeper.key);
         for (waiting, _) in &keeper.waiting {
-            self.reply(*waiting, &Err(reason.to_string()));
+            self.reply(*waiting, &Err(reason.clone()));
         }
     }
 }

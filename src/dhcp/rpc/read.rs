@@ -9,6 +9,7 @@ use super::{CmdArgs, LONGEST_HEAD, LONGEST_MESSAGE, Malformed};
 use crate::cni::CniResult;
 use crate::cni::result::{Dns, IpConfig, Route};
 use crate::dhcp::gob::{self, BYTES, INT, Reader, STRING, Types, UINT};
+use crate::error::Error;
 
 /// One direction of a conversation, from its HTTP head on. Bytes are pushed as they come; what is complete is taken.
 #[derive(Debug, Default)]
@@ -101,14 +102,15 @@ impl Incoming {
         Ok(read.map(|()| args))
     }
 
-    /// The header of a reply: the daemon's error text, empty for none.
-    pub fn reply_header(&mut self) -> Arrived<String> {
-        let mut error = String::new();
+    /// The header of a reply: the daemon's error, if it is one.
+    pub fn reply_header(&mut self) -> Arrived<Option<Error>> {
+        let (mut msg, mut details) = (String::new(), String::new());
         let read = self.fields(&mut |_, name, kind, reader| match name {
-            "Error" => read_text(kind, reader, &mut error),
+            "Error" => read_text(kind, reader, &mut msg),
+            "Details" => read_text(kind, reader, &mut details),
             _ => Some(false),
         })?;
-        Ok(read.map(|()| error))
+        Ok(read.map(|()| Some(msg).filter(|msg| !msg.is_empty()).map(|msg| Error::internal(msg).with_details(details))))
     }
 
     /// The body of a reply: addresses, routes and name resolution, which are all that daemons fill. That of a call

@@ -47,7 +47,7 @@ fn read_reply(bytes: &[u8]) -> Arrived<Reply> {
     let mut incoming = Incoming::default();
     incoming.push(bytes);
     let Some(error) = incoming.reply_header()? else { return Ok(None) };
-    Ok(incoming.reply_body()?.map(|result| if error.is_empty() { Ok(result) } else { Err(error) }))
+    Ok(incoming.reply_body()?.map(|result| error.map_or(Ok(result), Err)))
 }
 
 #[test]
@@ -72,7 +72,9 @@ fn a_call_arrives_as_it_was_made_however_it_is_cut() {
 #[test]
 fn a_reply_arrives_as_it_was_made() {
     let call = Call { method: ALLOCATE.to_string(), sequence: 3, ..Call::default() };
-    for reply in [Ok(result()), Ok(CniResult::default()), Err("no more tries".to_string())] {
+    let error = Error::internal("no more tries");
+    let explained = error.clone().with_details("no answer");
+    for reply in [Ok(result()), Ok(CniResult::default()), Err(error), Err(explained)] {
         assert_eq!(read_reply(&reply_bytes(&call, &reply)), Ok(Some(reply)));
     }
     let release = Call { method: RELEASE.to_string(), ..call };
