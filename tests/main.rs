@@ -29,6 +29,7 @@ mod bandwidth_subnets;
 mod bridge;
 mod bridge_addresses;
 mod bridge_after;
+mod bridge_mac;
 mod bridge_vlans;
 mod chains;
 mod chains_of_runtimes;
