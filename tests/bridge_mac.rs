@@ -93,14 +93,14 @@ fn a_bridge_that_was_there_keeps_its_address_where_it_does_with_the_reference() 
 }
 
 #[test]
-fn better_a_bridge_that_has_its_gateways_address_already_keeps_its_hardware_address() {
+pub fn better_a_bridge_that_has_its_gateways_address_already_keeps_its_hardware_address() {
     let lab = prepared(Lab::new(), &format!("{NEW}; ip addr add 10.1.2.1/24 dev cni0"));
     let states = life(&lab, &bridge_config(&json!({"isGateway": true})));
     assert!(states.iter().all(|state| *state == ("kept", true)), "{states:?}");
 }
 
 #[test]
-fn better_containers_that_come_at_once_leave_the_address_of_the_bridge_alone() {
+pub fn better_containers_that_come_at_once_leave_the_address_of_the_bridge_alone() {
     let lab = prepared(Lab::new(), NEW);
     let first = mac(&lab, "cni0");
     let dual = json!([[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00:1:2::/64"}]]);

@@ -88,6 +88,7 @@ mod sbr_routes;
 mod shared_bridge;
 mod spoof_check;
 mod static_ipam;
+mod status;
 mod table;
 mod tap;
 mod tuning;

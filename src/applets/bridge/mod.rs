@@ -26,6 +26,8 @@
 //! of the bridge. A bridge that is created here filters VLANs if one of the keys is there; one that exists keeps its setting,
 //! and if it does not filter then all its ports hear one another, as with the reference.
 //!
+//! A bridge that was there keeps its hardware address if it becomes a gateway; any other follows its ports' addresses.
+//!
 //! Left behind on purpose, as by the reference: the bridge with its address, `BRIDGE.VLAN`, and forwarding.
 
 mod changes;
