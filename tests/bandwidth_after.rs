@@ -232,6 +232,23 @@ fn newer_status_tries_it_and_changes_nothing() {
     assert_eq!(before.1, traffic_control(&lab));
 }
 
+/// An ifb is only needed for what comes from the container.
+#[test]
+fn newer_status_tries_the_limits_that_are_configured_and_no_others() {
+    let (lab, config) = attached(&json!({"cniVersion": "1.1.0"}));
+    for (limits, makes_ifb, makes_limit) in [
+        (both(), true, true),
+        (json!({"ingressRate": 8000}), false, true),
+        (json!({"egressRate": 8000}), true, true),
+        (json!({}), false, false),
+    ] {
+        let status = call(&lab, Ours, "STATUS", &merged(config.clone(), &limits));
+        let log = status.env("CNI_BOX_LOG", "stderr").run().silent().stderr;
+        let made = ["netlink NEWLINK ifb", "netlink NEWQDISC"].map(|step| log.contains(step));
+        assert_eq!(made, [makes_ifb, makes_limit], "{limits}: {log}");
+    }
+}
+
 #[test]
 fn bad_input_is_refused_in_the_references_words_and_nothing_changes() {
     let (lab, config) = attached(&both());

@@ -326,7 +326,7 @@ pub fn gc_reaches_ipam(device: &Device) {
     assert!(calls.starts_with("GC\n") && calls.contains("\"containerID\":\"c2\""), "{calls}");
 }
 
-/// STATUS asks the master and the IPAM plugin.
+/// STATUS asks the master and the IPAM plugin, and fails where ADD fails.
 pub fn status_tells(device: &Device, accidents: &[(&str, i64, &str)]) {
     let device = device.with(&json!({"cniVersion": "1.1.0"}));
     for (accident, code, text) in accidents {
@@ -334,6 +334,7 @@ pub fn status_tells(device: &Device, accidents: &[(&str, i64, &str)]) {
         device.call(&lab).verb("STATUS").run().silent();
         lab.sh(accident).success();
         device.call(&lab).verb("STATUS").run().fails_with(*code, &[text]);
+        device.add(&lab).error();
     }
     let lab = host();
     let broken = device.with(&json!({"ipam": {"type": "nope"}}));

@@ -269,6 +269,10 @@ fn newer_status_asks_sysfs_and_ipam() {
     }
     let missing = "failed to find host device: /sys/bus/pci/devices/0000:00:09.0: no such file or directory";
     status(json!({"pciBusID": "0000:00:09.0"})).fails(50, missing);
+    let replaced = json!({"pciBusID": "0000:00:09.0", "capabilities": {"deviceID": true}});
+    status(replaced.clone()).silent();
+    let named = merged(replaced, &json!({"device": null, "runtimeConfig": {"deviceID": "0000:00:01.0"}}));
+    lab.plugin("host-device").config(&config(&named)).run().result();
     status(json!({"kernelpath": "/sys/devices/x"})).fails_with(50, &["failed to find host device: /sys/devices/x: "]);
     status(json!({"ipam": {"type": "nope"}})).fails_with(999, &["failed to find plugin \"nope\" in path"]);
 }

@@ -117,8 +117,8 @@ impl Plugin for Ipvlan {
 
     fn status(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::of(request)?;
-        // Without a master and without IPAM both come from another plugin's result, which is only there at ADD.
-        if !conf.master.name.is_empty() || attach::find_ipam(request)?.is_some() {
+        // Without a name the master may be the interface of another plugin's result, which is only there at ADD.
+        if !conf.master.name.is_empty() {
             conf.master.probe(false)?;
         }
         attach::call_ipam(request)

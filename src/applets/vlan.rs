@@ -9,7 +9,7 @@
 //! | `ipam`, `dns` | required, none | address management plugin; name resolution to report |
 
 use crate::cni::{CniResult, Plugin, Request, Undo};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, code};
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::master::Master;
 use crate::net::devices::{Kind, Wanted};
@@ -95,7 +95,11 @@ impl Plugin for Vlan {
     }
 
     fn status(&self, request: &Request<'_>) -> Result<()> {
-        Conf::of(request)?.master.probe(true)?;
+        let master = Conf::of(request)?.master.probe(true)?;
+        // The kernel sets no VLAN device up then. A macvlan or ipvlan comes up with its master.
+        if let Some(down) = master.filter(|master| !master.is_up()) {
+            return Err(Error::new(code::LIMITED_CONNECTIVITY, format!("master {:?} is down", down.name)));
+        }
         attach::required_ipam(request)?.call(request)
     }
 }

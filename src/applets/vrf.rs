@@ -96,7 +96,10 @@ impl Plugin for Vrf {
     /// Nobody knows in which namespaces there are VRFs, and those go with them.
     fn status(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::of(request)?;
-        let probe = || Handle::inside(&Netns::scratch()?)?.create_vrf(&conf.name, conf.table.max(1));
+        let probe = || match Netns::scratch()? {
+            Some(scratch) => Handle::inside(&scratch)?.create_vrf(&conf.name, conf.table.max(1)),
+            None => Ok(()),
+        };
         probe().map_err(|error| {
             let msg = format!("could not add VRF {}: {}", conf.name, error.msg);
             Error::new(code::NOT_AVAILABLE, msg)

@@ -59,6 +59,12 @@ impl Delegate {
         }
     }
 
+    /// True unless the plugin is known to manage with the configuration and files: `dhcp` sends packets over the
+    /// interface during ADD, and a program may.
+    pub fn may_use_interface(&self) -> bool {
+        !matches!(self, Delegate::BuiltIn(plugin) if plugin.name() != "dhcp")
+    }
+
     /// Asks for an ADD. How to take it back is written to `undo`.
     pub fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         self.add_in_version("", request, undo).map(|(result, _)| result)

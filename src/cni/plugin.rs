@@ -63,7 +63,7 @@ pub trait Plugin: Sync {
         Ok(())
     }
 
-    /// Fails when ADD could not be served.
+    /// Fails only where the next ADD would fail, whatever its container asks for: a runtime then calls the node not ready.
     fn status(&self, _request: &Request<'_>) -> Result<()> {
         Ok(())
     }

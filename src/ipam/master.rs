@@ -72,23 +72,20 @@ impl Master {
         directly || (!stacks && device.lower.is_some() && device.lower == master.lower)
     }
 
-    /// STATUS: a master on the host exists and can be used; `limits_mtu` where the device's MTU may not exceed its. Containers
-    /// have theirs at the time of ADD.
-    pub fn probe(&self, limits_mtu: bool) -> Result<()> {
+    /// STATUS: fails if ADD would fail for want of a master on the host, and gives the master. `limits_mtu` where the device's
+    /// MTU may not exceed its. `None`: the container will have the master at the time of ADD.
+    pub fn probe(&self, limits_mtu: bool) -> Result<Option<Link>> {
         if self.in_container {
-            return Ok(());
+            return Ok(None);
         }
         let unusable = |error: Error| Error::new(code::NOT_AVAILABLE, error.to_string());
         let link = self.find_by(&mut Handle::current()?).map_err(unusable)?;
         if link.is_loopback() {
             return Err(Error::new(code::NOT_AVAILABLE, format!("master {:?} is a loopback device", link.name)));
         }
-        if !link.is_up() {
-            return Err(Error::new(code::LIMITED_CONNECTIVITY, format!("master {:?} is down", link.name)));
-        }
         if limits_mtu {
             self.checked_mtu(&link).map_err(unusable)?;
         }
-        Ok(())
+        Ok(Some(link))
     }
 }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Errno, Error, Result};
-use crate::net::bridge_ports::explain_refusal;
+use crate::net::bridges::has_own_address;
 use crate::net::{Handle, Mac, Netns, sysctls, veth};
 use crate::netlink::message::{CREATE, EXCL};
 use crate::netlink::route::*;
@@ -30,6 +30,8 @@ pub struct Link {
     pub kind: String,
     /// What a device of its kind is set to: the mode of a macvlan or ipvlan, the id of a vlan. Of other kinds, anything.
     pub setting: Option<u32>,
+    /// A bridge that has the random hardware address of its creation: the first port will change it.
+    pub follows_first_port: bool,
     /// Hardware address.
     pub mac: Mac,
     /// Maximum transmission unit in bytes.
@@ -72,19 +74,6 @@ impl State {
             _ => "unknown",
         }
     }
-}
-
-/// A bridge to be created.
-#[derive(Debug)]
-pub struct NewBridge<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// Hardware address.
-    pub mac: &'a Mac,
-    /// Maximum transmission unit in bytes; 0 leaves the kernel's default.
-    pub mtu: u32,
-    /// Packets pass only where their VLAN does.
-    pub filters_vlans: bool,
 }
 
 /// A veth pair to be created: one end here, the other in a container.
@@ -136,7 +125,7 @@ impl Link {
             match attribute.kind {
                 IFLA_IFNAME => link.name = attribute.text(),
                 IFLA_IFALIAS => link.alias = attribute.text(),
-                IFLA_LINKINFO => (link.kind, link.setting) = kind(attribute).unwrap_or_default(),
+                IFLA_LINKINFO => link.read_kind(attribute).unwrap_or_default(),
                 IFLA_ADDRESS => link.mac = Mac::from_bytes(attribute.payload),
                 IFLA_MTU => link.mtu = attribute.u32().unwrap_or(0),
                 IFLA_TXQLEN => link.queue = attribute.u32().unwrap_or(0),
@@ -148,17 +137,20 @@ impl Link {
                 _ => {}
             }
         }
+        link.follows_first_port &= !link.mac.is_zero();
         Ok(link)
     }
-}
 
-/// The name of a link's kind, and what is first among the data of devices whose kind has one setting that matters.
-fn kind(info: Attribute<'_>) -> Option<(String, Option<u32>)> {
-    let info = info.nested().ok()?;
-    let data = info.find(IFLA_INFO_DATA).and_then(|data| data.nested().ok());
-    let setting = data.and_then(|data| data.find(FIRST_OF_INFO_DATA));
-    let setting = setting.and_then(|number| number.u32().or(number.u16().map(u32::from)));
-    Some((info.find(IFLA_INFO_KIND)?.text(), setting))
+    /// Reads the name of the kind, and the first attribute of the data of kinds with one setting that matters.
+    fn read_kind(&mut self, info: Attribute<'_>) -> Option<()> {
+        let info = info.nested().ok()?;
+        self.kind = info.find(IFLA_INFO_KIND)?.text();
+        let data = info.find(IFLA_INFO_DATA)?.nested().ok()?;
+        let number = data.find(FIRST_OF_INFO_DATA);
+        self.setting = number.and_then(|number| number.u32().or(number.u16().map(u32::from)));
+        self.follows_first_port = self.kind == "bridge" && !has_own_address(data);
+        Some(())
+    }
 }
 
 fn accept_ra(families: Attribute<'_>) -> Option<i32> {
@@ -199,12 +191,6 @@ impl Handle {
     /// All links, for the questions that the kernel answers no other way.
     pub fn all_links(&mut self) -> Result<Vec<Link>> {
         self.dump_links(message(RTM_GETLINK, 0, 0, 0, 0)).context("failed to list node links")
-    }
-
-    /// Creates a bridge that is up. Its hardware address is set, so that it does not follow its ports'.
-    pub fn create_bridge(&mut self, bridge: &NewBridge<'_>) -> Result<()> {
-        let created = self.connection.request(bridge.message());
-        created.map_err(|error| if bridge.filters_vlans { explain_refusal(error) } else { error })
     }
 
     /// Creates a veth pair in one request. The end here is up and in its bridge; the other end is down.
@@ -308,23 +294,6 @@ impl Handle {
             Err(error) if error.is(Errno::ENODEV) => Ok(None),
             result => result,
         }
-    }
-}
-
-impl NewBridge<'_> {
-    fn message(&self) -> Message {
-        let mut request = message(RTM_NEWLINK, CREATE | EXCL, 0, IFF_UP, IFF_UP);
-        request.string(IFLA_IFNAME, self.name).attribute(IFLA_ADDRESS, self.mac.bytes());
-        push_mtu(&mut request, self.mtu);
-        request.container(IFLA_LINKINFO, |info| {
-            info.string(IFLA_INFO_KIND, "bridge");
-            if self.filters_vlans {
-                info.container(IFLA_INFO_DATA, |data| {
-                    data.u8(IFLA_BR_VLAN_FILTERING, 1);
-                });
-            }
-        });
-        request
     }
 }
 
@@ -456,26 +425,6 @@ mod tests {
             8, 0, 28, 0, fd, 0, 0, 0,                               //       IFLA_NET_NS_FD
         ];
         assert_eq!(veth.message().body(), golden);
-    }
-
-    #[test]
-    fn a_bridge_is_one_request() {
-        let mac = Mac::from_bytes(&[2, 0, 0, 0, 0, 1]);
-        let mut bridge = NewBridge { name: "cni0", mac: &mac, mtu: 1400, filters_vlans: true };
-        #[rustfmt::skip]
-        let golden = [
-            0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0,         // ifinfomsg: any family, IFF_UP of IFF_UP
-            9, 0, 3, 0, b'c', b'n', b'i', b'0', 0, 0, 0, 0,         // IFLA_IFNAME
-            10, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 0,                    // IFLA_ADDRESS
-            8, 0, 4, 0, 0x78, 5, 0, 0,                              // IFLA_MTU 1400
-            28, 0, 18, 0,                                           // IFLA_LINKINFO
-            11, 0, 1, 0, b'b', b'r', b'i', b'd', b'g', b'e', 0, 0,  //   IFLA_INFO_KIND
-            12, 0, 2, 0,                                            //   IFLA_INFO_DATA
-            5, 0, 7, 0, 1, 0, 0, 0,                                 //     IFLA_BR_VLAN_FILTERING
-        ];
-        assert_eq!(bridge.message().body(), golden);
-        bridge.filters_vlans = false;
-        assert_eq!(bridge.message().body().len(), golden.len() - 12);
     }
 
     #[test]

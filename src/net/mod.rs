@@ -5,6 +5,7 @@
 
 pub mod addresses;
 pub mod bridge_ports;
+pub mod bridges;
 pub mod devices;
 pub mod egress;
 pub mod link_events;

@@ -85,15 +85,19 @@ impl Netns {
         }
     }
 
-    /// A new namespace, which is gone when the value is dropped. If the way back is barred the process aborts.
-    pub fn scratch() -> Result<Self> {
+    /// A new namespace, which is gone when the value is dropped. `None` if there are as many as may be
+    /// (`user.max_net_namespaces`). If the way back is barred the process aborts.
+    pub fn scratch() -> Result<Option<Self>> {
         let home = Netns::home()?;
-        unshare(CloneFlags::CLONE_NEWNET)?;
+        match unshare(CloneFlags::CLONE_NEWNET) {
+            Err(Errno::ENOSPC) => return Ok(None),
+            made => made?,
+        }
         let opened = Netns::open("/proc/thread-self/ns/net");
         if home.enter().is_err() {
             std::process::abort();
         }
-        opened
+        opened.map(Some)
     }
 
     /// The path it was opened by.

@@ -3,7 +3,7 @@
 use crate::cross::Side::{Ours, Theirs};
 use crate::lab::chosen;
 use crate::{
-    bandwidth_after, bandwidth_subnets, cross, firewall, gc_command, host_local_life, masquerade, portmap,
+    bandwidth_after, bandwidth_subnets, bridge_mac, cross, firewall, gc_command, host_local_life, masquerade, portmap,
     portmap_life, portmap_nft, ptp, tap,
 };
 
@@ -30,6 +30,16 @@ fn bridge_we_add_and_the_reference_checks_and_deletes() {
 #[test]
 fn bridge_both_make_the_same_result_and_the_same_host() {
     cross::both_make_the_same(&chosen(cross::configurations(), &["walk-through", "dual stack"]));
+}
+
+#[test]
+fn bridge_containers_that_come_at_once_leave_the_address_of_the_bridge_alone() {
+    bridge_mac::better_containers_that_come_at_once_leave_the_address_of_the_bridge_alone();
+}
+
+#[test]
+fn bridge_one_that_has_its_gateways_address_already_keeps_its_hardware_address() {
+    bridge_mac::better_a_bridge_that_has_its_gateways_address_already_keeps_its_hardware_address();
 }
 
 #[test]

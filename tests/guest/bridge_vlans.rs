@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
+use crate::bridge_mac::{life, prepared};
 use crate::cross::Side::{self, Ours, Theirs};
 use crate::kills::{assert_nearly_all, changing_calls, kill_at, refuse_at};
-use crate::lab::{Call, Lab, Outcome, bridge_config, merged, wait_for, without_random_names};
+use crate::lab::{Call, Lab, Outcome, bridge_config, merged, reference_dir, wait_for, without_random_names};
 
 /// A dual-stack network in a VLAN, with a gateway.
 fn gated(changes: &Value) -> Value {
@@ -114,6 +115,31 @@ fn a_vlan_with_its_gateway_is_as_the_reference_makes_it() {
     });
     assert_eq!(made[0].0, made[1].0);
     made[1].1.assert_same(&made[0].1);
+}
+
+/// The gateway's addresses are not the bridge's, so the bridge takes the hardware address of its lowest port.
+#[test]
+fn a_bridge_that_was_there_follows_its_ports_in_a_vlan_as_with_the_reference() {
+    for changes in [json!({}), json!({"isDefaultGateway": false})] {
+        let sides = [Lab::new(), Lab::with_plugins_of(&reference_dir())];
+        let lives = sides.map(|lab| {
+            let lab = prepared(lab, "ip link add cni0 type bridge vlan_filtering 1; ip link set cni0 up");
+            life(&lab, &gated(&changes))
+        });
+        assert_eq!(lives[0], lives[1], "{changes}");
+    }
+}
+
+/// The first port joins the bridge last, and is in its VLAN nevertheless.
+#[test]
+fn a_first_port_is_in_its_vlan() {
+    let lab = host(2);
+    lab.sh("ip link add cni0 type bridge vlan_filtering 1; ip link set cni0 up").success();
+    for number in [1, 2] {
+        let config = attached(&lab, number, &gated(&json!({})));
+        assert_eq!(port_vlans(&lab, &config), ["100 PVID Egress Untagged"]);
+        reaches(&lab, number, "10.1.2.1");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::announce;
 use crate::bridge::reaches;
 use crate::devices::{self, Device, host, second};
 use crate::kills::of_the_kernel;
+use crate::lab::merged;
 use crate::read_back;
 
 fn vlan(changes: &Value) -> Device {
@@ -257,13 +258,36 @@ fn better_check_of_dummy_names_what_is_wrong() {
 #[test]
 fn newer_gc_and_status_reach_ipam_and_look_at_the_master() {
     all().iter().for_each(devices::gc_reaches_ipam);
-    let accidents = [
-        ("ip link del m0", 50, "failed to lookup master \"m0\": Link not found"),
-        ("ip link set m0 down", 51, "master \"m0\" is down"),
-    ];
-    devices::status_tells(&vlan(&json!({})), &accidents);
-    devices::status_tells(&ipvlan(&json!({})), &accidents);
+    let missing = ("ip link del m0", 50, "failed to lookup master \"m0\": Link not found");
+    let small = ("ip link set m0 mtu 1300", 50, "invalid MTU 1400, must be [0, master MTU(1300)]");
+    let down = ("ip link set m0 down", 51, "master \"m0\" is down");
+    devices::status_tells(&vlan(&json!({"mtu": 1400})), &[missing, small, down]);
+    devices::status_tells(&ipvlan(&json!({})), &[missing]);
     devices::status_tells(&dummy(), &[]);
+    let on_loopback = json!({"cniVersion": "1.1.0", "master": "lo"});
+    for device in [vlan(&on_loopback), ipvlan(&on_loopback)] {
+        let lab = host();
+        device.call(&lab).verb("STATUS").run().fails(50, "master \"lo\" is a loopback device");
+        device.add(&lab).error();
+    }
+}
+
+/// The master of an ipvlan may be down, and may be another plugin's interface.
+#[test]
+fn newer_status_succeeds_where_the_next_add_does() {
+    let newer = json!({"cniVersion": "1.1.0"});
+    let previous = json!({"cniVersion": "1.1.0", "interfaces": [{"name": "m0"}]});
+    for (device, with_add, accident) in [
+        (ipvlan(&newer), json!({}), "ip link set m0 down"),
+        (ipvlan(&merged(newer.clone(), &json!({"master": null}))), json!({"prevResult": previous}), "true"),
+        (vlan(&newer), json!({}), "ip -n outside link set m1 down"),
+        (dummy().with(&newer), json!({}), "true"),
+    ] {
+        let lab = host();
+        lab.sh(accident).success();
+        device.call(&lab).verb("STATUS").run().silent();
+        device.with(&with_add).add(&lab).result();
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::cni::result::Interface;
 use crate::cni::{CniResult, Plugin, Position, Request, Undo};
 use crate::error::{Context, Error, Result, code};
 use crate::ipam::attach::open_netns;
-use crate::net::traffic::{Limit, Remote, Tbf};
+use crate::net::traffic::Limit;
 use crate::net::{Handle, Link, Netns};
 
 use conf::Conf;
@@ -135,7 +135,8 @@ impl Plugin for Bandwidth {
         remove::gc(request)
     }
 
-    /// Does what ADD would do, in a namespace of its own that goes away at once.
+    /// Does what ADD would do with the limits of the configuration, in a namespace of its own that goes away at once. Those of
+    /// a container are only known with its ADD.
     fn status(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::of(request)?;
         probe(&conf).map_err(|error| {
@@ -200,12 +201,17 @@ fn verify(host: &mut Handle, link: &Link, wanted: &Limit) -> Result<()> {
 /// The loopback device of a new namespace stands for the host's end.
 fn probe(conf: &Conf) -> Result<()> {
     const LOOPBACK: u32 = 1;
-    let any =
-        Limit { bucket: Tbf::new(1_000_000, 100_000), subnets: Vec::new(), only_listed: false, remote: Remote::Source };
-    let mut scratch = Handle::inside(&Netns::scratch()?)?;
-    scratch.add_limit(LOOPBACK, conf.ingress.as_ref().unwrap_or(&any)).context("create qdisc")?;
+    if conf.is_empty() {
+        return Ok(());
+    }
+    let Some(netns) = Netns::scratch()? else { return Ok(()) };
+    let mut scratch = Handle::inside(&netns)?;
+    if let Some(limit) = &conf.ingress {
+        scratch.add_limit(LOOPBACK, limit).context("create qdisc")?;
+    }
+    let Some(limit) = &conf.egress else { return Ok(()) };
     let ifb = scratch.create_ifb("ifb", 0, None).context("adding link")?;
-    scratch.add_limit(ifb.index, conf.egress.as_ref().unwrap_or(&any)).context("create qdisc")?;
+    scratch.add_limit(ifb.index, limit).context("create qdisc")?;
     scratch.add_ingress(LOOPBACK).context("create ingress qdisc")?;
     scratch.add_redirect(LOOPBACK, ifb.index).context("add filter").map(drop)
 }

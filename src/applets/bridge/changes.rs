@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use crate::error::{Context, Errno, Error, Failures, Result};
-use crate::net::{Handle, Link, Mac};
+use crate::net::{Handle, Link};
 
 /// The changes to one link.
 #[derive(Debug, Default)]
@@ -13,8 +13,6 @@ pub(super) struct Changes {
     pub(super) made_promiscuous: bool,
     added: Vec<IpNet>,
     removed: Vec<IpNet>,
-    /// The hardware address before one was set for good.
-    unpinned: Option<Mac>,
 }
 
 impl Changes {
@@ -44,18 +42,8 @@ impl Changes {
             Err(error) if error.is(Errno::EEXIST) => {}
             Err(error) => return Err(error.context(&format!("could not add IP address {wanted} to {:?}", link.name))),
         }
-        self.pin_mac(host, link)
-    }
-
-    /// Keeps a bridge's hardware address from following its ports: setting it, even to what it is, makes it stay. It is
-    /// read again because the port that has just joined may have changed it.
-    fn pin_mac(&mut self, host: &mut Handle, link: &Link) -> Result<()> {
-        let now = host.find_link_at(link.index)?.map_or_else(|| link.mac.clone(), |link| link.mac);
-        if now.is_zero() {
-            return Ok(());
-        }
-        self.unpinned = Some(link.mac.clone()).filter(|mac| !mac.is_zero());
-        host.set_mac(link.index, &now).context("could not set bridge's mac")
+        // The first port of such a bridge is still to join, and its address is set then.
+        if link.follows_first_port { Ok(()) } else { pin_mac(host, link) }
     }
 
     /// Deletes the link if it was created, or restores what it was.
@@ -70,9 +58,6 @@ impl Changes {
         for address in &self.removed {
             failures.note(host.add_address(link.index, *address));
         }
-        if let Some(mac) = &self.unpinned {
-            failures.note(host.set_mac(link.index, mac));
-        }
         if self.made_promiscuous {
             failures.note(host.set_promiscuous(link.index, false));
         }
@@ -81,6 +66,24 @@ impl Changes {
         }
         failures.finish().with_context(|| format!("failed to restore {:?}", link.name))
     }
+}
+
+/// Keeps the hardware address that the link had when it was looked up: setting it, even to what it is, makes a bridge stop
+/// following its ports. A bridge that had lost its address with its last port has that of its new port by now.
+pub(super) fn pin_mac(host: &mut Handle, link: &Link) -> Result<()> {
+    const WHAT: &str = "could not set bridge's mac";
+    if !link.follows_first_port && !link.mac.is_zero() {
+        return host.set_mac(link.index, &link.mac).context(WHAT);
+    }
+    // Another ADD may have come first.
+    let Some(now) = host.find_link_at(link.index)? else { return Ok(()) };
+    match now {
+        now if now.follows_first_port => host.keep_first_mac(now.index, &now.mac),
+        now if now.mac.is_zero() => Ok(()),
+        now if link.mac.is_zero() => host.set_mac(now.index, &now.mac),
+        now => host.set_mac(now.index, &link.mac),
+    }
+    .context(WHAT)
 }
 
 /// The addresses that have to go before the link can have the wanted one; `None` when it has it already.

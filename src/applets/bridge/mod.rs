@@ -26,6 +26,8 @@
 //! of the bridge. A bridge that is created here filters VLANs if one of the keys is there; one that exists keeps its setting,
 //! and if it does not filter then all its ports hear one another, as with the reference.
 //!
+//! A bridge that was there keeps its hardware address if it becomes a gateway; any other follows its ports' addresses.
+//!
 //! Left behind on purpose, as by the reference: the bridge with its address, `BRIDGE.VLAN`, and forwarding.
 
 mod changes;
@@ -241,10 +243,19 @@ impl Conf {
         PortSettings { hairpin: self.hairpin, isolated: self.isolated, ..self.vlans.port() }
     }
 
+    /// True if the bridge itself has the gateway addresses of this network.
+    fn bridge_is_gateway(&self) -> bool {
+        self.has_gateway() && self.vlans.id == 0
+    }
+
     /// Name of the interface that has the VLAN's gateway addresses, if this network has any.
     fn vlan_gateway(&self) -> Option<String> {
-        let has_one = self.is_gateway && self.vlans.id != 0 && !self.ipam.is_empty();
+        let has_one = self.has_gateway() && self.vlans.id != 0;
         has_one.then(|| format!("{}.{}", self.bridge, self.vlans.id))
+    }
+
+    fn has_gateway(&self) -> bool {
+        self.is_gateway && !self.ipam.is_empty()
     }
 }
 

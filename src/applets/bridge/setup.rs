@@ -43,12 +43,12 @@ pub(super) struct Attaching<'a, 'r> {
 impl Attaching<'_, '_> {
     /// Attaches the container and gives the result.
     pub(super) fn attach(mut self) -> Result<CniResult> {
-        let Conf { bridge: name, disable_container_interface, .. } = self.conf;
+        let name = &self.conf.bridge;
         let mut host = Handle::current()?;
         let shared = shared::enter(self.conf, self.undo);
         let bridge = shared.borrow_mut().ensure(&mut host, self.conf);
         let bridge = bridge.with_context(|| format!("failed to create bridge {name:?}"))?;
-        let pair = self.create_pair(&mut host, &bridge)?;
+        let pair = self.create_pair(&mut host, &bridge, &shared)?;
         if self.conf.firewall.spoof_check {
             let (port, mac) = (&pair.host_name, &pair.container_mac);
             firewall::begin_spoof_check(&mut self.session, self.request, port, mac, self.undo)?;
@@ -67,38 +67,41 @@ impl Attaching<'_, '_> {
         if self.ipam.is_some() {
             self.configure_container(&mut inside, pair.container_index, &mut result)?;
             self.configure_host(&mut host, &bridge, &shared, &mut result)?;
-        } else if !disable_container_interface {
+        } else if !self.conf.disable_container_interface {
             let up = inside.set_up(pair.container_index, true);
             up.with_context(|| format!("failed to set {:?} up", self.request.ifname))?;
         }
-        if !disable_container_interface {
-            wait_for_port(&mut host, &pair.host_name)?;
+        if self.joins_last(&bridge) {
+            shared.borrow_mut().join(&mut host, &bridge, self.conf, &pair.host_name)?;
         }
-        if self.ipam.is_some() {
-            apply::announce(&mut inside, pair.container_index, &pair.container_mac);
-        }
-        if may_follow(&bridge, &pair.host_mac)
-            && let (Some(now), Some(first)) = (host.find_link_at(bridge.index)?, result.interfaces.first_mut())
-        {
-            first.mac = now.mac.to_string();
-        }
-        if let Some(dns) = &self.conf.dns {
-            result.dns = dns.clone();
-        }
+        self.finish(&mut host, &mut inside, &bridge, &pair, &mut result)?;
         Ok(result)
     }
 
-    fn create_pair(&mut self, host: &mut Handle, bridge: &Link) -> Result<veth::Pair> {
+    /// True if the port joins the bridge when all else is done. The first port changes a bridge for good: the hardware
+    /// address is either set by then, which no request undoes, or is lost with the port. So an ADD that fails before leaves
+    /// the bridge as it was.
+    fn joins_last(&self, bridge: &Link) -> bool {
+        bridge.follows_first_port && !self.ipam.as_ref().is_some_and(Delegate::may_use_interface)
+    }
+
+    fn create_pair(&mut self, host: &mut Handle, bridge: &Link, shared: &Shared) -> Result<veth::Pair> {
         let wanted = veth::Wanted {
             container: self.container,
             ifname: &self.request.ifname,
             mac: self.conf.mac.as_ref(),
-            master: Some(bridge.index),
+            master: Some(bridge.index).filter(|_| !bridge.follows_first_port),
             mtu: self.conf.mtu.bytes(),
         };
         let pair = veth::create(host, &wanted)?;
         let name = pair.host_name.clone();
         self.undo.push(move || veth::delete(&name));
+        if bridge.follows_first_port {
+            if !self.joins_last(bridge) {
+                shared.borrow_mut().join(host, bridge, self.conf, &pair.host_name)?;
+            }
+            return Ok(pair);
+        }
         let settings = self.conf.port();
         if settings != PortSettings::default() {
             let port = host.link(&pair.host_name)?;
@@ -145,6 +148,32 @@ impl Attaching<'_, '_> {
         sysctls::enable_forwarding(has(false), has(true)).context("failed to enable forwarding")?;
         let Some(manner) = &self.manner else { return Ok(()) };
         ip_masq::begin(manner, &mut self.session, self.request, result, self.undo)
+    }
+
+    /// Waits for the port, announces the addresses behind it, and completes the result.
+    fn finish(
+        &self,
+        host: &mut Handle,
+        inside: &mut Handle,
+        bridge: &Link,
+        pair: &veth::Pair,
+        result: &mut CniResult,
+    ) -> Result<()> {
+        if !self.conf.disable_container_interface {
+            wait_for_port(host, &pair.host_name)?;
+        }
+        if self.ipam.is_some() {
+            apply::announce(inside, pair.container_index, &pair.container_mac);
+        }
+        if may_follow(bridge, &pair.host_mac)
+            && let (Some(now), Some(first)) = (host.find_link_at(bridge.index)?, result.interfaces.first_mut())
+        {
+            first.mac = now.mac.to_string();
+        }
+        if let Some(dns) = &self.conf.dns {
+            result.dns = dns.clone();
+        }
+        Ok(())
     }
 }
 

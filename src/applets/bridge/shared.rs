@@ -11,7 +11,7 @@ use super::changes::{self, Changes};
 use crate::cni::Undo;
 use crate::error::{Context, Errno, Error, Failures, Result};
 use crate::net::bridge_ports::PortSettings;
-use crate::net::links::NewBridge;
+use crate::net::bridges::NewBridge;
 use crate::net::{Handle, Link, Mac, Netns, SharedLinks, veth};
 
 /// What one ADD has changed on the bridge. The journal's last step holds it too: it takes the changes back, and lets go of
@@ -95,6 +95,18 @@ impl SharedBridge {
         }
         self.let_others_in_if_unchanged();
         Ok(bridge)
+    }
+
+    /// Makes the container's port the first one of a bridge. A bridge that is a gateway keeps its hardware address; any
+    /// other takes the port's, as with the reference.
+    pub(super) fn join(&mut self, host: &mut Handle, bridge: &Link, conf: &Conf, port: &str) -> Result<()> {
+        if conf.bridge_is_gateway() {
+            self.hold_alone();
+            changes::pin_mac(host, bridge)?;
+            self.let_others_in_if_unchanged();
+        }
+        let port = host.link(port)?;
+        host.set_port(port.index, &port.name, &PortSettings { bridge: Some(bridge), ..conf.port() })
     }
 
     /// Finds or creates the link that has the gateway addresses of this network: the bridge, or, for a VLAN, one end of a

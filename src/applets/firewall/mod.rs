@@ -232,6 +232,9 @@ impl Conf {
         if let Backend::Firewalld(_) = self.backend(request)? {
             filter.admin_chain = None;
         }
+        if filter.admin_chain.is_none() && filter.ingress.is_none() {
+            return Ok(());
+        }
         let mut session = Session::default();
         let store = self.store(&mut session, request, forced(request)?)?;
         filter.probe(&mut session, store).context("failed to probe firewall rules")

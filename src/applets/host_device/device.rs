@@ -128,12 +128,16 @@ impl<'a> Selector<'a> {
         found.ok_or_else(|| Error::internal(format!("no net directory under pci device {pci}")))
     }
 
-    /// STATUS: what sysfs knows is there wherever the link is. A name or a hardware address a container may have.
-    pub(super) fn probe(&self) -> Result<()> {
+    /// STATUS: what sysfs knows is there wherever the link is. A name or a hardware address a container may have; in
+    /// `dpdk` mode ADD looks for no link; and with `is_named_later` the runtime's device takes the place of the PCI address.
+    pub(super) fn probe(&self, dpdk: bool, is_named_later: bool) -> Result<()> {
         let path = match self {
-            Selector { device: "", hwaddr: "", kernelpath: "", pci: "", .. } => return Ok(()),
-            Selector { device: "", hwaddr: "", kernelpath: "", pci, .. } => format!("{PCI_DEVICES}/{pci}"),
-            Selector { device: "", hwaddr: "", kernelpath, .. } => kernelpath.to_string(),
+            Selector { device: "", hwaddr: "", kernelpath: "", pci, .. } if !pci.is_empty() && !is_named_later => {
+                format!("{PCI_DEVICES}/{pci}")
+            }
+            Selector { device: "", hwaddr: "", kernelpath, .. } if !kernelpath.is_empty() && !dpdk => {
+                kernelpath.to_string()
+            }
             _ => return Ok(()),
         };
         let found = fs::metadata(&path).with_context(|| format!("failed to find host device: {path}"));

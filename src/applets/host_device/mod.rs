@@ -77,9 +77,7 @@ impl Plugin for HostDevice {
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::decode(request)?;
-        // The runtime will name it.
-        let capabilities = request.config.top().object("capabilities")?;
-        match capabilities.map_or(Ok(false), |all| all.boolean("deviceID"))? || conf.selector.has_device_id() {
+        match runtime_names_device(request)? || conf.selector.has_device_id() {
             true => Ok(()),
             false => conf.require_device(),
         }
@@ -143,9 +141,16 @@ impl Plugin for HostDevice {
     }
 
     fn status(&self, request: &Request<'_>) -> Result<()> {
-        Conf::decode(request)?.selector.probe()?;
+        let conf = Conf::decode(request)?;
+        conf.selector.probe(conf.dpdk, runtime_names_device(request)?)?;
         attach::call_ipam(request)
     }
+}
+
+/// True if runtimes name the PCI or auxiliary device, which they do with an ADD.
+fn runtime_names_device(request: &Request<'_>) -> Result<bool> {
+    let capabilities = request.config.top().object("capabilities")?;
+    capabilities.map_or(Ok(false), |all| all.boolean("deviceID"))
 }
 
 impl<'a> Conf<'a> {
