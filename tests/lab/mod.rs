@@ -22,7 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use call::{Call, Outcome};
 pub use configs::{Configurations, bridge_config, chosen, host_local_config, merged, static_config};
-pub use state::{Snapshot, without_random_names};
+pub use state::{Snapshot, number_random_names, without_random_names};
 
 /// Where the plugins under test are in every lab, as on a host.
 pub const PLUGINS: &str = "/opt/cni/bin";
@@ -297,6 +297,19 @@ pub fn new_reference_dir() -> String {
     assert!(
         found,
         "no reference plugins 1.9.1 in {folder}: scripts/debian-fetch.sh sid containernetworking-plugins FOLDER"
+    );
+    folder
+}
+
+/// Folder of the previous release's cni-box: `CNI_BOX_PREVIOUS`, or where `make test` builds it.
+/// Fails the test if there is none.
+pub fn previous_dir() -> String {
+    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/target/previous");
+    let folder = std::env::var("CNI_BOX_PREVIOUS").unwrap_or_else(|_| built.to_string());
+    let found = Path::new(&folder).join("cni-box").is_file();
+    assert!(
+        found,
+        "no cni-box of the previous release in {folder}: scripts/previous-release.sh builds it from this repository's history"
     );
     folder
 }
