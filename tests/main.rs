@@ -55,6 +55,7 @@ mod flannel;
 mod flannel_after;
 mod gc_command;
 mod gc_safety;
+mod golden_state;
 mod guest;
 mod host_device;
 mod host_device_after;

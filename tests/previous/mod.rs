@@ -6,6 +6,7 @@
 
 mod addresses;
 mod chains;
+mod golden;
 mod interfaces;
 mod leases;
 
