@@ -43,4 +43,12 @@ fetch_new_reference() {
     scripts/debian-fetch.sh sid containernetworking-plugins "${CNI_REFERENCE_NEW%/usr/lib/cni}"
 }
 
+# Builds the previous release of cni-box, unless CNI_BOX_PREVIOUS names its directory. Exit status
+# 3: this copy of the sources has too little history.
+build_previous_release() {
+    if [ -n "${CNI_BOX_PREVIOUS:-}" ]; then return; fi
+    export CNI_BOX_PREVIOUS=${OUT:-$PWD/target}/previous
+    scripts/previous-release.sh
+}
+
 can_apt() { is_root && have apt-get; }

@@ -5,6 +5,7 @@
 #   CNI_BOX_BIN        the binary under test: what users get, not cargo's debug build
 #   CNI_REFERENCE_DIR  the reference plugins to compare with
 #   CNI_REFERENCE_NEW  those of today, 1.9.1 (default: Debian sid's, which are fetched)
+#   CNI_BOX_PREVIOUS   the directory of the previous release's cni-box (default: built from the history)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -29,7 +30,16 @@ prepare() {
     cargo test --locked --no-run --lib --test main
     scripts/vm-fetch.sh || true
     fetch_new_reference || true
+    prepare_previous_release
     if is_root; then scripts/runtimes-fetch.sh || true; fi
+}
+
+# A copy of the sources without history cannot build that release. Any other failure fails the
+# tests.
+prepare_previous_release() {
+    local status=0
+    build_previous_release || status=$?
+    if [ "$status" -eq 3 ]; then export CNI_BOX_TEST_NO_PREVIOUS=1; fi
 }
 
 # run LOG COMMAND...: the counts come from the test programs' own closing lines. A run that has none, or that fails although
@@ -46,11 +56,20 @@ run() {
 
 host_tests() { cargo test --locked --offline --no-fail-fast "$@"; }
 
-# None is skipped in silence: the lanes fail unless they run just as many.
-tell_what_is_left() {
+# count MODULE: how many tests there are below it
+count() {
     local names
     names=$(host_tests --quiet --test main -- --list --format terse "$1::")
-    say "left to $2: $(grep -c ': test$' <<<"$names") tests below tests/$1"
+    grep -c ': test$' <<<"$names"
+}
+
+# None is skipped in silence: the lanes fail unless they run just as many.
+tell_what_is_left() { say "left to $2: $(count "$1") tests below tests/$1"; }
+
+tell_what_is_not_tested() {
+    shout "not tested: the upgrade from the previous release and the way back, $(count previous) tests below tests/previous." \
+        "This copy of the sources has too little history to build that release: \`git fetch --unshallow\` brings it, or" \
+        "CNI_BOX_PREVIOUS=DIRECTORY names the place of that release's cni-box (see scripts/previous-release.txt)."
 }
 
 # sum passed LOG...
@@ -70,7 +89,9 @@ logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 broken_runs=0
 run "$logs/lib" host_tests --lib
-run "$logs/main" host_tests --test main -- --skip guest:: --skip runtimes::
+elsewhere=(--skip guest:: --skip runtimes::)
+if [ -n "${CNI_BOX_TEST_NO_PREVIOUS:-}" ]; then elsewhere+=(--skip previous::); fi
+run "$logs/main" host_tests --test main -- "${elsewhere[@]}"
 tell_what_is_left guest "the guest's kernel"
 tell_what_is_left runtimes "container runtimes"
 run "$logs/guest" scripts/test-vm.sh
@@ -79,6 +100,8 @@ if [ -z "${CNI_BOX_TEST_USER:-}" ]; then
 else
     shout "not tested with container runtimes: they need root"
 fi
+
+if [ -n "${CNI_BOX_TEST_NO_PREVIOUS:-}" ]; then tell_what_is_not_tested; fi
 
 passed=$(sum passed "$logs"/*)
 failed=$(($(sum failed "$logs"/*) + broken_runs))

@@ -12,7 +12,7 @@ pub const POOL: &str = "10.1.2.10 - 10.1.2.99";
 pub const LOG: &str = "/run/lab/dhcp.log";
 pub const SOCKET: &str = "/run/cni/dhcp.sock";
 const SERVER_LOG: &str = "/run/lab/server.log";
-const LEASES: &str = "/run/lab/leases";
+pub const LEASES: &str = "/run/lab/leases";
 pub const RECORDS: &str = "/run/cni-box/dhcp/%run%cni%dhcp.sock";
 
 /// A host with the bridge `cni0` and a namespace `lan`, which has 10.1.0.1/16 on `lan0` on that bridge: the place for a

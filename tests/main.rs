@@ -6,6 +6,9 @@
 //! `newer_` (Debian's reference is 1.1.1), and those of programs that it does not have (cnitool, dispatch, gc_command, tap,
 //! the flags of today's dhcp daemon), then fail by design.
 //!
+//! The tests below `previous` need the previous release (`CNI_BOX_PREVIOUS`, default
+//! `target/previous`), which `scripts/previous-release.sh` builds.
+//!
 //! What is below `guest` needs devices that not every kernel has: `make test-vm` runs it in a virtual machine. What is below
 //! `runtimes` needs container runtimes: `make test-runtimes` fetches them and runs it.
 #![allow(
@@ -56,6 +59,7 @@ mod flannel;
 mod flannel_after;
 mod gc_command;
 mod gc_safety;
+mod golden_state;
 mod guest;
 mod host_device;
 mod host_device_after;
@@ -80,6 +84,7 @@ mod portmap_life;
 mod portmap_nft;
 mod portmap_traffic;
 mod prefixed_names;
+mod previous;
 mod protocol;
 mod ptp;
 mod ptp_after;

@@ -12,7 +12,7 @@ use crate::portmap;
 const BACKENDS: [(&str, &str); 3] = [("nft", "iptables"), ("legacy", "iptables"), ("nft", "nftables")];
 
 /// Answers everybody on TCP port 80 and UDP port 81 with its name and the client's address.
-const SERVER: &str = r#"
+pub const SERVER: &str = r#"
 import socket, select, sys
 name, address, ready = sys.argv[1:4]
 family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -34,7 +34,7 @@ while True:
 "#;
 
 /// Prints the answer; fails after a second without one.
-const CLIENT: &str = r#"
+pub const CLIENT: &str = r#"
 import socket, sys
 kind, address, port, own = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 family = socket.AF_INET6 if ":" in address else socket.AF_INET

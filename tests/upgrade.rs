@@ -1,13 +1,22 @@
 //! An upgrade and its way back on a host that is in use: the plugins' names are replaced while containers come and go, and
-//! what one side attached the other detaches, in the middle of chains too.
+//! what one side attached the other detaches, in the middle of chains too. `previous` does the same
+//! with the previous release.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::lab::{Background, Call, Lab, PLUGINS, binary, new_reference_dir, reference_dir, wait_for};
+
+/// The plugins that ours replace, and that replace ours.
+pub enum Other {
+    /// The reference's, in this folder.
+    Go(String),
+    /// Links to the cni-box in this folder.
+    Box(String),
+}
 
 /// The chain's plugins, which are replaced.
 const NAMES: [&str; 6] = ["bandwidth", "bridge", "firewall", "host-local", "portmap", "tuning"];
@@ -44,29 +53,40 @@ enum Job {
     Add(usize),
     Del(usize),
     InstallOurs,
-    InstallGo,
+    InstallOther,
 }
 
-use Job::{Add, Del, InstallGo, InstallOurs};
+use Job::{Add, Del, InstallOther, InstallOurs};
 
 /// A host with a network of all the plugins that people chain, and 61 addresses.
-struct Site {
-    lab: Lab,
-    go: String,
+pub struct Site {
+    pub lab: Lab,
+    other: Other,
     /// Who has which address.
     owners: Mutex<BTreeMap<String, usize>>,
 }
 
+/// A bridge with 61 addresses, and the plugins that people chain behind it.
+pub fn plugins() -> Value {
+    json!([
+        {"type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/26"}]]}},
+        {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true},
+        {"type": "firewall"},
+        {"type": "bandwidth", "capabilities": {"bandwidth": true}},
+        {"type": "tuning", "mtu": 1400, "sysctl": {"net.core.somaxconn": "500"}}])
+}
+
+/// The capability arguments of a container: limits, and a port of the host for port 80.
+pub fn capabilities(number: usize) -> Value {
+    json!({"bandwidth": {"ingressRate": 80_000_000, "ingressBurst": 8_000_000},
+        "portMappings": [{"hostPort": 8000 + number, "containerPort": 80, "protocol": "tcp"}]})
+}
+
 impl Site {
-    fn new(go: String) -> Site {
+    pub fn new(other: Other, plugins: &Value) -> Site {
         let lab = Lab::bare();
-        let list = json!({"cniVersion": "1.0.0", "name": "net", "plugins": [
-            {"type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
-                "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/26"}]]}},
-            {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true},
-            {"type": "firewall"},
-            {"type": "bandwidth", "capabilities": {"bandwidth": true}},
-            {"type": "tuning", "mtu": 1400, "sysctl": {"net.core.somaxconn": "500"}}]});
+        let list = json!({"cniVersion": "1.0.0", "name": "net", "plugins": plugins});
         lab.write("/etc/cni/net.d/net.conflist", list.to_string());
         lab.sh(&format!(
             "mkdir -p /opt/runtime; cp {} {RUNTIME}
@@ -76,30 +96,37 @@ impl Site {
             binary()
         ))
         .success();
-        Site { lab, go, owners: Mutex::default() }
+        Site { lab, other, owners: Mutex::default() }
     }
 
     /// As a package manager does it: beside the old file, then in its place.
-    fn install_go(&self) {
+    fn install_go(&self, folder: &str) {
         for name in NAMES {
             let place = format!("{PLUGINS}/{name}");
-            self.lab.sh(&format!("cp {}/{name} {place}.dpkg-new; mv -f {place}.dpkg-new {place}", self.go)).success();
+            self.lab.sh(&format!("cp {folder}/{name} {place}.dpkg-new; mv -f {place}.dpkg-new {place}")).success();
         }
     }
 
-    fn install_ours(&self) {
+    pub fn install_other(&self) {
+        match &self.other {
+            Other::Go(folder) => self.install_go(folder),
+            Other::Box(folder) => {
+                self.lab.run(&[&format!("{folder}/cni-box"), "--install", PLUGINS]).success();
+            }
+        }
+    }
+
+    pub fn install_ours(&self) {
         self.lab.run(&[&binary(), "--install", PLUGINS]).success();
     }
 
-    fn runtime(&self, verb: &str, number: usize) -> Call<'_> {
+    pub fn runtime(&self, verb: &str, number: usize) -> Call<'_> {
         let netns = format!("/var/run/netns/c{number}");
-        let capabilities = json!({"bandwidth": {"ingressRate": 80_000_000, "ingressBurst": 8_000_000},
-            "portMappings": [{"hostPort": 8000 + number, "containerPort": 80, "protocol": "tcp"}]});
         let call = Call::new(&self.lab, RUNTIME).args_list(&[verb, "net", &netns]);
-        call.env("CNI_PATH", PLUGINS).env("CAP_ARGS", &capabilities.to_string())
+        call.env("CNI_PATH", PLUGINS).env("CAP_ARGS", &capabilities(number).to_string())
     }
 
-    fn add(&self, number: usize) {
+    pub fn add(&self, number: usize) {
         self.lab.netns(&format!("c{number}"));
         let result = self.runtime("add", number).run().result();
         let address = result["ips"][0]["address"].as_str().unwrap_or_else(|| panic!("{result}"));
@@ -108,7 +135,7 @@ impl Site {
     }
 
     /// The address is anybody's from the moment at which the call begins.
-    fn del(&self, number: usize) {
+    pub fn del(&self, number: usize) {
         self.owners.lock().unwrap().retain(|_, owner| *owner != number);
         self.runtime("del", number).run().success();
         let left = self.lab.run(&["ip", "-n", &format!("c{number}"), "link", "show", "eth0"]);
@@ -116,15 +143,20 @@ impl Site {
         self.lab.ok(&format!("ip netns delete c{number}"));
     }
 
+    /// Deletes the namespace of a container without a DEL.
+    pub fn lose(&self, number: usize) {
+        self.owners.lock().unwrap().retain(|_, owner| *owner != number);
+        self.lab.ok(&format!("ip netns delete c{number}"));
+    }
+
     /// What only ours writes, and the Go plugins leave, goes with our next GC.
-    fn collect_garbage(&self) {
+    pub fn collect_garbage(&self) {
         self.install_ours();
         for plugin in ["firewall", "tuning"] {
             let config = json!({"cniVersion": "1.1.0", "name": "net", "type": plugin, "cni.dev/valid-attachments": []});
             self.lab.plugin(plugin).verb("GC").config(&config).run().silent();
         }
-        let files = self.lab.sh("find /run/cni /run/cni-box -type f").success().stdout;
-        assert_eq!(files, "");
+        assert_eq!(self.lab.kept_files(), [""; 0]);
     }
 
     /// All jobs in their order, several at a time.
@@ -138,7 +170,7 @@ impl Site {
                             Add(number) => self.add(number),
                             Del(number) => self.del(number),
                             InstallOurs => self.install_ours(),
-                            InstallGo => self.install_go(),
+                            InstallOther => self.install_other(),
                         }
                     }
                 });
@@ -147,7 +179,7 @@ impl Site {
     }
 
     /// Every living container is as it should be.
-    fn check(&self) {
+    pub fn check(&self) {
         let living: Vec<_> = self.owners.lock().unwrap().values().copied().collect();
         for number in living {
             self.runtime("check", number).run().silent();
@@ -155,7 +187,7 @@ impl Site {
     }
 
     /// A connection from outside to container 0 through its mapped port.
-    fn talk(&self) -> [Background; 2] {
+    pub fn talk(&self) -> [Background; 2] {
         self.lab.write("/opt/server", SERVER);
         self.lab.write("/opt/client", CLIENT);
         let python = |netns: &str, words: &[&str]| {
@@ -187,18 +219,25 @@ fn mixed(adds: impl Iterator<Item = usize>, dels: impl Iterator<Item = usize>, s
 }
 
 /// One at a time, what each leaves for all containers by design.
-fn leave_what_is_shared(site: &Site) {
-    for install in [Site::install_ours, Site::install_go] {
+pub fn leave_what_is_shared(site: &Site) {
+    for install in [Site::install_ours, Site::install_other] {
         install(site);
         site.add(0);
         site.del(0);
     }
 }
 
-fn there_and_back(go: String) {
-    let site = Site::new(go);
+fn there_and_back(other: Other) {
+    let site = Site::new(other, &plugins());
     leave_what_is_shared(&site);
     let before = site.lab.snapshot();
+    under_load(&site);
+    before.assert_same(&site.lab.snapshot());
+    site.collect_garbage();
+}
+
+/// Attaches and detaches sixty containers while the plugins are replaced, and replaced again.
+pub fn under_load(site: &Site) {
     let (odd, even) = ((1..=30).step_by(2), (2..=30).step_by(2));
 
     site.add(0);
@@ -207,7 +246,7 @@ fn there_and_back(go: String) {
     site.work(&mixed(31..=LAST, odd.clone(), Some(InstallOurs)));
     site.check();
     // Some of the first half come again, and go with the rest.
-    site.work(&mixed(odd.clone().take(5), (31..=LAST).step_by(2), Some(InstallGo)));
+    site.work(&mixed(odd.clone().take(5), (31..=LAST).step_by(2), Some(InstallOther)));
     site.work(&even.chain(odd.take(5)).chain((32..=LAST).step_by(2)).map(Del).collect::<Vec<_>>());
 
     site.lab.write("/run/stop", "");
@@ -215,16 +254,14 @@ fn there_and_back(go: String) {
     server.kill();
     site.del(0);
     assert_eq!(*site.owners.lock().unwrap(), BTreeMap::new());
-    before.assert_same(&site.lab.snapshot());
-    site.collect_garbage();
 }
 
 #[test]
 fn to_ours_and_back_with_the_references_1_1() {
-    there_and_back(reference_dir());
+    there_and_back(Other::Go(reference_dir()));
 }
 
 #[test]
 fn newer_to_ours_and_back_with_the_reference_1_9() {
-    there_and_back(new_reference_dir());
+    there_and_back(Other::Go(new_reference_dir()));
 }

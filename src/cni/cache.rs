@@ -65,15 +65,20 @@ impl Cache {
         file::replace(&self.directory, &name, FILE_MODE, text.as_bytes())
     }
 
-    /// What is remembered. A missing or unreadable file is none, and so is the file of another attachment: since every
-    /// part of the name may contain `-`, two attachments can share one.
+    /// Reads the file of an attachment. Returns `None` for a missing or unreadable file, for one of
+    /// an unknown kind, which a later release may have written, and for the file of another
+    /// attachment: since every part of the name may contain `-`, two attachments can share a name.
     pub fn read(&self, network: &str, attachment: &Attachment) -> Result<Option<Cached>> {
         let Ok(bytes) = self.bytes(&file_name(network, attachment)?) else { return Ok(None) };
         let map = json::parse_object(&bytes)?;
         let object = Object::top(&map);
-        if object.string("kind") != Ok(KIND) {
-            let result = CniResult::from_json(&Value::Object(map), "")?;
-            return Ok(Some(Cached { result, ..Cached::default() }));
+        match object.string("kind") {
+            Ok(KIND) => {}
+            Ok(later) if !later.is_empty() => return Ok(None),
+            _ => {
+                let result = CniResult::from_json(&Value::Object(map), "")?;
+                return Ok(Some(Cached { result, ..Cached::default() }));
+            }
         }
         if is_other(&object, network, attachment) {
             return Ok(None);
@@ -248,6 +253,17 @@ mod tests {
         let cached = cache.read("n", &attachment("c")).unwrap().unwrap();
         assert_eq!((cached.attachment, cached.config.as_slice()), (full(), b"{}".as_slice()));
         assert_eq!(cached.result.dns.domain, "d");
+        cache.remove("n", &full());
+        assert!(!directory.exists("cni/results/n-c-eth0"));
+    }
+
+    #[test]
+    fn a_file_of_an_unknown_kind_holds_no_result() {
+        let directory = TempDir::new();
+        let cache = cache(&directory);
+        cache.write("n", &full(), b"{}", json!({"cniVersion": "1.0.0"})).unwrap();
+        directory.write("cni/results/n-c-eth0", &directory.read("cni/results/n-c-eth0").replace("CacheV1", "CacheV2"));
+        assert_eq!((cache.read("n", &full()).unwrap(), cache.list(None).unwrap()), (None, Vec::new()));
         cache.remove("n", &full());
         assert!(!directory.exists("cni/results/n-c-eth0"));
     }

@@ -95,7 +95,7 @@ impl Owners {
     /// The address belongs to nobody.
     pub fn clear(&self, address: IpAddr) -> Result<()> {
         match fs::remove_file(self.directory.join(address.to_string())) {
-            Err(error) if error.kind() == NotFound => Ok(()),
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(()),
             removed => where_possible(removed.map_err(Error::from))
                 .with_context(|| format!("failed to remove the record of {address}")),
         }
@@ -217,8 +217,10 @@ mod tests {
     fn what_is_no_directory_holds_no_records() {
         let path = directory();
         fs::write(&path, "").unwrap();
-        assert_eq!(Owners::open_at(&path).all(), Ok(Vec::new()));
-        assert_eq!(Owners::open_at(&path.join("firewall")).all(), Ok(Vec::new()));
+        for owners in [Owners::open_at(&path), Owners::open_at(&path.join("firewall"))] {
+            assert_eq!(owners.all(), Ok(Vec::new()));
+            assert_eq!(owners.clear("10.0.0.2".parse().unwrap()), Ok(()));
+        }
         fs::remove_file(&path).unwrap();
     }
 

@@ -1,7 +1,8 @@
 //! An accelerator beside the reservations of a network: which addresses belong to which attachment, found without
 //! opening every file; and with each address the words of its record (see `record`), which are all that the reservation
 //! files do not hold themselves. Nobody needs it: whatever goes wrong with it ends in a scan of the files, never in an
-//! error.
+//! error. The index of a later release is left alone: until that release comes back there are no
+//! records, and all reservations count as alive.
 //!
 //! Kept outside the network's directory, where the reference plugin would read it as a reservation:
 //! `<dataDir>/.cni-box/<network>.index` (see `table` for its format). A scan writes a new file, `<network>.new`, which takes

@@ -10,6 +10,10 @@
 //! number of slots, a power of two; number of used slots; number of entries left out), zeros up to 128, then the slots:
 //! 64-bit hash (0 = empty), 16 bytes of address, IPv4 in its v4-mapped form, the owner's four words, and zeros up to 64. No
 //! slot lies across two pages, so none is ever half-written, unless by a power failure.
+//!
+//! The last byte of the magic is the format version. A file of an earlier version is replaced. A
+//! file of a later version is left alone, for the later release that may come back; there is no
+//! table then.
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv6Addr};
@@ -45,7 +49,8 @@ pub(super) struct Slot {
     pub(super) words: Words,
 }
 
-const MAGIC: u64 = u64::from_le_bytes(*b"cnibox\0\x02");
+const FORMAT: [u8; 7] = *b"cnibox\0";
+const VERSION: u8 = 2;
 const SLOTS_AT: u64 = 128;
 const SLOT_BYTES: u64 = 64;
 const FEWEST_SLOTS: u64 = 256;
@@ -55,7 +60,7 @@ const HEADER_BYTES: usize = WORDS * 8;
 
 impl Table {
     /// Reads the header of the file, which may be empty, and gives the stamp it carries. Fails when another process uses
-    /// it.
+    /// it, and with `EOPNOTSUPP` when its version is a later one.
     pub(super) fn open(file: File) -> Result<(Table, Stamp)> {
         let mut table = Table::locked(file)?;
         let mut bytes = [0; HEADER_BYTES];
@@ -63,7 +68,10 @@ impl Table {
             return Ok((table, Stamp::default()));
         }
         let [magic, stamp @ .., slots, used, left_out] = words::<WORDS>(&bytes);
-        if magic != MAGIC || !slots.is_power_of_two() || used > slots / 2 {
+        if is_later(magic) {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
+        if magic != own_magic() || !slots.is_power_of_two() || used > slots / 2 {
             return Ok((table, Stamp::default()));
         }
         (table.slots, table.used, table.left_out) = (slots, used, left_out);
@@ -87,7 +95,7 @@ impl Table {
     /// Writes the header with a stamp.
     pub(super) fn write_header(&self, stamp: &Stamp) -> Result<()> {
         let [a, b, c, d, e, f, g] = *stamp;
-        let words: [u64; WORDS] = [MAGIC, a, b, c, d, e, f, g, self.slots, self.used, self.left_out];
+        let words: [u64; WORDS] = [own_magic(), a, b, c, d, e, f, g, self.slots, self.used, self.left_out];
         Ok(self.file.file().write_all_at(&bytes_of(&words), 0)?)
     }
 
@@ -230,6 +238,18 @@ impl Slot {
         let [front, back] = words(&mapped(self.address).octets());
         bytes_of(&[self.hash, front, back, a, b, c, d, 0])
     }
+}
+
+/// The first word of a file.
+fn own_magic() -> u64 {
+    let [a, b, c, d, e, f, g] = FORMAT;
+    u64::from_le_bytes([a, b, c, d, e, f, g, VERSION])
+}
+
+/// True for the first word of a file that a later release has written.
+fn is_later(magic: u64) -> bool {
+    let [format @ .., version] = magic.to_le_bytes();
+    format == FORMAT && version > VERSION
 }
 
 /// FNV-1a, and the finalizer of MurmurHash3 for even low bits; never 0.

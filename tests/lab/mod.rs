@@ -23,7 +23,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use call::{Call, Outcome};
 pub use configs::{Configurations, bridge_config, chosen, host_local_config, merged, static_config};
-pub use state::{Snapshot, without_random_names};
+pub use state::{Snapshot, number_random_names, without_random_names};
 
 /// Where the plugins under test are in every lab, as on a host.
 pub const PLUGINS: &str = "/opt/cni/bin";
@@ -316,6 +316,19 @@ pub fn release() -> String {
     let about = String::from_utf8(about.stderr).unwrap();
     let release = about.lines().next().and_then(|line| line.strip_prefix("CNI static plugin v"));
     release.unwrap_or_else(|| panic!("no release of the reference in {about:?}")).to_string()
+}
+
+/// Folder of the previous release's cni-box: `CNI_BOX_PREVIOUS`, or where `make test` builds it.
+/// Fails the test if there is none.
+pub fn previous_dir() -> String {
+    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/target/previous");
+    let folder = std::env::var("CNI_BOX_PREVIOUS").unwrap_or_else(|_| built.to_string());
+    let found = Path::new(&folder).join("cni-box").is_file();
+    assert!(
+        found,
+        "no cni-box of the previous release in {folder}: scripts/previous-release.sh builds it from this repository's history"
+    );
+    folder
 }
 
 /// Whether these are what COMPAT.md was written for. Debian's sid will have others one day, and then it is nobody's mistake

@@ -28,6 +28,12 @@ impl Snapshot {
         &self.0
     }
 
+    /// Drops the lines that are noise.
+    pub fn without(mut self, is_noise: impl Fn(&str) -> bool) -> Snapshot {
+        self.0.retain(|line| !is_noise(line));
+        self
+    }
+
     /// The same facts after a change of every line, sorted again.
     pub fn map(self, change: impl Fn(&str) -> String) -> Snapshot {
         let mut lines: Vec<_> = self.0.iter().map(|line| change(line)).collect();
@@ -81,6 +87,12 @@ impl Lab {
     pub fn reserved(&self, network: &str) -> Vec<String> {
         let names = self.list(&format!("/var/lib/cni/networks/{network}"));
         names.into_iter().filter(|name| name.parse::<std::net::IpAddr>().is_ok()).collect()
+    }
+
+    /// Lists the files that our plugins keep below /run until DEL or GC, sorted.
+    pub fn kept_files(&self) -> Vec<String> {
+        let found = self.sh("find /run/cni /run/cni-box -type f 2>/dev/null | sort").stdout;
+        found.lines().map(str::to_string).collect()
     }
 
     /// Lines of `iptables-save` and its sisters that are rules or chains of ours.
@@ -189,6 +201,28 @@ pub fn without_random_names(text: &str) -> String {
             None => &rest[..first.len_utf8()],
         });
         rest = &rest[length.unwrap_or(first.len_utf8())..];
+    }
+    out
+}
+
+/// Replaces MAC addresses and random veth names by numbered ones, in the order in which they
+/// appear; `met` keeps them from one text to the next.
+pub fn number_random_names(text: &str, met: &mut Vec<String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let random = mac_length(rest).or_else(|| veth_length(rest));
+        let (name, after) = rest.split_at(random.unwrap_or(first.len_utf8()));
+        if random.is_some() && !met.iter().any(|known| known == name) {
+            met.push(name.to_string());
+        }
+        let number = met.iter().position(|known| known == name).unwrap_or_default();
+        match random {
+            Some(17) => write!(out, "02:00:00:00:00:{number:02x}").unwrap(),
+            Some(_) => write!(out, "veth{number:08x}").unwrap(),
+            None => out.push(first),
+        }
+        rest = after;
     }
     out
 }

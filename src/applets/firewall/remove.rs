@@ -64,8 +64,9 @@ fn end(request: &Request<'_>, owners: &Owners, endings: &[Ending], failures: &mu
     let all_gone = rules.is_ok() && sources.is_ok();
     failures.note(rules);
     failures.note(sources);
-    // What is left is found again by its record.
-    for ending in endings.iter().filter(|ending| all_gone && ending.owner.is_some()) {
+    // A rule that is left is found again by its record. Otherwise the record goes, readable or not:
+    // a damaged one would stay until the next boot.
+    for ending in endings.iter().filter(|_| all_gone) {
         failures.note(owners.clear(ending.address));
     }
 }

@@ -82,11 +82,14 @@ impl Daemon {
         self.keepers.get(held).ok_or_else(none)?.result(wishes)
     }
 
-    /// A lease that is not there has been given back already.
+    /// Gives a lease back. A lease that we do not hold has been given back already, or a later
+    /// release has recorded it.
     fn give_back(&mut self, args: &CmdArgs) -> Result<CniResult> {
         let config = parse(args)?;
-        if let Some(held) = self.find(&client_id(&args.container_id, &config.name, &args.ifname)) {
-            self.release(held);
+        let key = client_id(&args.container_id, &config.name, &args.ifname);
+        match self.find(&key) {
+            Some(held) => self.release(held),
+            None => self.records.remove(&key),
         }
         Ok(CniResult::default())
     }

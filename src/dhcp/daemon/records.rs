@@ -3,6 +3,10 @@
 //!
 //! In `<hostprefix>/run/cni-box/dhcp/<path of the socket with % for />`, mode 0600: `<digest of the key>.json`, written
 //! aside and put in place in one step. Each daemon has a directory of its own.
+//!
+//! A record may have a number `version`; a record without one is of version 1. The daemon leaves a
+//! record of a later version alone, for the later release that may come back, and does not renew
+//! its lease meanwhile.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +20,8 @@ use crate::sys::file;
 
 const DIRECTORY: &str = "/run/cni-box/dhcp";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Latest version that we can read.
+const VERSION: i64 = 1;
 /// Digits of the digest in a file's name.
 const DIGITS: usize = 32;
 
@@ -58,13 +64,15 @@ impl Records {
         let _ = fs::remove_file(self.directory.join(name));
     }
 
-    /// All records of this boot, with the names of their files. Whatever else is there is removed.
+    /// Reads all records of this boot, with the names of their files. Skips records of later
+    /// versions, and removes all other files.
     pub(super) fn load(&self) -> Vec<(String, Map<String, Value>)> {
         let Ok(entries) = fs::read_dir(&self.directory) else { return Vec::new() };
         let mut records = Vec::new();
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             match self.read(&name) {
+                Ok(record) if is_later(&record) => {}
                 Ok(record) => records.push((name, record)),
                 Err(_) => self.remove_file(&name),
             }
@@ -80,6 +88,10 @@ impl Records {
             false => Err(Error::internal("not of this boot")),
         }
     }
+}
+
+fn is_later(record: &Map<String, Value>) -> bool {
+    record.get("version").and_then(Value::as_i64).is_some_and(|version| version > VERSION)
 }
 
 fn name_of(key: &[u8]) -> String {
@@ -110,6 +122,20 @@ mod tests {
         assert_eq!(loaded.len(), 1);
         assert_eq!(loaded[0].1["address"], "10.0.0.2");
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn records_of_later_versions_stay_and_are_not_loaded() {
+        let root = std::env::temp_dir().join(format!("cni-box-later-records-{}", std::process::id()));
+        let records = Records::open(root.to_str().unwrap(), "/run/cni/dhcp.sock");
+        let members = |version: i64| Some(vec![("version", Node::from(version)), ("address", "10.0.0.1".into())]);
+        records.save(b"c1/net/eth0", members(VERSION)).unwrap();
+        records.save(b"c2/net/eth0", members(VERSION + 1)).unwrap();
+        let loaded: Vec<String> = records.load().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(loaded, [name_of(b"c1/net/eth0")]);
+        let directory = root.join("run/cni-box/dhcp/%run%cni%dhcp.sock");
+        assert!(directory.join(name_of(b"c2/net/eth0")).exists());
         fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -101,6 +101,23 @@ fn every_entry_is_visited_with_its_words_until_the_table_is_full() {
 }
 
 #[test]
+fn a_table_of_a_later_version_is_left_alone_and_one_of_an_earlier_version_is_not() {
+    let directory = Directory::new();
+    let path = directory.path().join("t");
+    create(&path, 0).write_header(&STAMP).unwrap();
+    let open = |version: u8| {
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        file.write_all_at(&[version], FORMAT.len() as u64).unwrap();
+        Table::open(file).map(|(table, stamp)| (table.slots, stamp))
+    };
+    assert_eq!(open(VERSION), Ok((FEWEST_SLOTS, STAMP)));
+    assert_eq!(open(VERSION - 1), Ok((0, Stamp::default())));
+    for later in [VERSION + 1, u8::MAX] {
+        assert!(open(later).unwrap_err().is(Errno::EOPNOTSUPP), "{later}");
+    }
+}
+
+#[test]
 fn a_table_of_another_format_is_empty() {
     let directory = Directory::new();
     let path = directory.path().join("t");

@@ -1,0 +1,51 @@
+//! Upgrades from the previous release of cni-box, and downgrades to it, under living containers:
+//! each release checks, collects and detaches the containers that the other has attached. No
+//! address is given twice, traffic flows on, and nothing is left.
+//!
+//! `scripts/previous-release.sh` builds the previous release from this repository's history.
+
+mod addresses;
+mod chains;
+mod golden;
+mod interfaces;
+mod leases;
+
+use crate::lab::{Lab, PLUGINS, Snapshot, binary, previous_dir};
+
+/// One of the two releases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Release {
+    Previous,
+    This,
+}
+
+use Release::{Previous, This};
+
+/// The release that attaches, and the other one: upgrade and downgrade.
+const WAYS: [(Release, Release); 2] = [(Previous, This), (This, Previous)];
+
+/// Path of the release's program.
+fn program(release: Release) -> String {
+    match release {
+        Previous => format!("{}/cni-box", previous_dir()),
+        This => binary(),
+    }
+}
+
+/// Links the plugins' names to this release.
+fn install(lab: &Lab, release: Release) {
+    lab.run(&[&program(release), "--install", PLUGINS]).success();
+}
+
+/// Makes a host with the plugins of this release.
+fn lab_with(release: Release) -> Lab {
+    let lab = Lab::bare();
+    install(&lab, release);
+    lab
+}
+
+/// Snapshot without the rules that drop packets of containers to 127.0.0.0/8: portmap leaves these
+/// rules on purpose, and their number depends on the release.
+fn traces(lab: &Lab) -> Snapshot {
+    lab.snapshot().without(|line| line.contains("127.0.0.0/8") && line.to_lowercase().contains("drop"))
+}
