@@ -281,3 +281,25 @@ fn better_a_late_del_of_sbr_leaves_the_routes_of_the_container_that_is_at_the_pa
     end("alive", &results[1]);
     assert!(!rules().contains("lookup 100"));
 }
+
+/// Ours has made an attachment, the Go plugin has ended it and made it again in a new namespace: the record of the first one
+/// is left, and says nothing about the second.
+#[test]
+fn a_record_that_the_go_plugin_has_made_untrue_keeps_no_interface() {
+    let config = bridge_config(&json!({"cniVersion": "1.0.0"}));
+    for with_result in [true, false] {
+        let lab = Lab::new();
+        lab.netns("slot");
+        let reference = |verb: &str, config: &Value| {
+            lab.reference("bridge").verb(verb).config(config).container("c").netns("/run/netns/slot").run()
+        };
+        let first = add(&lab, "bridge", &config, "c", "slot").result();
+        reference("DEL", &merged(config.clone(), &json!({"prevResult": first}))).silent();
+        assert_eq!(lab.list("/run/cni-box/interfaces").len(), 1);
+        lab.sh("ip netns del slot; ip netns add slot").success();
+        let second = reference("ADD", &config).result();
+        del(&lab, "bridge", &config, ("c", "slot"), Some(&second).filter(|_| with_result));
+        assert!(!lab.ok("ip -n slot -br link").contains("eth0"));
+        assert_eq!((lab.reserved("net"), lab.list("/run/cni-box/interfaces")), (vec![], vec![]));
+    }
+}

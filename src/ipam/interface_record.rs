@@ -111,6 +111,12 @@ impl InterfaceRecord {
         record.is_of(network, container, ifname).then_some(record)
     }
 
+    /// True if an interface of this name in this namespace has a record.
+    pub(super) fn is_recorded(sandbox: Sandbox, ifname: &str) -> bool {
+        let mut records = names().into_iter().filter_map(|name| read_named(&name));
+        records.any(|record| record.sandbox == sandbox && record.ifname == ifname)
+    }
+
     /// True for the record of this attachment.
     fn is_of(&self, network: &str, container: &str, ifname: &str) -> bool {
         (self.network.as_str(), self.container.as_str(), self.ifname.as_str()) == (network, container, ifname)
@@ -160,9 +166,9 @@ pub fn remove(network: &str, container: &str, ifname: &str) -> Result<()> {
 /// GC: removes the records of the network's attachments that are not among the valid ones.
 pub fn collect(request: &Request<'_>) -> Result<()> {
     let valid = request.config.valid_attachments().context("failed to load netconf")?;
-    let (Some(valid), Ok(entries)) = (valid, fs::read_dir(DIRECTORY)) else { return Ok(()) };
+    let Some(valid) = valid else { return Ok(()) };
     let mut failures = Failures::default();
-    for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+    for name in names() {
         let is_invalid = |record: &InterfaceRecord| {
             let named = |(id, ifname): &(String, String)| record.is_of(&request.config.name, id, ifname);
             record.network == request.config.name && !valid.iter().any(named)
@@ -172,6 +178,12 @@ pub fn collect(request: &Request<'_>) -> Result<()> {
         }
     }
     failures.finish()
+}
+
+/// Names of the files of all records.
+fn names() -> Vec<String> {
+    let entries = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 /// Names may be longer than a file's name can be, and hold any character.

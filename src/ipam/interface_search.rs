@@ -52,7 +52,8 @@ pub enum Sign {
 }
 
 impl Traces {
-    /// What the record of ADD and the result cache tell of the attachment that was given `address` in this namespace.
+    /// What the record of ADD tells of the attachment that was given `address` in this namespace, and the host's ends of which
+    /// the result cache tells.
     pub(super) fn of(network: &str, (container, ifname): (&str, &str), sandbox: Sandbox, address: IpAddr) -> Self {
         let mut traces = Traces { ifname: ifname.to_string(), addresses: vec![address], ..Traces::default() };
         let attachment =
@@ -60,7 +61,7 @@ impl Traces {
         if let Ok(Some(cached)) = Cache::new(cache::DIRECTORY).read(network, &attachment)
             && cached.result.ips.iter().any(|ip| ip.address.addr() == address)
         {
-            traces.add_result(&cached.result);
+            traces.add_host_ends(&cached.result);
         }
         let record = InterfaceRecord::read(network, container, ifname);
         if let Some(record) = record.filter(|record| record.sandbox == sandbox) {
@@ -79,9 +80,10 @@ impl Traces {
     /// What the result of an attachment's ADD tells of it.
     pub fn of_result(ifname: &str, result: &CniResult) -> Self {
         let addresses = result.ips.iter().map(|ip| ip.address.addr()).collect();
-        let mut traces =
-            Traces { ifname: ifname.to_string(), mac: Some(String::new()), addresses, ..Traces::default() };
-        traces.add_result(result);
+        let own = result.interfaces.iter().find(|one| !one.sandbox.is_empty() && one.name == ifname);
+        let mac = Some(own.map_or(String::new(), |own| own.mac.clone()));
+        let mut traces = Traces { ifname: ifname.to_string(), mac, addresses, ..Traces::default() };
+        traces.add_host_ends(result);
         traces
     }
 
@@ -94,14 +96,10 @@ impl Traces {
         self
     }
 
-    fn add_result(&mut self, result: &CniResult) {
-        let (host, inside): (Vec<&Interface>, Vec<&Interface>) =
-            result.interfaces.iter().partition(|interface| interface.sandbox.is_empty());
-        let end = |interface: &&Interface| HostEnd { name: interface.name.clone(), mac: interface.mac.clone() };
-        self.host_ends.extend(host.iter().map(end));
-        if let Some(own) = inside.iter().find(|interface| interface.name == self.ifname) {
-            self.mac = Some(own.mac.clone());
-        }
+    fn add_host_ends(&mut self, result: &CniResult) {
+        let host = result.interfaces.iter().filter(|interface| interface.sandbox.is_empty());
+        let end = |interface: &Interface| HostEnd { name: interface.name.clone(), mac: interface.mac.clone() };
+        self.host_ends.extend(host.map(end));
     }
 
     fn add_record(&mut self, record: InterfaceRecord) {

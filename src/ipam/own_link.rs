@@ -38,14 +38,15 @@ pub enum Own {
 impl Evidence {
     /// What the record and prevResult tell.
     pub fn of(request: &Request<'_>) -> Result<Self> {
-        let record = InterfaceRecord::read(&request.config.name, &request.container_id, &request.ifname);
         let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
         let told = previous.interfaces.iter().find(|one| !one.sandbox.is_empty() && one.name == request.ifname);
         let told = told.filter(|one| !one.mac.is_empty()).cloned();
-        let ends = match &record {
-            Some(record) => record.host_end.iter().cloned().collect(),
-            None => host_ends(&previous.interfaces),
-        };
+        let mut ends = host_ends(&previous.interfaces);
+        let record = InterfaceRecord::read(&request.config.name, &request.container_id, &request.ifname);
+        let record = record.filter(|record| agree(record, &ends));
+        if let Some(record) = &record {
+            ends = record.host_end.iter().cloned().collect();
+        }
         let host_end = find_host_end(&ends)?;
         Ok(Evidence { record, host_end, has_host_end: !ends.is_empty(), told })
     }
@@ -58,16 +59,19 @@ impl Evidence {
     /// Finds the interface in the namespace that the path leads to now.
     pub fn find(&self, container: &Netns, inside: &mut Handle, ifname: &str) -> Result<Own> {
         let named = inside.find_link(ifname)?;
+        let here = Sandbox::of(container);
         match &self.record {
-            Some(record) if record.sandbox.is_other_than(Sandbox::of(container)) => Ok(Own::Elsewhere),
-            Some(record) => match named.filter(|link| self.is_recorded(record, link)) {
-                Some(link) => Ok(Own::Link(link)),
-                None => {
-                    let mut links = inside.all_links()?.into_iter();
-                    Ok(links.find(|link| self.is_recorded(record, link)).map_or(Own::Missing, Own::Link))
+            Some(record) if record.sandbox.is_other_than(here) && self.is_elsewhere(here, ifname) => Ok(Own::Elsewhere),
+            Some(record) if !record.sandbox.is_other_than(here) => {
+                match named.filter(|link| self.is_of_record(record, link)) {
+                    Some(link) => Ok(Own::Link(link)),
+                    None => {
+                        let mut links = inside.all_links()?.into_iter();
+                        Ok(links.find(|link| self.is_of_record(record, link)).map_or(Own::Missing, Own::Link))
+                    }
                 }
-            },
-            None => Ok(match named {
+            }
+            _ => Ok(match named {
                 Some(link) if self.may_be_told(&link) => Own::Link(link),
                 Some(_) => Own::Elsewhere,
                 None => Own::Missing,
@@ -75,8 +79,14 @@ impl Evidence {
         }
     }
 
+    /// The record is of an interface in another namespace, and is true: the host's end is there, or the interface in this
+    /// namespace has a record of its own. Otherwise the Go plugin may have ended that attachment and made another one.
+    fn is_elsewhere(&self, here: Sandbox, ifname: &str) -> bool {
+        self.host_end.is_some() || InterfaceRecord::is_recorded(here, ifname)
+    }
+
     /// A link of the container's namespace that ADD has made. Only the container's root could make another one like it, there.
-    fn is_recorded(&self, record: &InterfaceRecord, link: &Link) -> bool {
+    fn is_of_record(&self, record: &InterfaceRecord, link: &Link) -> bool {
         match &self.host_end {
             Some(end) => is_pair(end, link),
             None => link.kind == record.kind && (link.index == record.index || link.mac.to_string() == record.mac),
@@ -92,6 +102,12 @@ impl Evidence {
             None => !self.has_host_end || has_told_mac(),
         }
     }
+}
+
+/// False for a record and a prevResult of different attachments.
+fn agree(record: &InterfaceRecord, told: &[HostEnd]) -> bool {
+    let end = record.host_end.as_ref();
+    told.is_empty() || end.is_none_or(|end| told.iter().any(|told| told.name == end.name))
 }
 
 /// The host's ends in a result. Other links of the host are the bridge, or a VLAN's gateway, both of whose ends are on the host.

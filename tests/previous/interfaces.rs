@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{WAYS, install, lab_with, traces};
+use super::{WAYS, collect_after, install, lab_with, traces};
 use crate::flannel::{DUAL, SUBNET_FILE};
 use crate::lab::{Call, Lab, merged};
 use crate::{host_device, tuning};
@@ -63,6 +63,7 @@ fn what_one_has_attached_the_other_checks_and_detaches() {
             call(&lab, &attached).verb("DEL").run().silent();
             before.assert_same(&traces(&lab));
             assert_eq!(lab.link_in("ns1", "eth0"), Value::Null);
+            collect_after(second, &lab, &config);
             assert_eq!(lab.kept_files(), [""; 0]);
         }
     }

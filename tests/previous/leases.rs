@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Release, WAYS, install, traces};
+use super::{Release, WAYS, collect_after, install, traces};
 use crate::dhcp::{Network, POOL, address, config};
 use crate::lab::{bridge_config, merged, wait_for};
 
@@ -64,6 +64,7 @@ fn a_bridge_of_the_other_gives_the_lease_back() {
         bridge(&network, "DEL", &attached).silent();
         wait_for("the server to hear of the release", || network.leases() == 0);
         before.assert_same(&traces(&network.lab));
+        collect_after(second, &network.lab, &config);
         network.kill_daemon();
         assert_eq!(network.lab.kept_files(), [""; 0]);
     }

@@ -10,7 +10,9 @@ mod golden;
 mod interfaces;
 mod leases;
 
-use crate::lab::{Lab, PLUGINS, Snapshot, binary, previous_dir};
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, PLUGINS, Snapshot, binary, merged, previous_dir};
 
 /// One of the two releases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,19 @@ fn lab_with(release: Release) -> Lab {
     let lab = Lab::bare();
     install(&lab, release);
     lab
+}
+
+/// Runs this release's GC after a DEL of the previous one, which does not know the records of interfaces.
+fn collect_after(detached_by: Release, lab: &Lab, config: &Value) {
+    if detached_by == Previous {
+        install(lab, This);
+        let none_valid = json!({"cniVersion": "1.1.0", "cni.dev/valid-attachments": []});
+        lab.plugin(config["type"].as_str().unwrap())
+            .verb("GC")
+            .config(&merged(config.clone(), &none_valid))
+            .run()
+            .silent();
+    }
 }
 
 /// Snapshot without the rules that drop packets of containers to 127.0.0.0/8: portmap leaves these
