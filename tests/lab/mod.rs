@@ -34,7 +34,7 @@ const DEBIANS: &str = "/usr/lib/cni";
 /// All programs see this and nothing of the caller's environment.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// A program that hangs is ended by the kernel after this many seconds.
-const TIME_LIMIT: u32 = 120;
+const TIME_LIMIT: u32 = 300;
 
 /// Makes the private host, says so, and waits for its end.
 const ANCHOR: &str = r#"
