@@ -440,6 +440,32 @@ pub fn another_interface_of_the_same_container_loses_nothing() {
 }
 
 #[test]
+fn port_mappings_of_both_interfaces_of_a_dead_container_go_and_the_guard_with_them() {
+    for flavour in ["nft", "legacy"] {
+        let lab = Lab::new();
+        lab.install_iptables(flavour);
+        let mut plugins = simple(2);
+        plugins.as_array_mut().unwrap().push(json!({"type": "portmap", "capabilities": {"portMappings": true}}));
+        write_list(&lab, "net", &plugins);
+        let dead = netns(&lab, "dead");
+        for (ifname, port) in [("eth0", 8080), ("eth1", 8081)] {
+            let ports = json!({"portMappings": [{"hostPort": port, "containerPort": 80, "protocol": "tcp"}]});
+            let call =
+                lab.cnitool(&["add", "net", &dead]).env("CNI_IFNAME", ifname).env("CAP_ARGS", &ports.to_string());
+            call.run().result();
+        }
+        let mappings = || lab.rules().iter().filter(|rule| rule.contains("-j DNAT")).count();
+        assert_eq!((mappings(), crate::portmap_localnet::guarded(&lab)), (2, vec!["cni2".to_string()]), "{flavour}");
+        leave(&lab, &dead);
+        let told = removes(&lab, &[], 2);
+        assert!(told.contains("  port mappings CNI-DN-"), "{told}");
+        assert_eq!((mappings(), crate::portmap_localnet::guard(&lab)), (0, Vec::new()), "{flavour}");
+        assert_eq!(crate::portmap_localnet::setting(&lab, "cni2"), "0", "{flavour}");
+        assert_eq!(lab.list("/run/cni-box/portmap"), [""; 0], "{flavour}");
+    }
+}
+
+#[test]
 fn a_failed_del_is_reported_and_the_others_go_on() {
     let lab = Lab::new();
     all_in_sight(&lab);

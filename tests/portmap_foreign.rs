@@ -142,15 +142,17 @@ fn better_the_rule_that_guards_127_0_0_0_is_made_once_and_in_front() {
     for flavour in FLAVOURS {
         let lab = lab(flavour);
         restore(&lab, flavour, FOREIGN);
+        crate::portmap_life::bridge(&lab);
         for container in ["abc123", "c2"] {
             call(&lab, &config(&json!({}))).container(container).run().result();
         }
         let text = lab.ok(&format!("iptables-{flavour}-save -t raw"));
-        let rules: Vec<_> = text.lines().filter(|line| line.starts_with("-A PREROUTING")).collect();
-        let drop =
-            r#"-A PREROUTING -d 127.0.0.0/8 ! -i lo -m comment --comment "CNI portmap: 127.0.0.0/8 is local" -j DROP"#;
-        assert_eq!(rules.len(), 2, "{flavour} {text}");
-        assert_eq!(rules[0], drop);
+        let rules: Vec<_> = text.lines().filter(|line| line.starts_with("-A ")).collect();
+        let comment = r#"-m comment --comment "CNI portmap: 127.0.0.0/8 is local""#;
+        let jump = format!("-A PREROUTING -d 127.0.0.0/8 ! -i lo {comment} -j CNI-HOSTPORT-LOCALNET");
+        let drop = format!("-A CNI-HOSTPORT-LOCALNET -i br0 {comment} -j DROP");
+        assert_eq!(rules.len(), 3, "{flavour} {text}");
+        assert_eq!((rules[0], rules.contains(&drop.as_str())), (jump.as_str(), true), "{flavour} {text}");
     }
 }
 

@@ -43,13 +43,17 @@ fn rules_of(lab: &Lab, comment: &str) -> Vec<String> {
 #[test]
 pub fn newer_the_tables_are_those_of_the_reference_and_two_rules_more() {
     let lab = lab("nft");
+    bridge(&lab);
     call(&lab, &nft_config(&json!({}))).run().result();
     let mut found = ruleset(&lab);
-    let drop = r#"iifname != "lo" ip daddr 127.0.0.0/8 drop comment "CNI portmap: 127.0.0.0/8 is local""#;
+    let comment = r#"comment "CNI portmap: 127.0.0.0/8 is local""#;
+    let jump = format!(r#"iifname != "lo" ip daddr 127.0.0.0/8 jump localnet_links {comment}"#);
     assert_eq!(
         found.remove("ip cni_hostport localnet").unwrap(),
-        ["type filter hook prerouting priority raw; policy accept;", drop]
+        ["type filter hook prerouting priority raw; policy accept;", &jump]
     );
+    let drop = format!(r#"iifname "br0" drop {comment}"#);
+    assert_eq!(found.remove("ip cni_hostport localnet_links").unwrap(), [drop]);
     for (table, rule) in [
         ("ip", "ip saddr 10.0.0.0/24 ip daddr 10.0.0.2 ct status dnat masquerade comment \"abc123\""),
         ("ip6", "ip6 saddr 2001:db8::/64 ip6 daddr 2001:db8::2 ct status dnat masquerade comment \"abc123\""),

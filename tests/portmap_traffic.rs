@@ -9,7 +9,7 @@ use crate::masquerade::lab;
 use crate::portmap;
 
 /// Flavour of iptables, and backend of portmap.
-const BACKENDS: [(&str, &str); 3] = [("nft", "iptables"), ("legacy", "iptables"), ("nft", "nftables")];
+pub const BACKENDS: [(&str, &str); 3] = [("nft", "iptables"), ("legacy", "iptables"), ("nft", "nftables")];
 
 /// Answers everybody on TCP port 80 and UDP port 81 with its name and the client's address.
 pub const SERVER: &str = r#"
@@ -82,14 +82,14 @@ pub fn ask_from(lab: &Lab, netns: &str, kind: &str, address: &str, port: u16, ow
 }
 
 /// A host with containers on a bridge, and a neighbour outside.
-struct Site {
-    lab: Lab,
+pub struct Site {
+    pub lab: Lab,
     backend: &'static str,
     servers: RefCell<Vec<Background>>,
 }
 
 impl Site {
-    fn new(flavour: &str, backend: &'static str) -> Site {
+    pub fn new(flavour: &str, backend: &'static str) -> Site {
         let lab = lab(flavour);
         lab.netns("ns2");
         // A container's answer to another one must not come back through the host by accident.
@@ -100,7 +100,7 @@ impl Site {
         Site { lab, backend, servers: RefCell::default() }
     }
 
-    fn bridge(&self, container: &str, netns: &str) -> Call<'_> {
+    pub fn bridge(&self, container: &str, netns: &str) -> Call<'_> {
         let ranges = json!([[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00:1:2::/64"}]]);
         let config = bridge_config(&json!({
             "name": "mynet", "isDefaultGateway": true, "hairpinMode": true, "ipam": {"subnet": null, "ranges": ranges},
@@ -108,7 +108,7 @@ impl Site {
         self.lab.plugin("bridge").container(container).netns(&format!("/var/run/netns/{netns}")).config(&config)
     }
 
-    fn portmap(&self, container: &str, netns: &str, previous: &Value, changes: &Value) -> Call<'_> {
+    pub fn portmap(&self, container: &str, netns: &str, previous: &Value, changes: &Value) -> Call<'_> {
         let list = json!([
             {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
             {"hostPort": 8081, "containerPort": 81, "protocol": "udp"},
@@ -120,7 +120,7 @@ impl Site {
     }
 
     /// Attaches a container with mapped ports, and a server in it.
-    fn attach(&self, container: &str, netns: &str, changes: &Value) -> Value {
+    pub fn attach(&self, container: &str, netns: &str, changes: &Value) -> Value {
         let result = self.bridge(container, netns).run().result();
         self.portmap(container, netns, &result, changes).run().result();
         self.serve(netns, container, "::");
@@ -128,16 +128,16 @@ impl Site {
     }
 
     /// Starts a server on an address of a namespace and waits until it listens.
-    fn serve(&self, netns: &str, name: &str, address: &str) {
+    pub fn serve(&self, netns: &str, name: &str, address: &str) {
         self.servers.borrow_mut().push(serve(&self.lab, netns, name, address));
     }
 
-    fn ask_from(&self, netns: &str, kind: &str, address: &str, port: u16, own: u16) -> Option<String> {
+    pub fn ask_from(&self, netns: &str, kind: &str, address: &str, port: u16, own: u16) -> Option<String> {
         ask_from(&self.lab, netns, kind, address, port, own)
     }
 
     /// What the client gets; the network may need a moment.
-    fn ask(&self, netns: &str, kind: &str, address: &str) -> String {
+    pub fn ask(&self, netns: &str, kind: &str, address: &str) -> String {
         let port = if kind == "tcp" { 8080 } else { 8081 };
         let mut answer = None;
         let what = format!("{} {netns} {kind} {address} {}", self.backend, self.lab.ok("nft list ruleset"));

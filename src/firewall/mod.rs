@@ -14,6 +14,7 @@
 //! - [`masquerade`]: source NAT of containers (the reference's `ipMasq`).
 //! - [`filter`]: whether packets of containers are forwarded (the reference's `firewall` plugin); [`firewalld`]: the same,
 //!   asked of firewalld over D-Bus; [`owners`]: whose addresses that was done for.
+//! - [`records`]: small files below /run for facts that rules cannot hold.
 //! - [`spoof_check`]: containers send with their own hardware address only (the reference's `macspoofchk`).
 
 pub mod conntrack;
@@ -28,6 +29,7 @@ pub mod names;
 mod nf_tables;
 pub mod owners;
 pub mod place;
+pub mod records;
 pub mod rule;
 mod rule_text;
 pub mod session;

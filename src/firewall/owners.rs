@@ -4,22 +4,15 @@
 //! the rules of the address's next owner, and a DEL that is told nothing, or GC, must find what to delete. The files vanish
 //! with a reboot, as the rules do. They are a help, not a condition: where /run cannot be written there are none.
 
-use std::fs::{self, File};
-use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
-use crate::error::{Context, Errno, Error, Result};
-use crate::sys::file;
-use crate::sys::lock::{Lock, Mode};
+use crate::error::{Context, Result};
+use crate::firewall::records::Records;
 use crate::sys::netns::identity_at;
 
 /// Where the files are.
 const DIRECTORY: &str = "/run/cni-box/firewall";
-
-/// How long others may hold the lock before we go on without.
-const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Who an address belongs to, and how it was let through.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,11 +35,7 @@ pub struct Owner {
 
 /// The directory, locked against other calls.
 #[derive(Debug)]
-pub struct Owners {
-    directory: PathBuf,
-    /// Held until this is dropped.
-    _lock: Option<Lock>,
-}
+pub struct Owners(Records);
 
 impl Owners {
     /// Opens the directory, locked.
@@ -55,9 +44,7 @@ impl Owners {
     }
 
     fn open_at(directory: &Path) -> Self {
-        let file = File::open(directory);
-        let lock = file.ok().and_then(|file| Lock::acquire_within(file, Mode::Exclusive, LOCK_LIMIT).ok());
-        Owners { directory: directory.to_path_buf(), _lock: lock }
+        Owners(Records::open(directory))
     }
 
     /// The same; a missing directory is made.
@@ -66,49 +53,29 @@ impl Owners {
     }
 
     fn create_at(directory: &Path) -> Result<Self> {
-        if !directory.is_dir() {
-            where_possible(file::create_directories(directory, 0o700))?;
-        }
-        Ok(Owners::open_at(directory))
+        Records::create(directory).map(Owners)
     }
 
     /// The owner of an address, if it has one. A file that cannot be understood is none.
     pub fn of(&self, address: IpAddr) -> Option<Owner> {
-        let text = fs::read_to_string(self.directory.join(address.to_string())).ok()?;
-        Owner::parse(&text)
+        Owner::parse(&self.0.read(&address.to_string())?)
     }
 
     /// Makes somebody the owner of an address.
     pub fn set(&self, address: IpAddr, owner: &Owner) -> Result<()> {
-        let (name, text) = (address.to_string(), owner.text());
-        // Not written aside and renamed: killed in between, that would leave a file that nobody removes.
-        let write = || file::create_new(&self.directory, &name, 0o600, text.as_bytes());
-        let written = match write() {
-            Err(error) if error.is(Errno::EEXIST) => self.clear(address).and_then(|()| write()),
-            // The directory could not be made, then.
-            Err(error) if error.is(Errno::ENOENT) => Ok(()),
-            written => written,
-        };
-        where_possible(written).with_context(|| format!("failed to record the owner of {address}"))
+        let written = self.0.write(&address.to_string(), &owner.text());
+        written.with_context(|| format!("failed to record the owner of {address}"))
     }
 
     /// The address belongs to nobody.
     pub fn clear(&self, address: IpAddr) -> Result<()> {
-        match fs::remove_file(self.directory.join(address.to_string())) {
-            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(()),
-            removed => where_possible(removed.map_err(Error::from))
-                .with_context(|| format!("failed to remove the record of {address}")),
-        }
+        self.0.remove(&address.to_string()).with_context(|| format!("failed to remove the record of {address}"))
     }
 
-    /// All addresses with their owners, sorted. None where the directory is missing, is no directory, or may not be read: a
-    /// DEL or GC that failed for that would fail for ever.
+    /// All addresses with their owners, sorted. See [`Records::names`].
     pub fn all(&self) -> Result<Vec<(IpAddr, Owner)>> {
-        let entries = match fs::read_dir(&self.directory) {
-            Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => return Ok(Vec::new()),
-            entries => entries.with_context(|| format!("failed to list {:?}", self.directory))?,
-        };
-        let addresses = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let names = self.0.names()?;
+        let addresses = names.iter().filter_map(|name| name.parse().ok());
         let mut all: Vec<(IpAddr, Owner)> =
             addresses.filter_map(|address| Some((address, self.of(address)?))).collect();
         all.sort_by_key(|(address, _)| *address);
@@ -155,22 +122,12 @@ impl Owner {
     }
 }
 
-/// Nothing is remembered where /run belongs to others or cannot be written, and that is no failure.
-fn where_possible(result: Result<()>) -> Result<()> {
-    match result {
-        Err(error) if matches!(error.errno, Some(Errno::EROFS | Errno::EACCES | Errno::EPERM)) => Ok(()),
-        result => result,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
 
-    fn directory() -> PathBuf {
-        let suffix = u64::from_ne_bytes(crate::sys::random::bytes().unwrap());
-        std::env::temp_dir().join(format!("cni-box-owners-{suffix:016x}"))
-    }
+    use super::*;
+    use crate::firewall::records::scratch_directory;
 
     fn owner(container: &str, zone: &str) -> Owner {
         Owner {
@@ -186,7 +143,7 @@ mod tests {
 
     #[test]
     fn owners_are_remembered_until_they_are_cleared() {
-        let path = directory();
+        let path = scratch_directory();
         let (v4, v6): (IpAddr, IpAddr) = ("10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap());
         assert_eq!(Owners::open_at(&path).all(), Ok(Vec::new()));
         assert_eq!(Owners::open_at(&path).clear(v4), Ok(()));
@@ -211,26 +168,5 @@ mod tests {
         assert!(!owner.is_alive(), "the path leads to another namespace");
         owner.netns = Owner::netns_at("/nonexistent");
         assert!(!owner.is_alive());
-    }
-
-    #[test]
-    fn what_is_no_directory_holds_no_records() {
-        let path = directory();
-        fs::write(&path, "").unwrap();
-        for owners in [Owners::open_at(&path), Owners::open_at(&path.join("firewall"))] {
-            assert_eq!(owners.all(), Ok(Vec::new()));
-            assert_eq!(owners.clear("10.0.0.2".parse().unwrap()), Ok(()));
-        }
-        fs::remove_file(&path).unwrap();
-    }
-
-    #[test]
-    fn a_directory_that_cannot_be_made_is_no_failure() {
-        // Nobody, not even root, makes directories in /proc; it says ENOENT, though, which is a failure.
-        assert!(Owners::create_at(Path::new("/proc/cni-box")).is_err());
-        for errno in [Errno::EROFS, Errno::EACCES, Errno::EPERM] {
-            assert_eq!(where_possible(Err(errno.into())), Ok(()));
-        }
-        assert!(where_possible(Err(Errno::ENOSPC.into())).is_err());
     }
 }

@@ -31,6 +31,9 @@ pub enum Table {
     Nat,
     /// What comes before connection tracking.
     Raw,
+    /// What comes between connection tracking and address translation; we use only that of
+    /// x_tables.
+    Mangle,
 }
 
 /// Kinds of packets that a table of nf_tables is about (`NFPROTO_…`).
@@ -174,6 +177,7 @@ impl Table {
             Table::Filter => "filter",
             Table::Nat => "nat",
             Table::Raw => "raw",
+            Table::Mangle => "mangle",
         }
     }
 }

@@ -249,8 +249,25 @@ impl Rule {
 
     /// The source network that the rule demands, if it does.
     pub fn source(&self) -> Option<IpNet> {
+        self.network(Side::Source)
+    }
+
+    /// The destination network that the rule demands, if it does.
+    pub fn destination(&self) -> Option<IpNet> {
+        self.network(Side::Destination)
+    }
+
+    fn network(&self, wanted: Side) -> Option<IpNet> {
         self.matches.iter().find_map(|condition| match condition {
-            Match::Address { side: Side::Source, negated: false, network } => Some(*network),
+            Match::Address { side, negated: false, network } if *side == wanted => Some(*network),
+            _ => None,
+        })
+    }
+
+    /// The one destination port that the rule demands, if it does.
+    pub fn destination_port(&self) -> Option<u16> {
+        self.matches.iter().find_map(|condition| match condition {
+            Match::DestinationPort(port) => Some(*port),
             _ => None,
         })
     }

@@ -118,10 +118,7 @@ impl Session {
         let place = |flavour| Place::Iptables { flavour, family, table };
         let mut places = Vec::new();
         // Looking needs no lock, so a host whose x_tables are not ours never waits for it.
-        let is_used = match legacy_tables(family)? {
-            Some(names) => names.iter().any(|name| name == table.name()),
-            None => forced == Some(Flavour::Legacy),
-        };
+        let is_used = has_legacy_table(family, table, forced)?;
         if is_used && x_tables::has_chain(family, table.name(), |name| name == chain)? {
             places.push(place(Flavour::Legacy));
         }
@@ -132,6 +129,15 @@ impl Session {
             places.push(nft);
         }
         Ok(places)
+    }
+
+    /// True if the table exists, so that a look does not make it: x_tables makes the table it is
+    /// asked for. With `forced`, see [`Session::places_of_chain`], the table may be missing.
+    pub fn has_table(&mut self, place: Place, forced: Option<Flavour>) -> Result<bool> {
+        match place {
+            Place::Iptables { flavour: Flavour::Legacy, family, table } => has_legacy_table(family, table, forced),
+            _ => self.has_nftables(),
+        }
     }
 
     /// True when a table `nat` of either family, in either flavour of iptables, has this chain.
@@ -161,4 +167,11 @@ impl Session {
     pub fn has_nftables(&mut self) -> Result<bool> {
         Ok(self.nftables()?.is_some())
     }
+}
+
+fn has_legacy_table(family: Family, table: Table, forced: Option<Flavour>) -> Result<bool> {
+    Ok(match legacy_tables(family)? {
+        Some(names) => names.iter().any(|name| name == table.name()),
+        None => forced == Some(Flavour::Legacy),
+    })
 }

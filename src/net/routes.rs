@@ -58,13 +58,17 @@ pub struct Way {
     pub link: u32,
     /// The address is the host's own.
     pub is_local: bool,
+    /// No gateway is between.
+    pub is_on_link: bool,
 }
 
 impl Way {
     fn parse(body: &[u8]) -> Result<Self> {
         let kind = body.get(RTM_TYPE).copied().unwrap_or(0);
-        let link = Attributes::after(body, RTMSG)?.find(RTA_OIF).and_then(Attribute::u32);
-        Ok(Way { link: link.unwrap_or(0), is_local: kind == RTN_LOCAL })
+        let attributes = Attributes::after(body, RTMSG)?;
+        let link = attributes.find(RTA_OIF).and_then(Attribute::u32);
+        let is_on_link = [RTA_GATEWAY, RTA_VIA].into_iter().all(|gateway| attributes.find(gateway).is_none());
+        Ok(Way { link: link.unwrap_or(0), is_local: kind == RTN_LOCAL, is_on_link })
     }
 }
 
@@ -273,14 +277,16 @@ mod tests {
     }
 
     #[test]
-    fn a_way_says_whether_it_ends_here() {
+    fn a_way_says_whether_it_ends_here_and_whether_a_gateway_is_between() {
         #[rustfmt::skip]
         let mut answer = [
             2, 32, 0, 0, 254, 0, 0, 1, 0, 2, 0, 0,  // rtmsg: IPv4, /32, main, unicast, RTM_F_CLONED
             8, 0, 1, 0, 10, 88, 0, 2,               // RTA_DST
             8, 0, 4, 0, 3, 0, 0, 0,                 // RTA_OIF
-        ];
-        assert_eq!(Way::parse(&answer), Ok(Way { link: 3, is_local: false }));
+        ].to_vec();
+        assert_eq!(Way::parse(&answer), Ok(Way { link: 3, is_local: false, is_on_link: true }));
+        let gateway = [8, 0, 5, 0, 10, 88, 0, 1];
+        assert!(!Way::parse(&[&answer[..], &gateway].concat()).unwrap().is_on_link);
         answer[RTM_TYPE] = RTN_LOCAL;
         assert!(Way::parse(&answer).unwrap().is_local);
     }

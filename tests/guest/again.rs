@@ -4,7 +4,7 @@ use crate::cross::Side::{Ours, Theirs};
 use crate::lab::chosen;
 use crate::{
     bandwidth_after, bandwidth_subnets, bridge_mac, cross, firewall, gc_command, host_local_life, masquerade, portmap,
-    portmap_life, portmap_nft, ptp, tap,
+    portmap_life, portmap_localnet, portmap_nft, ptp, tap,
 };
 
 #[test]
@@ -65,6 +65,11 @@ fn portmap_either_cleans_up_after_the_other() {
 #[test]
 fn portmap_the_tables_are_those_of_the_reference() {
     portmap_nft::newer_the_tables_are_those_of_the_reference_and_two_rules_more();
+}
+
+#[test]
+fn portmap_a_link_is_guarded_from_the_first_mapping_to_the_last() {
+    portmap_localnet::better_a_link_is_guarded_from_the_first_mapping_to_the_last();
 }
 
 #[test]

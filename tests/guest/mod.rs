@@ -12,6 +12,7 @@ mod devices;
 mod host_device;
 mod kernel;
 mod modes;
+mod portmap;
 mod table;
 mod traffic;
 mod vrf;

@@ -105,6 +105,11 @@ impl Conf {
         if family == Family::V4 { v4 } else { v6 }
     }
 
+    /// True if clients at 127.0.0.1 may use mappings for packets of this family.
+    pub(super) fn needs_localnet(&self, family: Family) -> bool {
+        self.snat && family == Family::V4 && self.mappings_of(family).next().is_some()
+    }
+
     /// The mappings for packets of a family.
     pub(super) fn mappings_of(&self, family: Family) -> impl Iterator<Item = &Mapping> {
         self.mappings.iter().filter(move |mapping| mapping.applies_to(family))

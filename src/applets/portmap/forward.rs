@@ -8,11 +8,13 @@ use crate::cni::{Request, Undo};
 use crate::error::{Context, Errno, Error, Result};
 use crate::firewall::flavour::{Flavour, Preference, choose};
 use crate::firewall::place::View;
+use crate::firewall::records::Records;
 use crate::firewall::{Edit, Family, Place, Session, Table};
-use crate::net::Handle;
 
-use super::conf::{Backend, Conf};
-use super::{iptables, iptables_place, localnet, nftables};
+use super::conf::{self, Backend, Conf};
+use super::iptables::Whose;
+use super::localnet::Localnet;
+use super::{DIRECTORY, interfaces, iptables, iptables_place, nftables};
 
 /// What the kernel says of an extension or a subsystem that it does not have.
 const LACKS: [Errno; 5] =
@@ -24,8 +26,11 @@ pub(super) struct Forwarding<'a> {
     conf: &'a Conf,
     forced: Option<Flavour>,
     session: Session,
+    records: Records,
     /// Where rules go, as soon as that is known.
     kind: Option<Kind>,
+    /// Which rules in the container's chain are the attachment's.
+    whose: Whose,
 }
 
 /// Where rules go.
@@ -38,12 +43,44 @@ pub(super) enum Kind {
 }
 
 impl<'a> Forwarding<'a> {
-    pub(super) fn new(request: &'a Request<'a>, conf: &'a Conf, forced: Option<Flavour>) -> Self {
-        Forwarding { request, conf, forced, session: Session::default(), kind: None }
+    /// For CHECK, which takes no lock.
+    pub(super) fn to_check(request: &'a Request<'a>, conf: &'a Conf, forced: Option<Flavour>) -> Self {
+        Forwarding::with(request, conf, forced, Records::unlocked(DIRECTORY))
+    }
+
+    /// For ADD, which holds the lock of the records until this is dropped.
+    pub(super) fn to_add(request: &'a Request<'a>, conf: &'a Conf, forced: Option<Flavour>) -> Result<Self> {
+        Ok(Forwarding::with(request, conf, forced, Records::create(DIRECTORY)?))
+    }
+
+    fn with(request: &'a Request<'a>, conf: &'a Conf, forced: Option<Flavour>, records: Records) -> Self {
+        let (session, whose) = (Session::default(), Whose::default());
+        Forwarding { request, conf, forced, session, records, kind: None, whose }
+    }
+
+    /// Makes the rules for all addresses.
+    pub(super) fn add_all(&mut self, addresses: &[(Family, IpNet)], undo: &mut Undo) -> Result<()> {
+        let bare: Vec<IpAddr> = addresses.iter().map(|(_, address)| address.addr()).collect();
+        self.whose = interfaces::claim(&self.records, self.request, &bare, undo)?;
+        for (family, address) in addresses {
+            self.add(*address, undo)?;
+            // As in the reference, flows that cannot be forgotten do not fail an ADD whose rules
+            // are in force.
+            let _ = super::forget(*family, &conf::udp_destinations(&self.conf.mappings, *family));
+        }
+        interfaces::settle(&self.records, self.request, &bare)
     }
 
     /// Makes the rules of one family, in one step.
-    pub(super) fn add(&mut self, address: IpNet, undo: &mut Undo) -> Result<()> {
+    fn add(&mut self, address: IpNet, undo: &mut Undo) -> Result<()> {
+        let is_localnet = self.conf.needs_localnet(Family::of(&address));
+        if is_localnet {
+            let forced = self.forced;
+            undo.push(move || {
+                let (mut session, records) = (Session::default(), Records::open(DIRECTORY));
+                Localnet::new(&mut session, &records, forced)?.release(&[]).context("failed to undo route_localnet")
+            });
+        }
         match self.kind()? {
             Kind::Nftables => self.add_nftables(address, undo),
             Kind::Iptables(flavour) => match self.add_iptables(flavour, address, undo) {
@@ -53,16 +90,17 @@ impl<'a> Forwarding<'a> {
                 }
                 done => done,
             },
+        }?;
+        match is_localnet {
+            true => self.allow_localnet(address.addr()),
+            false => Ok(()),
         }
     }
 
-    /// Lets 127.0.0.1 be a client of the mapped ports, once foreign packets to it are dropped.
-    pub(super) fn allow_localnet(&mut self, container: IpAddr) -> Result<()> {
-        if let Kind::Iptables(flavour) = self.kind()? {
-            let guarded = localnet::guard(&mut self.session, flavour);
-            guarded.context("unable to keep foreign packets from 127.0.0.0/8")?;
-        }
-        localnet::enable(&mut Handle::current()?, container)
+    /// Lets 127.0.0.1 be a client of the mapped ports.
+    fn allow_localnet(&mut self, container: IpAddr) -> Result<()> {
+        let kind = self.kind()?;
+        Localnet::new(&mut self.session, &self.records, self.forced)?.allow(kind, container)
     }
 
     /// Fails when something that ADD makes is missing. Where nothing is configured, the rules may be anywhere.
@@ -86,12 +124,10 @@ impl<'a> Forwarding<'a> {
     }
 
     fn check_localnet(&mut self, address: IpNet) -> Result<()> {
-        let concerned = self.conf.snat && address.addr().is_ipv4();
-        if concerned && !localnet::is_enabled(&mut Handle::current()?, address.addr())? {
-            let msg = format!("route_localnet is not set on the link to {}", address.addr());
-            return Err(Error::internal(msg));
+        match self.conf.needs_localnet(Family::of(&address)) {
+            true => Localnet::new(&mut self.session, &self.records, self.forced)?.check(address.addr()),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn check_iptables(&mut self, place: Place, address: IpNet) -> Result<()> {
@@ -126,8 +162,7 @@ impl<'a> Forwarding<'a> {
 
     /// The kernel cannot do iptables, as far as anybody knows by now, and nobody demands it.
     fn may_change_backend(&mut self, error: &Error) -> Result<bool> {
-        let unfit = LACKS.into_iter().any(|errno| error.is(errno));
-        Ok(unfit && self.conf.backend.is_none() && self.forced.is_none() && self.session.has_nftables()?)
+        Ok(is_lacking(error) && self.conf.backend.is_none() && self.forced.is_none() && self.session.has_nftables()?)
     }
 
     fn add_iptables(&mut self, flavour: Flavour, address: IpNet, undo: &mut Undo) -> Result<()> {
@@ -148,12 +183,18 @@ impl<'a> Forwarding<'a> {
     }
 
     fn iptables_rules(&self, address: IpNet) -> iptables::Rules {
-        iptables::Rules::new(&self.request.config.name, &self.request.container_id, self.conf, address)
+        let (network, container) = (&self.request.config.name, &self.request.container_id);
+        iptables::Rules::new(network, container, self.conf, address, self.whose.clone())
     }
 
     fn nftables_rules(&self, address: IpNet) -> nftables::Rules {
         nftables::Rules::new(super::owner(self.request), self.conf, address)
     }
+}
+
+/// The kernel has no such table, extension or subsystem.
+pub(super) fn is_lacking(error: &Error) -> bool {
+    LACKS.into_iter().any(|errno| error.is(errno))
 }
 
 fn push_reversal(undo: &mut Undo, place: Place, reversal: impl Fn(&mut dyn View) -> Result<Vec<Edit>> + 'static) {

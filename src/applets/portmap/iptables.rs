@@ -12,12 +12,15 @@
 //! Chains with rules of others are not listed where a count tells enough.
 
 mod remove;
+mod replace;
 #[cfg(test)]
 mod tests;
+mod whose;
 
-pub(super) use remove::{removal, stale_chains};
+pub(super) use remove::{Doomed, removal, stale_chains};
+pub(super) use whose::{Whose, leads_to, marked_addresses};
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -56,6 +59,8 @@ pub(super) struct Rules {
     /// In [`TOP`].
     entries: Vec<Rule>,
     marking: Option<Marking>,
+    /// Which rules in the chain are the attachment's.
+    whose: Whose,
 }
 
 /// What one ADD has changed in one table.
@@ -67,16 +72,20 @@ pub(super) struct Added {
     created: Vec<&'static str>,
     /// The mark rules, where they were added to chains that existed, and the rules that used these chains before.
     marks: Option<(u32, usize)>,
-    /// What an earlier ADD had made.
+    /// The rules that it has added to the container's chain.
+    own: Vec<Rule>,
+    /// The rules that it has added to [`TOP`].
+    entries: Vec<Rule>,
+    /// The rules of an earlier ADD that it has replaced; `None` when the container had no chain.
     before: Option<Before>,
 }
 
-/// A container's rules as an earlier ADD made them.
+/// An attachment's rules as an earlier ADD made them.
 #[derive(Debug, Clone)]
 struct Before {
     own: Vec<Rule>,
-    /// In [`TOP`], if they had to be replaced.
-    entries: Option<Vec<StoredRule>>,
+    /// In [`TOP`].
+    entries: Vec<Rule>,
 }
 
 /// The container's chain.
@@ -106,13 +115,14 @@ fn comment_start(network: &str) -> String {
 
 impl Rules {
     /// The rules that lead the mappings to `address`, which has the length of its network's prefix.
-    pub(super) fn new(network: &str, container: &str, conf: &Conf, address: IpNet) -> Self {
+    pub(super) fn new(network: &str, container: &str, conf: &Conf, address: IpNet, mut whose: Whose) -> Self {
         let family = Family::of(&address);
         let chain = chain_name(network, container);
         let marking = conf.snat.then(|| conf.marking.clone());
         let own = conf.mappings_of(family).flat_map(|mapping| own_rules(conf, mapping, address)).collect();
         let entries = entry_rules(conf, family, &chain, &comment(network, container));
-        Rules { chain, own, entries, marking }
+        whose.mine.push(address.addr());
+        Rules { chain, own, entries, marking, whose }
     }
 
     /// What the table lacks. Rules of an earlier ADD are replaced.
@@ -124,31 +134,16 @@ impl Rules {
             _ => {}
         }
         plan_top(view, &mut edits, &mut added)?;
-        let before = match view.chain(&self.chain)? {
-            None => None,
-            Some(chain) => Some(Before { own: known(&chain.rules), entries: self.stale_entries(view)? }),
-        };
-        edits.push(match &before {
-            None => Edit::create(&self.chain),
-            Some(_) => Edit::Flush(self.chain.clone()),
-        });
-        edits.extend(self.own.iter().map(|rule| Edit::append(&self.chain, rule.clone())));
-        let stale = before.as_ref().map(|before| &before.entries);
-        if stale.is_none_or(Option::is_some) {
-            edits.extend(stale.into_iter().flatten().flatten().map(|stored| Edit::delete(TOP, stored.id)));
-            edits.extend(self.entries.iter().map(|rule| Edit::append(TOP, rule.clone())));
+        match view.chain(&self.chain)? {
+            Some(chain) => self.replace(view, &chain, &mut edits, &mut added)?,
+            None => {
+                edits.push(Edit::create(&self.chain));
+                (added.own, added.entries) = (self.own.clone(), self.entries.clone());
+            }
         }
-        added.before = before;
+        edits.extend(added.own.iter().map(|rule| Edit::append(&self.chain, rule.clone())));
+        edits.extend(added.entries.iter().map(|rule| Edit::append(TOP, rule.clone())));
         Ok((edits, added))
-    }
-
-    /// The container's entry rules; `None` when they are as they should be already, and keep their place.
-    fn stale_entries(&self, view: &mut dyn View) -> Result<Option<Vec<StoredRule>>> {
-        let mut entries = view.chain(TOP)?.map_or_else(Vec::new, |top| top.rules);
-        entries.retain(|stored| stored.rule.jumps_to(&self.chain));
-        let same = entries.len() == self.entries.len()
-            && entries.iter().zip(&self.entries).all(|(stored, rule)| stored.is(rule));
-        Ok((!same).then_some(entries))
     }
 
     /// Fails, naming it, when something is missing.
@@ -189,7 +184,7 @@ fn own_rules(conf: &Conf, mapping: &Mapping, address: IpNet) -> Vec<Rule> {
     rules
 }
 
-const LOCALHOST: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+const LOCALHOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// In [`TOP`]. The reference names the ports of mappings of the other family too.
 fn entry_rules(conf: &Conf, family: Family, chain: &str, comment: &str) -> Vec<Rule> {
@@ -296,6 +291,24 @@ fn plan_top(view: &mut dyn View, edits: &mut Vec<Edit>, added: &mut Added) -> Re
     Ok(())
 }
 
+/// Shows `see` the addresses of each container's mappings whose clients may come from 127.0.0.1,
+/// until `see` returns false. Returns the last answer.
+pub(super) fn each_marked(view: &mut dyn View, see: &mut dyn FnMut(Vec<IpAddr>) -> Result<bool>) -> Result<bool> {
+    let mut seen = Vec::new();
+    for stored in view.chain(TOP)?.map_or_else(Vec::new, |top| top.rules) {
+        let Some(Target::Jump(name)) = stored.rule.target else { continue };
+        if seen.contains(&name) {
+            continue;
+        }
+        let rules = view.chain(&name)?.map_or_else(Vec::new, |chain| chain.rules);
+        if !see(marked_addresses(&known(rules.iter())))? {
+            return Ok(false);
+        }
+        seen.push(name);
+    }
+    Ok(true)
+}
+
 fn missing_mark_chain(name: &str) -> Error {
     Error::internal(format!(
         "externalSetMarkChain {name:?} does not exist in table nat; its owner has to create it first"
@@ -303,8 +316,8 @@ fn missing_mark_chain(name: &str) -> Error {
 }
 
 /// The rules that we can write again.
-fn known(rules: &[StoredRule]) -> Vec<Rule> {
-    rules.iter().filter(|stored| !stored.foreign).map(|stored| stored.rule.clone()).collect()
+fn known<'a>(rules: impl Iterator<Item = &'a StoredRule>) -> Vec<Rule> {
+    rules.filter(|stored| !stored.foreign).map(|stored| stored.rule.clone()).collect()
 }
 
 fn check_rules(view: &mut dyn View, chain: &str, rules: &[Rule]) -> Result<()> {

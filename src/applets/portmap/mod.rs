@@ -11,12 +11,13 @@
 //! | `externalSetMarkChain` | none | somebody else's chain that marks, and masquerades (iptables only) |
 //! | `conditionsV4`, `conditionsV6` | none | further conditions, as words of iptables or nft |
 //!
-//! `CNI_BOX_IPTABLES` chooses the kind of iptables. Left behind on purpose: chains that all containers share,
-//! `route_localnet` of the link to the container, and the rule that makes this safe.
+//! `CNI_BOX_IPTABLES` chooses the kind of iptables. Left behind on purpose: chains that all
+//! containers share.
 
 mod conditions;
 mod conf;
 mod forward;
+mod interfaces;
 mod iptables;
 mod localnet;
 mod nftables;
@@ -47,6 +48,9 @@ runtimeConfig.portMappings[].containerPort: 1..65535
 runtimeConfig.portMappings[].protocol: string
 runtimeConfig.portMappings[].hostIP: ip
 ";
+
+/// Records about interfaces and links, see [`crate::firewall::records`].
+const DIRECTORY: &str = "/run/cni-box/portmap";
 
 /// The applet.
 pub static PORTMAP: Portmap = Portmap;
@@ -80,16 +84,7 @@ impl Plugin for Portmap {
             return Ok(previous);
         }
         let addresses = conf::container_addresses(&previous, &request.ifname);
-        let forced = forced_flavour(request)?;
-        let mut forwarding = Forwarding::new(request, &conf, forced);
-        for (family, address) in addresses {
-            forwarding.add(address, undo)?;
-            // As in the reference, flows that cannot be forgotten do not fail an ADD whose rules are in force.
-            let _ = forget(family, &conf::udp_destinations(&conf.mappings, family));
-            if family == Family::V4 && conf.snat {
-                forwarding.allow_localnet(address.addr())?;
-            }
-        }
+        Forwarding::to_add(request, &conf, forced_flavour(request)?)?.add_all(&addresses, undo)?;
         Ok(previous)
     }
 
@@ -101,7 +96,7 @@ impl Plugin for Portmap {
             return Ok(());
         }
         let addresses = conf::container_addresses(&previous, &request.ifname);
-        let mut forwarding = Forwarding::new(request, &conf, forced_flavour(request)?);
+        let mut forwarding = Forwarding::to_check(request, &conf, forced_flavour(request)?);
         addresses.into_iter().try_for_each(|(_, address)| forwarding.check(address))
     }
 

@@ -7,7 +7,7 @@
 //! | hostports | the translations of all containers |
 //! | hostip_hostports | older versions of the reference had mappings with a host address here |
 //! | masquerading | connections of the container, or of the host over 127.0.0.1, to the container |
-//! | localnet | ours: foreign packets to 127.0.0.0/8 are dropped |
+//! | localnet, localnet_links | ours: foreign packets to 127.0.0.0/8 are dropped, see `localnet` |
 //!
 //! A container's rules have its id as comment. Beside it, where only we look, is the attachment: network and interface.
 
@@ -21,13 +21,14 @@ use crate::firewall::place::{BaseChain, ChainKind, Hook, NativeFamily, NativeTab
 use crate::firewall::{Edit, Family, Match, Place, Rule, Target, View};
 
 use super::conf::{Conf, Mapping};
-use super::localnet;
+use super::iptables::{Whose, leads_to};
 
 const HOST_PORTS: &str = "hostports";
 const OLD_HOST_PORTS: &str = "hostip_hostports";
 const ALL_HOST_PORTS: &str = "hostports_all";
 const MASQUERADING: &str = "masquerading";
-const LOCALNET: &str = "localnet";
+/// Where the guard of 127.0.0.0/8 begins.
+pub(super) const LOCALNET: &str = "localnet";
 /// The chains that packets to the host reach: from outside, and from the host itself.
 const HOOKS: [&str; 2] = ["prerouting", "output"];
 /// Chains that hold rules of containers.
@@ -109,8 +110,8 @@ pub(super) struct Rules {
     masquerades: Vec<Rule>,
     /// What the rules in [`HOST_PORTS`] start with.
     conditions: Vec<Match>,
-    /// Foreign packets to 127.0.0.0/8 are to be dropped.
-    guards_localnet: bool,
+    /// The container's.
+    address: IpAddr,
 }
 
 /// What one ADD has changed in one table. The chains that all share stay, as they do in the reference.
@@ -130,7 +131,7 @@ impl Rules {
         let masquerades = if conf.snat { masquerades(conf, address) } else { Vec::new() };
         let masquerades = masquerades.into_iter().map(owned).collect();
         let conditions = conf.conditions(family).to_vec();
-        Rules { ports, masquerades, conditions, guards_localnet: conf.snat && family == Family::V4, owner }
+        Rules { ports, masquerades, conditions, address: address.addr(), owner }
     }
 
     /// What the table lacks. Rules of an earlier ADD are replaced.
@@ -157,12 +158,14 @@ impl Rules {
         Ok((edits, Added { owner: self.owner.clone(), before }))
     }
 
-    /// An earlier ADD of ours made it, or it is the reference's for the same port: that may be of another attachment, but
-    /// would then be in the way.
+    /// True if an earlier ADD of ours made the rule, or if the reference did and it leads to the
+    /// same address or is for the same port. In the last case it may be another attachment's, but
+    /// would take the packets of the new rule.
     fn replaces(&self, rule: &Rule) -> bool {
         let mut own = self.ports.iter().chain(&self.masquerades);
         let is_same = |own: &Rule| own.matches == rule.matches || self.without_conditions(own) == rule.matches;
-        self.owner.owns(rule) && (rule.note.is_some() || own.any(is_same))
+        let is_mine = rule.note.is_some() || address_of(rule) == Some(self.address);
+        self.owner.owns(rule) && (is_mine || own.any(is_same))
     }
 
     /// What a rule demands where the reference has the conditions elsewhere.
@@ -185,9 +188,6 @@ impl Rules {
             if conditions.is_empty() {
                 conditions = shared_conditions(&flushed);
             }
-        }
-        if self.guards_localnet && !view.chain(LOCALNET)?.is_some_and(|chain| chain.holds(&localnet::native_rule())) {
-            edits.push(Edit::append(LOCALNET, localnet::native_rule()));
         }
         Ok(conditions)
     }
@@ -344,9 +344,42 @@ pub(super) fn probe(family: Family) -> Vec<Edit> {
     ]
 }
 
-/// Deletes the rules of an attachment. Also says which.
-pub(super) fn removal(view: &mut dyn View, owner: &Owner) -> Result<(Vec<Edit>, Vec<Rule>)> {
-    removal_of(view, |rule| owner.owns(rule))
+/// Deletes the rules of an attachment, and returns them. Rules of the reference name the container
+/// only: their addresses tell the attachment.
+pub(super) fn removal(view: &mut dyn View, owner: &Owner, whose: &Whose) -> Result<(Vec<Edit>, Vec<Rule>)> {
+    let is_anothers = |rule: &Rule| rule.note.is_none() && address_of(rule).is_some_and(|address| whose.keeps(address));
+    removal_of(view, |rule| owner.owns(rule) && !is_anothers(rule))
+}
+
+/// The container's address in a rule of its own.
+fn address_of(rule: &Rule) -> Option<IpAddr> {
+    match rule.target {
+        Some(Target::Masquerade) => rule.destination().map(|network| network.addr()),
+        _ => leads_to(rule),
+    }
+}
+
+/// The addresses of mappings whose clients may come from 127.0.0.1.
+pub(super) fn masqueraded(view: &mut dyn View) -> Result<Vec<IpAddr>> {
+    let mut rules = Vec::new();
+    for chain in OWNED {
+        let stored = view.chain(chain)?.map_or_else(Vec::new, |stored| stored.rules);
+        rules.extend(stored.into_iter().map(|stored| stored.rule));
+    }
+    Ok(masqueraded_addresses(&rules))
+}
+
+/// The same among these rules: a port leads to the address, and a rule masquerades.
+pub(super) fn masqueraded_addresses(rules: &[Rule]) -> Vec<IpAddr> {
+    let masquerades = rules.iter().filter(|rule| rule.target == Some(Target::Masquerade));
+    let masqueraded: Vec<IpAddr> = masquerades.filter_map(address_of).collect();
+    let mut addresses = Vec::new();
+    for address in rules.iter().filter_map(leads_to) {
+        if !addresses.contains(&address) && masqueraded.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
 }
 
 /// Deletes the rules of a network's attachments that are none of `valid`: containers with interfaces. Rules that do not

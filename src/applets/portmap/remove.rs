@@ -9,24 +9,44 @@ use crate::cni::Request;
 use crate::error::{Context, Failures, Result};
 use crate::firewall::conntrack::Destination;
 use crate::firewall::place::View;
-use crate::firewall::rule::{Protocol, Side};
-use crate::firewall::{Edit, Family, Match, Place, Rule, Session, Table};
+use crate::firewall::records::Records;
+use crate::firewall::rule::Protocol;
+use crate::firewall::{Edit, Family, Place, Rule, Session, Table};
 
 use super::conf::{self, Mapping};
-use super::{forced_flavour, forget, iptables, nftables, owner};
+use super::interfaces::Interfaces;
+use super::iptables::{Doomed, Whose};
+use super::localnet::Localnet;
+use super::{DIRECTORY, forced_flavour, forget, iptables, nftables, owner};
 
 /// What of a table goes: the changes, and the rules that go with them.
 type Removal<'a> = &'a dyn Fn(Place, &mut dyn View) -> Result<(Vec<Edit>, Vec<Rule>)>;
 
 /// Ends the attachment's mappings. What is missing is no failure.
 pub(super) fn del(request: &Request<'_>) -> Result<()> {
-    let (network, container) = (&request.config.name, &request.container_id);
-    let chains = [iptables::chain_name(network, container), iptables::old_chain_name(network, container)];
+    let (network, container, ifname) = (&request.config.name, &request.container_id, &request.ifname);
+    let mut records = Records::open(DIRECTORY);
+    let mut known = Interfaces::of(&records, network, container);
+    let whose = whose(request, &known);
+    let old = Doomed::whole(iptables::old_chain_name(network, container));
+    let doomed = [Doomed { chain: iptables::chain_name(network, container), whose: whose.clone() }, old];
+    let chains = doomed.each_ref().map(|doomed| doomed.chain.clone());
     let owner = owner(request);
-    remove(request, &chains, &conf::valid_mappings(request), &|place, view| match place {
-        Place::Native(_) => nftables::removal(view, &owner),
-        Place::Iptables { .. } => iptables::removal(view, &chains),
-    })
+    remove(request, &mut records, &chains, &conf::valid_mappings(request), &|place, view| match place {
+        Place::Native(_) => nftables::removal(view, &owner, &whose),
+        Place::Iptables { .. } => iptables::removal(view, &doomed),
+    })?;
+    known.set(ifname, &[]);
+    known.save(&records)
+}
+
+/// Tells the attachment's addresses by ADD's record and by the previous result.
+fn whose(request: &Request<'_>, known: &Interfaces) -> Whose {
+    let mut whose = known.whose(|name| name == request.ifname);
+    let previous = request.config.prev_result().ok().flatten();
+    let told = previous.map_or_else(Vec::new, |previous| conf::container_addresses(&previous, &request.ifname));
+    whose.mine.extend(told.into_iter().map(|(_, address)| address.addr()));
+    whose
 }
 
 /// Ends the mappings of all attachments to the network that are not valid any more.
@@ -34,18 +54,48 @@ pub(super) fn gc(request: &Request<'_>) -> Result<()> {
     let Some(valid) = request.config.valid_attachments().context("failed to parse config")? else { return Ok(()) };
     let network = &request.config.name;
     let containers: Vec<&str> = valid.iter().map(|(container, _)| container.as_str()).collect();
-    remove(request, &[iptables::TOP.to_string()], &[], &|place, view| match place {
+    let mut records = Records::open(DIRECTORY);
+    let mut known = Interfaces::all_of(&records, network)?;
+    let dead = dead_interfaces(&known, &valid);
+    remove(request, &mut records, &[iptables::TOP.to_string()], &[], &|place, view| match place {
         Place::Native(_) => nftables::stale_removal(view, network, &valid),
         Place::Iptables { .. } => {
-            let stale = iptables::stale_chains(view, network, &containers)?;
-            iptables::removal(view, &stale)
+            let mut doomed = dead.clone();
+            doomed.extend(iptables::stale_chains(view, network, &containers)?.into_iter().map(Doomed::whole));
+            iptables::removal(view, &doomed)
         }
-    })
+    })?;
+    for known in &mut known {
+        if known.forget_all_but(|container, ifname| is_valid(&valid, container, ifname)) {
+            known.save(&records)?;
+        }
+    }
+    Ok(())
 }
 
-/// Removes from the tables `nat` that have one of the chains, and from our own, and forgets the flows that were led by what
-/// went, and those of `mappings`.
-fn remove(request: &Request<'_>, chains: &[String], mappings: &[Mapping], removal: Removal<'_>) -> Result<()> {
+fn is_valid(valid: &[(String, String)], container: &str, ifname: &str) -> bool {
+    valid.iter().any(|(known, name)| known == container && name == ifname)
+}
+
+/// Lists the interfaces that are not valid any more of containers with valid ones.
+fn dead_interfaces(known: &[Interfaces], valid: &[(String, String)]) -> Vec<Doomed> {
+    let has_others = |known: &&Interfaces| valid.iter().any(|(container, _)| *container == known.container);
+    let doomed = |known: &Interfaces| Doomed {
+        chain: iptables::chain_name(&known.network, &known.container),
+        whose: known.whose(|name| !is_valid(valid, &known.container, name)),
+    };
+    known.iter().filter(has_others).map(doomed).filter(|doomed| !doomed.whose.mine.is_empty()).collect()
+}
+
+/// Removes rules from the tables `nat` that have one of the chains, and from our own. Forgets the
+/// flows of these rules and of `mappings`, and releases links that no mapping leads over any more.
+fn remove(
+    request: &Request<'_>,
+    records: &mut Records,
+    chains: &[String],
+    mappings: &[Mapping],
+    removal: Removal<'_>,
+) -> Result<()> {
     let mut failures = Failures::default();
     let mut session = Session::default();
     let mut places = Vec::new();
@@ -59,7 +109,30 @@ fn remove(request: &Request<'_>, chains: &[String], mappings: &[Mapping], remova
         let of_family = deleted.iter().filter(|(place, _)| is_of(*place, family));
         forget_flows(family, conf::udp_destinations(mappings, family), of_family.flat_map(|(_, rules)| rules));
     }
+    failures.note(release(request, &mut session, records, &deleted));
     failures.finish()
+}
+
+/// Releases links that no mapping leads over any more.
+fn release(
+    request: &Request<'_>,
+    session: &mut Session,
+    records: &mut Records,
+    deleted: &[(Place, Vec<Rule>)],
+) -> Result<()> {
+    let of_v4 = deleted.iter().filter(|(place, _)| is_of(*place, Family::V4));
+    let freed: Vec<IpAddr> = of_v4
+        .flat_map(|(place, rules)| match place {
+            Place::Native(_) => nftables::masqueraded_addresses(rules),
+            Place::Iptables { .. } => iptables::marked_addresses(rules),
+        })
+        .collect();
+    if !freed.is_empty() {
+        // A DEL that finds no mapping makes no directory.
+        records.make()?;
+    }
+    let forced = forced_flavour(request).ok().flatten();
+    Localnet::new(session, records, forced)?.release(&freed)
 }
 
 /// All tables in one step; or else one by one, so that one which cannot be changed does not keep the others' rules.
@@ -122,14 +195,8 @@ fn forget_flows<'a>(family: Family, mut destinations: Vec<Destination>, deleted:
 
 /// What a rule translates, if it is UDP.
 fn udp_destination(rule: &Rule) -> Option<Destination> {
-    let port = rule.matches.iter().find_map(|condition| match condition {
-        Match::DestinationPort(port) => Some(*port),
-        _ => None,
-    })?;
-    let address = rule.matches.iter().find_map(|condition| match condition {
-        Match::Address { side: Side::Destination, negated: false, network } => whole_address(network),
-        _ => None,
-    });
+    let port = rule.destination_port()?;
+    let address = rule.destination().and_then(|network| whole_address(&network));
     (rule.protocol() == Some(Protocol::Udp)).then_some(Destination { port, address })
 }
 

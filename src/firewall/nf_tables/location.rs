@@ -84,6 +84,7 @@ impl Location {
             Manner::Iptables(Table::Filter) => &FILTER,
             Manner::Iptables(Table::Nat) => &NAT,
             Manner::Iptables(Table::Raw) => &RAW,
+            Manner::Iptables(Table::Mangle) => &[],
             Manner::Native(table) => table.base_chains,
         };
         chains.iter().find(|chain| chain.name == name)

@@ -1,39 +1,68 @@
 //! Taking rules away: those of a container (DEL, GC), and those of an ADD that failed.
 
 use crate::error::Result;
+use crate::firewall::place::StoredRule;
 use crate::firewall::{Edit, Rule, Target, View};
 
+use super::whose::{Split, Whose};
 use super::{Added, Before, HOOKS, MASQUERADE, OLD_TOP, POSTROUTING, SET_MARK, TOP};
 use super::{comment, comment_start, known, masquerade, set_mark};
 
-/// Deletes the containers' chains for which `chosen` is true of the name, and all that leads to them. Also says which
-/// rules went with them.
-pub(in crate::applets::portmap) fn removal(view: &mut dyn View, chains: &[String]) -> Result<(Vec<Edit>, Vec<Rule>)> {
-    let (mut edits, mut rules) = (Vec::new(), Vec::new());
-    let mut found = Vec::new();
-    for name in chains {
-        if let Some(chain) = view.chain(name)? {
-            rules.extend(known(&chain.rules));
-            found.push((name, chain.references));
+/// A container's chain from which an attachment's rules go. The chain goes with its last rule.
+#[derive(Debug, Clone)]
+pub(in crate::applets::portmap) struct Doomed {
+    /// Its name.
+    pub(in crate::applets::portmap) chain: String,
+    /// Which of its rules go.
+    pub(in crate::applets::portmap) whose: Whose,
+}
+
+impl Doomed {
+    /// A chain that goes with all that is in it.
+    pub(in crate::applets::portmap) fn whole(chain: String) -> Self {
+        Doomed { chain, whose: Whose::default() }
+    }
+}
+
+/// Deletes the attachments' rules, and chains without rules with all that leads to them. Also
+/// returns the deleted rules.
+pub(in crate::applets::portmap) fn removal(view: &mut dyn View, doomed: &[Doomed]) -> Result<(Vec<Edit>, Vec<Rule>)> {
+    let (mut edits, mut rules, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+    for Doomed { chain: name, whose } in doomed {
+        let Some(chain) = view.chain(name)? else { continue };
+        let split = Split::new(&chain.rules, |_, address| whose.keeps(address));
+        rules.extend(known(split.goes.iter().copied()));
+        match split.stays.is_empty() {
+            true => whole.push((name, chain.references)),
+            false => edits.extend(partial_removal(view, name, &split)?),
         }
     }
     for top in [TOP, OLD_TOP] {
-        if found.iter().all(|(_, references)| *references == 0) {
+        if whole.iter().all(|(_, references)| *references == 0) {
             break;
         }
         let Some(chain) = view.chain(top)? else { continue };
-        for (name, references) in &mut found {
+        for (name, references) in &mut whole {
             let jumps = chain.deletions(top, |stored| stored.rule.jumps_to(name));
             *references = references.saturating_sub(jumps.len());
             edits.extend(jumps);
         }
     }
     // A chain that somebody else's rule leads to cannot be deleted, but what it leads to is gone all the same.
-    edits.extend(found.into_iter().map(|(name, references)| match references {
+    edits.extend(whole.into_iter().map(|(name, references)| match references {
         0 => Edit::DeleteChain(name.clone()),
         _ => Edit::Flush(name.clone()),
     }));
     Ok((edits, rules))
+}
+
+/// Deletes rules of a chain in which others stay, and the entry rules that lead to none of these.
+fn partial_removal(view: &mut dyn View, name: &str, split: &Split<'_>) -> Result<Vec<Edit>> {
+    let mut edits: Vec<Edit> = split.goes.iter().map(|stored| Edit::delete(name, stored.id)).collect();
+    if let Some(top) = view.chain(TOP)? {
+        edits.extend(top.deletions(TOP, |stored| stored.rule.jumps_to(name) && split.abandons(&stored.rule)));
+    }
+    Ok(edits)
 }
 
 /// The chains of a network's containers that are none of `valid`.
@@ -61,13 +90,17 @@ pub(in crate::applets::portmap) fn stale_chains(
 impl Added {
     /// Takes it back: what was there before is there again, and chains that others use by now stay.
     pub(in crate::applets::portmap) fn reversal(&self, view: &mut dyn View) -> Result<Vec<Edit>> {
-        let Some(own) = view.chain(&self.chain)? else { return Ok(Vec::new()) };
+        let Some(chain) = view.chain(&self.chain)? else { return Ok(Vec::new()) };
+        let (goes, stays): (Vec<_>, Vec<_>) = chain.rules.iter().partition(|stored| holds(&self.own, stored));
         let mut edits = Vec::new();
         match &self.before {
-            None => self.remove_own(view, &mut edits)?,
-            Some(before) => self.restore(view, before, &mut edits)?,
+            None if stays.is_empty() => self.remove_own(view, &mut edits)?,
+            before => {
+                edits.extend(goes.iter().map(|stored| Edit::delete(&self.chain, stored.id)));
+                self.restore(view, before.as_ref(), &mut edits)?;
+            }
         }
-        let marked = own.rules.iter().filter(|stored| stored.rule.jumps_to(SET_MARK)).count();
+        let marked = goes.iter().filter(|stored| stored.rule.jumps_to(SET_MARK)).count();
         self.reverse_marking(view, marked, &mut edits)?;
         Ok(edits)
     }
@@ -80,12 +113,14 @@ impl Added {
         if unused && self.created.contains(&TOP) { remove_shared(view, TOP, &HOOKS, edits) } else { Ok(()) }
     }
 
-    fn restore(&self, view: &mut dyn View, before: &Before, edits: &mut Vec<Edit>) -> Result<()> {
-        edits.push(Edit::Flush(self.chain.clone()));
-        edits.extend(before.own.iter().map(|rule| Edit::append(&self.chain, rule.clone())));
-        if let (Some(entries), Some(top)) = (&before.entries, view.chain(TOP)?) {
-            edits.extend(top.deletions(TOP, |stored| stored.rule.jumps_to(&self.chain)));
-            edits.extend(known(entries).into_iter().map(|rule| Edit::append(TOP, rule)));
+    fn restore(&self, view: &mut dyn View, before: Option<&Before>, edits: &mut Vec<Edit>) -> Result<()> {
+        let append = |chain: &str, rules: &[Rule]| -> Vec<Edit> {
+            rules.iter().map(|rule| Edit::append(chain, rule.clone())).collect()
+        };
+        edits.extend(before.iter().flat_map(|before| append(&self.chain, &before.own)));
+        if let Some(top) = view.chain(TOP)? {
+            edits.extend(top.deletions(TOP, |stored| holds(&self.entries, stored)));
+            edits.extend(before.iter().flat_map(|before| append(TOP, &before.entries)));
         }
         Ok(())
     }
@@ -122,4 +157,8 @@ fn remove_shared(view: &mut dyn View, name: &str, hooks: &[&str], edits: &mut Ve
     }
     edits.push(Edit::DeleteChain(name.to_string()));
     Ok(())
+}
+
+fn holds(rules: &[Rule], stored: &StoredRule) -> bool {
+    rules.iter().any(|rule| stored.is(rule))
 }

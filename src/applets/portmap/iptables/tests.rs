@@ -11,7 +11,8 @@ fn rules(container: &str, more: serde_json::Value) -> Rules {
     let mut config = json!({"name": "mynet", "runtimeConfig": {"portMappings": [mapping]}});
     config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let config = NetworkConfig::parse(config.to_string().into_bytes()).unwrap();
-    Rules::new("mynet", container, &Conf::of(&config).unwrap(), "10.0.0.2/24".parse().unwrap())
+    let address = "10.0.0.2/24".parse().unwrap();
+    Rules::new("mynet", container, &Conf::of(&config).unwrap(), address, Whose::default())
 }
 
 fn add(table: &mut FakeTable, rules: &Rules) -> Added {
@@ -57,7 +58,7 @@ fn a_chain_that_a_foreign_rule_leads_to_is_emptied() {
     let foreign = Rule::new(Vec::new(), Target::Jump(chain.clone()));
     table.apply(&[Edit::create("ADMIN"), Edit::append("ADMIN", foreign)]);
     let left = |table: &mut FakeTable| {
-        let (edits, rules) = removal(table, std::slice::from_ref(&chain)).unwrap();
+        let (edits, rules) = removal(table, &[Doomed::whole(chain.clone())]).unwrap();
         table.apply(&edits);
         assert!(table.chain(TOP).unwrap().unwrap().rules.is_empty());
         (rules.len(), table.chain(&chain).unwrap().map(|chain| chain.rules.len()))
