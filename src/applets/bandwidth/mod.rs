@@ -197,12 +197,14 @@ fn verify(host: &mut Handle, link: &Link, wanted: &Limit) -> Result<()> {
     }
 }
 
-/// The loopback device of a new namespace stands for the host's end.
+/// The loopback device of a new namespace stands for the host's end. Where no
+/// namespace can be made, nothing speaks against an ADD.
 fn probe(conf: &Conf) -> Result<()> {
     const LOOPBACK: u32 = 1;
     let any =
         Limit { bucket: Tbf::new(1_000_000, 100_000), subnets: Vec::new(), only_listed: false, remote: Remote::Source };
-    let mut scratch = Handle::inside(&Netns::scratch()?)?;
+    let Some(scratch) = Netns::scratch()? else { return Ok(()) };
+    let mut scratch = Handle::inside(&scratch)?;
     scratch.add_limit(LOOPBACK, conf.ingress.as_ref().unwrap_or(&any)).context("create qdisc")?;
     let ifb = scratch.create_ifb("ifb", 0, None).context("adding link")?;
     scratch.add_limit(ifb.index, conf.egress.as_ref().unwrap_or(&any)).context("create qdisc")?;
