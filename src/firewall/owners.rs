@@ -45,7 +45,7 @@ pub struct Owner {
 pub struct Owners {
     directory: PathBuf,
     /// Held until this is dropped.
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
 }
 
 impl Owners {
@@ -57,7 +57,7 @@ impl Owners {
     fn open_at(directory: &Path) -> Self {
         let file = File::open(directory);
         let lock = file.ok().and_then(|file| Lock::acquire_within(file, Mode::Exclusive, LOCK_LIMIT).ok());
-        Owners { directory: directory.to_path_buf(), _lock: lock }
+        Owners { directory: directory.to_path_buf(), lock }
     }
 
     /// The same; a missing directory is made.
@@ -108,11 +108,25 @@ impl Owners {
             Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => return Ok(Vec::new()),
             entries => entries.with_context(|| format!("failed to list {:?}", self.directory))?,
         };
-        let addresses = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let mut all: Vec<(IpAddr, Owner)> =
-            addresses.filter_map(|address| Some((address, self.of(address)?))).collect();
+        let addresses = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<IpAddr>().ok());
+        let mut all = Vec::new();
+        for address in addresses {
+            match self.of(address) {
+                Some(owner) => all.push((address, owner)),
+                None => self.remove_if_empty(address),
+            }
+        }
         all.sort_by_key(|(address, _)| *address);
         Ok(all)
+    }
+
+    /// A killed ADD leaves an empty file where files cannot be made whole (see `file::create_new`).
+    fn remove_if_empty(&self, address: IpAddr) {
+        let path = self.directory.join(address.to_string());
+        // Without the lock the file may just be being written.
+        if self.lock.is_some() && fs::metadata(&path).is_ok_and(|found| found.len() == 0) {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -196,7 +210,9 @@ mod tests {
         owners.set(v4, &owner("c1", "")).unwrap();
         fs::write(path.join("10.0.0.3"), "torn").unwrap();
         fs::write(path.join("no address"), "").unwrap();
+        fs::write(path.join("10.0.0.4"), "").unwrap();
         assert_eq!(owners.all(), Ok(vec![(v4, owner("c1", "")), (v6, owner("c2", "a\nb"))]));
+        assert!(!path.join("10.0.0.4").exists(), "the trace of a crash");
         owners.clear(v4).unwrap();
         owners.clear(v4).unwrap();
         assert_eq!((owners.of(v4), owners.of(v6)), (None, Some(owner("c2", "a\nb"))));
