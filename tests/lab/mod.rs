@@ -7,6 +7,7 @@
 mod call;
 mod configs;
 pub mod dhcp;
+pub mod fuse;
 mod state;
 
 use std::fs::{self, File};
