@@ -137,7 +137,27 @@ impl Error {
     pub fn timed_out(&self) -> bool {
         self.is(Errno::ETIMEDOUT)
     }
+
+    /// True when the call itself was refused: the kernel does not have the call, the file system does not support the
+    /// call, or a policy (seccomp, AppArmor, SELinux) forbids the call. Another way to the same end may be open then.
+    pub fn is_refusal(&self) -> bool {
+        self.errno.is_some_and(|errno| REFUSALS.contains(&errno))
+    }
 }
+
+/// The outcome of a step that is only a help: success also where the call was refused.
+pub fn unless_refused(step: Result<()>) -> Result<()> {
+    match step {
+        Err(error) if error.is_refusal() => Ok(()),
+        step => step,
+    }
+}
+
+/// Answers to a call that is refused whatever the state of the file or socket is. `ENOSYS`: a kernel without the call, a FUSE
+/// server. `EPERM`: seccomp, a file system without hard links. `EACCES`: AppArmor, SELinux. `EOPNOTSUPP`, `EINVAL`: a file
+/// system, or an older kernel that does not know a flag. `ENOLCK`: NFS without a lock server.
+const REFUSALS: [Errno; 6] =
+    [Errno::ENOSYS, Errno::EPERM, Errno::EACCES, Errno::EOPNOTSUPP, Errno::EINVAL, Errno::ENOLCK];
 
 fn hint(errno: Errno) -> Option<&'static str> {
     Some(match errno {
@@ -259,6 +279,19 @@ mod tests {
         assert_eq!(Error::from(Errno::EROFS).with_hint().details, "the file system is read-only");
         assert_eq!(Error::from(Errno::EROFS).with_details("own").with_hint().details, "own");
         assert_eq!(Error::from(Errno::EEXIST).with_hint().details, "");
+    }
+
+    #[test]
+    fn a_refused_call_is_told_from_one_that_failed() {
+        for errno in [Errno::ENOSYS, Errno::EPERM, Errno::EACCES, Errno::EOPNOTSUPP, Errno::EINVAL, Errno::ENOLCK] {
+            assert!(Error::from(errno).context("x").is_refusal(), "{errno}");
+        }
+        for errno in [Errno::EEXIST, Errno::ENOENT, Errno::EISDIR, Errno::ENOSPC, Errno::EROFS, Errno::EIO] {
+            assert!(!Error::from(errno).is_refusal(), "{errno}");
+        }
+        assert!(!Error::internal("x").is_refusal());
+        assert_eq!(unless_refused(Err(Errno::ENOSYS.into())), Ok(()));
+        assert!(unless_refused(Err(Errno::EIO.into())).is_err());
     }
 
     #[test]

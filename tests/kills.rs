@@ -33,7 +33,7 @@ const CHANGING: [&str; 18] = [
 /// Every call of an ADD that changes something, as name and ordinal among the calls of that name: to die before each of
 /// them is to die in every state that others can see.
 pub fn changing_calls(lab: &Lab, call: &Call<'_>) -> Vec<(String, usize)> {
-    call.clone().under(&["strace", "-f", "-qq", "-o", "/run/lab/trace"]).run().success();
+    call.clone().traced(&["-o", "/run/lab/trace"], "").run().success();
     let mut counts: HashMap<String, usize> = HashMap::new();
     let mut points = Vec::new();
     for line in lab.read("/run/lab/trace").lines() {
@@ -56,17 +56,13 @@ const WAITING: usize = 10;
 /// Kills the call before one of its system calls. False when it came to its end without that call.
 pub fn kill_at(call: &Call<'_>, (name, ordinal): &(String, usize)) -> bool {
     let inject = format!("inject={name}:signal=KILL:when={ordinal}");
-    let trace = format!("trace={name}");
-    let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-    call.clone().under(&strace).run().code != Some(0)
+    call.clone().traced(&["-o", "/dev/null", "-e", &inject], name).run().code != Some(0)
 }
 
 /// Makes one of the call's system calls fail (`EPERM`). False when the call succeeded nevertheless.
 pub fn refuse_at(call: &Call<'_>, (name, ordinal): &(String, usize)) -> bool {
     let inject = format!("inject={name}:error=EPERM:when={ordinal}");
-    let trace = format!("trace={name}");
-    let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-    call.clone().under(&strace).run().code != Some(0)
+    call.clone().traced(&["-o", "/dev/null", "-e", &inject], name).run().code != Some(0)
 }
 
 pub fn assert_nearly_all(killed: usize, points: usize) {

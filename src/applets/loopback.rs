@@ -47,7 +47,7 @@ impl Plugin for Loopback {
         let link = inside.link(NAME)?;
         if !link.is_up() {
             inside.set_up(link.index, true).context("failed to set lo up")?;
-            let netns = netns.duplicate()?;
+            let netns = netns.clone();
             undo.push(move || set_up(&netns, false));
         }
         let addresses: Vec<_> = inside.addresses(link.index)?.iter().map(|address| address.net).collect();

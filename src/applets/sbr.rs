@@ -383,7 +383,7 @@ fn tidy_main(conf: &Conf, sources: &[Source], before: &Routing, link: u32) -> Ve
 
 /// Writes to `undo` how to come back to these rules and routes.
 fn back_to(netns: &Netns, before: &Routing, link: u32, sources: &[Source], undo: &mut Undo) -> Result<()> {
-    let (netns, before) = (netns.duplicate()?, before.clone());
+    let (netns, before) = (netns.clone(), before.clone());
     let addresses: Vec<IpNet> = sources.iter().filter_map(|source| source.rule().source).collect();
     undo.push(move || {
         let _lock = netns.lock()?;

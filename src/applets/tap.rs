@@ -163,7 +163,7 @@ fn create(conf: &Conf, name: &str, container: &Netns, inside: &mut Handle, undo:
         context => device.create_as(container, context),
     };
     created.with_context(|| format!("failed to create tap {name:?}"))?;
-    let (netns, own) = (container.duplicate()?, name.to_string());
+    let (netns, own) = (container.clone(), name.to_string());
     undo.push(move || delete(&netns, &own));
     let link = inside.link(name).with_context(|| format!("failed to refetch tap {name:?}"))?;
     if conf.mac.is_some() || conf.mtu.bytes() > 0 {

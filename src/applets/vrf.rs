@@ -93,7 +93,8 @@ impl Plugin for Vrf {
         delete_if_empty(&mut inside, &vrf)
     }
 
-    /// Nobody knows in which namespaces there are VRFs, and those go with them.
+    /// Nobody knows in which namespaces there are VRFs, and those go with them. Where no namespace can be made for the
+    /// trial, nothing speaks against an ADD.
     fn status(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::of(request)?;
         let probe = || match Netns::scratch()? {
@@ -156,7 +157,7 @@ impl Conf {
     fn create(&self, container: &Netns, inside: &mut Handle, undo: &mut Undo) -> Result<Link> {
         let table = if self.table == 0 { inside.free_table()? } else { self.table };
         let words = || format!("could not add VRF {}", self.name);
-        let (container, name) = (container.duplicate()?, self.name.clone());
+        let (container, name) = (container.clone(), self.name.clone());
         match inside.create_vrf(&self.name, table) {
             // Somebody was faster where the lock could not be had.
             Err(error) if error.is(Errno::EEXIST) => {
@@ -210,7 +211,7 @@ fn verify(inside: &mut Handle, link: &Link, vrf: &Link, previous: &CniResult) ->
 
 fn enter(container: &Netns, inside: &mut Handle, link: &Link, vrf: &Link, undo: &mut Undo) -> Result<()> {
     let snapshot = inside.snapshot(link.index, MAIN)?;
-    let (index, before, container) = (link.index, snapshot.clone(), container.duplicate()?);
+    let (index, before, container) = (link.index, snapshot.clone(), container.clone());
     undo.push(move || {
         let lock = SharedLinks::vrfs();
         lock.hold_alone();

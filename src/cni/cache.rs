@@ -57,7 +57,7 @@ impl Cache {
         file::probe(&self.directory, bytes)
     }
 
-    /// Remembers an attachment. A reader sees the old file or the new one, never a part.
+    /// Remembers an attachment. A reader sees the old file or the new one, never a part (but see [`file::create_new`]).
     pub fn write(&self, network: &str, attachment: &Attachment, config: &[u8], result: Value) -> Result<()> {
         let name = file_name(network, attachment)?;
         file::create_directories(&self.directory, DIRECTORY_MODE)?;

@@ -36,7 +36,8 @@ impl Kept {
     }
 
     /// Keeps this of a container, whole or not at all and on disk when this returns, instead of what was kept. Killed in
-    /// between it leaves nothing, neither old nor new, and no file that nobody would remove.
+    /// between it leaves nothing, neither old nor new, and no file that nobody would remove; but where
+    /// [`file::create_new`] cannot make a file whole, an empty one.
     pub fn write(&self, container: &str, bytes: &[u8]) -> Result<()> {
         const TRIES: u32 = 4;
         let mut made = Ok(());
@@ -50,10 +51,10 @@ impl Kept {
         }
         made?;
         let path = self.0.join(container);
-        match fs::File::open(&path).and_then(|file| file.sync_all()) {
+        match file::flush(&path) {
             // Somebody else replaces it at this moment.
-            Err(error) if error.kind() == NotFound => Ok(()),
-            synced => synced.with_context(|| format!("failed to write {path:?}")),
+            Err(error) if error.is(Errno::ENOENT) => Ok(()),
+            flushed => flushed.with_context(|| format!("failed to write {path:?}")),
         }
     }
 

@@ -136,7 +136,9 @@ impl Conversation<'_> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.stream.set_write_timeout(self.left()?)?;
+        let left = self.left()?;
+        // Where the option is refused nothing bounds the wait, as in the reference.
+        let _ = self.stream.set_write_timeout(left);
         self.stream.write_all(bytes).map_err(|error| self.failed("write", error))
     }
 
@@ -153,7 +155,8 @@ impl Conversation<'_> {
 
     fn read_more(&mut self) -> Result<()> {
         let mut buffer = [0; 4096];
-        self.stream.set_read_timeout(self.left()?)?;
+        let left = self.left()?;
+        let _ = self.stream.set_read_timeout(left);
         match self.stream.read(&mut buffer) {
             Ok(0) => return Err(Error::internal("unexpected EOF")),
             Ok(length) => self.incoming.push(buffer.get(..length).unwrap_or_default()),

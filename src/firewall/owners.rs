@@ -75,9 +75,14 @@ impl Owners {
     /// All addresses with their owners, sorted. See [`Records::names`].
     pub fn all(&self) -> Result<Vec<(IpAddr, Owner)>> {
         let names = self.0.names()?;
-        let addresses = names.iter().filter_map(|name| name.parse().ok());
-        let mut all: Vec<(IpAddr, Owner)> =
-            addresses.filter_map(|address| Some((address, self.of(address)?))).collect();
+        let addresses = names.iter().filter_map(|name| name.parse::<IpAddr>().ok());
+        let mut all = Vec::new();
+        for address in addresses {
+            match self.of(address) {
+                Some(owner) => all.push((address, owner)),
+                None => self.0.remove_if_empty(&address.to_string()),
+            }
+        }
         all.sort_by_key(|(address, _)| *address);
         Ok(all)
     }
@@ -153,7 +158,9 @@ mod tests {
         owners.set(v4, &owner("c1", "")).unwrap();
         fs::write(path.join("10.0.0.3"), "torn").unwrap();
         fs::write(path.join("no address"), "").unwrap();
+        fs::write(path.join("10.0.0.4"), "").unwrap();
         assert_eq!(owners.all(), Ok(vec![(v4, owner("c1", "")), (v6, owner("c2", "a\nb"))]));
+        assert!(!path.join("10.0.0.4").exists(), "the trace of a crash");
         owners.clear(v4).unwrap();
         owners.clear(v4).unwrap();
         assert_eq!((owners.of(v4), owners.of(v6)), (None, Some(owner("c2", "a\nb"))));

@@ -84,6 +84,16 @@ impl Records {
         }
     }
 
+    /// Removes the trace of an ADD that was killed where files cannot be made whole (see
+    /// [`file::create_new`]).
+    pub fn remove_if_empty(&self, name: &str) {
+        let path = self.directory.join(name);
+        // Without the lock another call may be writing the file just now.
+        if self.lock.is_some() && fs::metadata(&path).is_ok_and(|found| found.len() == 0) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
     /// The names of all records, sorted. None where the directory is missing, is no directory, or
     /// may not be read: a DEL or GC that failed for that would fail for ever.
     pub fn names(&self) -> Result<Vec<String>> {

@@ -66,7 +66,7 @@ pub fn wanted_mac(request: &Request<'_>) -> Result<Option<Mac>> {
 
 /// Creates a device for the container, and writes to `undo` how to take it back.
 pub fn create(handle: &mut Handle, wanted: &Wanted<'_>, undo: &mut Undo) -> Result<Device> {
-    let container = wanted.container.duplicate()?;
+    let container = wanted.container.clone();
     let device = devices::create(handle, wanted)?;
     let index = device.index;
     undo.push(move || Handle::inside(&container)?.delete_link(index).context("failed to delete the device"));

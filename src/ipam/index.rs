@@ -69,6 +69,12 @@ impl Index {
         index
     }
 
+    /// No index.
+    pub(super) fn none() -> Index {
+        let (table, before, path) = (None, None, PathBuf::new());
+        Index { table, before, state: State::Distrusted, boot: 0, path, scanned_from: None }
+    }
+
     /// The index as it is on disk, if there is one; only [`Index::words`] may be asked of it, and nothing is changed.
     pub(super) fn open_to_read(data_dir: &Path, network: &str) -> Index {
         let path = data_dir.join(FOLDER).join(format!("{network}.index"));
@@ -112,6 +118,7 @@ impl Index {
     /// A reservation with this content has been made.
     pub(super) fn insert(&mut self, content: &[u8], address: IpAddr, words: Words) {
         if self.trusted().is_some_and(Table::is_full) && self.grow().is_err() {
+            self.discard_new();
             self.distrust();
         }
         self.change(|table| table.insert(Slot { hash: hash(content), address, words }));
@@ -140,7 +147,10 @@ impl Index {
     /// Ends it. If the directory was changed meanwhile, by somebody who takes no lock, the result does not count.
     pub fn end_scan(&mut self, directory: &File) {
         let as_before = self.scanned_from.is_some() && stamp(directory, self.boot).ok() == self.scanned_from;
-        let placed = self.state == State::Distrusted || self.take_place().is_ok();
+        let placed = self.state != State::Distrusted && self.take_place().is_ok();
+        if !placed {
+            self.discard_new();
+        }
         self.before = None;
         if !as_before || !placed {
             self.distrust();
@@ -184,6 +194,13 @@ impl Index {
 
     fn take_place(&self) -> Result<()> {
         Ok(fs::rename(self.path.with_extension(NEW), &self.path)?)
+    }
+
+    /// What could not take the old one's place is of no use.
+    fn discard_new(&self) {
+        if self.table.is_some() {
+            let _ = fs::remove_file(self.path.with_extension(NEW));
+        }
     }
 
     /// Copies everything to a table of twice the size.

@@ -11,7 +11,10 @@
 //! into the directory, which no program can set: a reservation that was released and made again, written over, or restored
 //! from a backup is another file and has no record until it is seen again. Records therefore may get lost but cannot
 //! lie, whichever of reservations and records are restored, rolled back or torn. Times are compared for equality only, so a
-//! clock that jumps, or begins in 1970 at each boot, does no harm.
+//! clock that jumps, or begins in 1970 at each boot, does no harm. (A file that could not be linked, see `file::create_new`,
+//! has the time of its last change, which the kernel sets just the same. FAT and exFAT keep neither number nor time on disk:
+//! a record gets lost there when the kernel forgets the inode, and another boot proves nothing, because `file::is_local`
+//! leaves them out.)
 //!
 //! A namespace is named by its inode number and, because the kernel uses these again, by the cookie that it gives no second
 //! namespace before the next boot (Linux 5.14; zero before, and then the inode decides). The path in CNI_NETNS is not

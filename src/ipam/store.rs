@@ -6,7 +6,12 @@
 //! - `lock`, mode 0750, empty: locked with flock(2).
 //!
 //! Only regular files whose name is an address in its canonical text count. An empty one, which a crash of the reference
-//! plugin leaves behind, counts as free; one that is too large to name an attachment is somebody's, and never read.
+//! plugin leaves behind (and one of ours where files cannot be made whole, see `file::create_new`), counts as free; one that
+//! is too large to name an attachment is somebody's, and never read.
+//!
+//! Where the lock cannot be had (`Lock::acquire_where_possible`) the store goes on without, as the reference does: creating a
+//! file is exclusive by itself. But then an empty file may be one that is being written, and what is read may change before
+//! it is removed. So empty files stay and count as taken, no address is taken back, and there is no index.
 //!
 //! Which reservations are over, so that their addresses may be taken back, `record` knows; `reclaim` does it.
 
@@ -92,7 +97,8 @@ pub struct Store {
     directory: File,
     index: Index,
     host: Host,
-    _lock: Lock,
+    /// `None` where there are no locks.
+    lock: Option<Lock>,
 }
 
 /// What a reservation says, and which file it is.
@@ -117,11 +123,15 @@ impl Store {
 
     pub(super) fn open_on(host: Host, data_dir: &Path, network: &str) -> Result<Store> {
         let path = data_dir.join(network);
-        let lock = Lock::acquire(file::open_or_create_in(&path, 0o755, "lock", 0o750)?, Mode::Exclusive);
-        let lock = lock.with_context(|| format!("failed to lock {:?}", path.join("lock")))?;
+        let (name, opened) = (path.join("lock"), file::open_or_create_in(&path, 0o755, "lock", 0o750));
+        let lock = Lock::acquire_where_possible(file::or_for_reading(opened, &name)?, Mode::Exclusive);
+        let lock = lock.with_context(|| format!("failed to lock {name:?}"))?;
         let directory = File::open(&path).with_context(|| format!("failed to open {path:?}"))?;
-        let index = Index::open(data_dir, network, &directory, host.boot);
-        Ok(Store { path, directory, index, host, _lock: lock })
+        let index = match lock {
+            Some(_) => Index::open(data_dir, network, &directory, host.boot),
+            None => Index::none(),
+        };
+        Ok(Store { path, directory, index, host, lock })
     }
 
     /// The addresses that an attachment holds.
@@ -139,7 +149,7 @@ impl Store {
     pub fn reserve(&mut self, address: IpAddr, attachment: &Attachment) -> Result<bool> {
         let target = self.file_of(address);
         match fs::symlink_metadata(&target) {
-            Ok(found) if is_empty(&found) => {
+            Ok(found) if self.is_free_file(&found) => {
                 fs::remove_file(&target).with_context(|| format!("failed to remove empty {target:?}"))?;
             }
             Ok(_) => return Ok(false),
@@ -156,7 +166,12 @@ impl Store {
 
     /// False when a reservation, or whatever else, has the address's name.
     pub fn is_free(&self, address: IpAddr) -> bool {
-        fs::symlink_metadata(self.file_of(address)).map_or(true, |found| is_empty(&found))
+        fs::symlink_metadata(self.file_of(address)).map_or(true, |found| self.is_free_file(&found))
+    }
+
+    /// True for the trace of a crash.
+    fn is_free_file(&self, file: &fs::Metadata) -> bool {
+        self.lock.is_some() && file.is_file() && file.len() == 0
     }
 
     /// How many reservations there are; `None` when only a look at the directory would tell.
@@ -313,10 +328,6 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.index.seal(&self.directory);
     }
-}
-
-fn is_empty(file: &fs::Metadata) -> bool {
-    file.is_file() && file.len() == 0
 }
 
 /// The address that a file is named after, in the only text that a plugin writes.

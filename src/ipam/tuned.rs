@@ -52,18 +52,27 @@ impl Originals {
     /// Remembers what properties were before a change. What an earlier ADD of the same attachment has saved stays: the
     /// properties that it changed are not the original ones any more.
     pub fn save(&self, request: &Request<'_>, netns: &Netns, now: &[Property], undo: &mut Undo) -> Result<()> {
-        let (Some(directory), Some(records)) = (self.file.parent(), self.record.parent()) else { return Ok(()) };
+        let Some(directory) = self.file.parent() else { return Ok(()) };
         let record = Record::new(request, netns)?;
         let saved = if self.is_of(&record) { self.read() } else { Vec::new() };
         let text = text(&[&saved, now].concat());
-        make(directory, records).context("failed to create backup directory")?;
         let (files, before) = (self.clone(), [fs::read(&self.record).ok(), fs::read(&self.file).ok()]);
-        // The record first: what it leads to is found by GC.
         undo.push(move || files.put_back(before));
+        // The record first: what it leads to is found by GC.
+        match self.write_record(&record) {
+            // A policy for the reference may allow its file only.
+            Err(error) if error.is_refusal() && directory.is_dir() => {}
+            written => written?,
+        }
         let name = self.file.file_name().unwrap_or_default().to_string_lossy();
-        file::write_over(&self.record, 0o600, record.text().as_bytes())
-            .and_then(|()| file::replace(directory, &name, 0o600, text.as_bytes()))
-            .with_context(|| format!("failed to save file {}.json", request.ifname))
+        let saved = file::replace(directory, &name, 0o600, text.as_bytes());
+        saved.with_context(|| format!("failed to save file {}.json", request.ifname))
+    }
+
+    fn write_record(&self, record: &Record) -> Result<()> {
+        make(&self.record).context("failed to create backup directory")?;
+        let written = file::write_over(&self.record, 0o600, record.text().as_bytes());
+        written.with_context(|| format!("failed to save file {}.json", record.ifname))
     }
 
     /// Gives the link back what was saved, and forgets it; also if the link or its namespace (`None`) is gone. What the
@@ -132,12 +141,11 @@ pub fn probe(directory: &str) -> Result<()> {
     file::probe(Path::new(directory), b"x").context("failed to create backup directory")
 }
 
-fn make(directory: &Path, records: &Path) -> Result<()> {
-    if records.is_dir() {
-        return Ok(());
-    }
-    // Others have files beside ours.
-    directory.parent().map_or(Ok(()), |above| file::create_directories(above, 0o755))?;
+/// Makes the folder of a record, and with it the one of the reference's files.
+fn make(record: &Path) -> Result<()> {
+    let Some(records) = record.parent().filter(|records| !records.is_dir()) else { return Ok(()) };
+    // Others have files beside the reference's.
+    records.ancestors().nth(2).map_or(Ok(()), |above| file::create_directories(above, 0o755))?;
     file::create_directories(records, 0o700)
 }
 

@@ -19,9 +19,14 @@ pub fn read(name: &str) -> Result<String> {
     Ok(text.trim_end().to_string())
 }
 
-/// Sets a setting unless it has the value already, so that a read-only /proc/sys with the right values does no harm.
+/// Sets a setting unless it has the value already, so that a read-only /proc/sys with the right values does no harm. A value
+/// that must not be read is written, as by the reference.
 pub fn ensure(name: &str, value: &str) -> Result<()> {
-    if read(name)? == value { Ok(()) } else { write(name, value) }
+    match read(name) {
+        Ok(now) if now == value => Ok(()),
+        Err(error) if !error.is_refusal() => Err(error),
+        _ => write(name, value),
+    }
 }
 
 /// Lets the host pass packets between its interfaces: the reference's `EnableForward`. Never undone.

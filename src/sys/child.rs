@@ -56,9 +56,10 @@ impl Child {
         self.process
     }
 
-    /// True once it has ended.
+    /// True once it has ended, or when that cannot be found out: then nothing but the end of its output tells, and
+    /// [`Child::wait`] says why.
     pub(super) fn has_ended(&mut self) -> bool {
-        self.reap(libc::WNOHANG).is_ok_and(|status| status.is_some())
+        !matches!(self.reap(libc::WNOHANG), Ok(None) | Err(Errno::EINTR))
     }
 
     /// Waits for its end.

@@ -3,18 +3,18 @@
 
 use std::fs::File;
 use std::io::{PipeWriter, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollTimeout;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::unistd::Pid;
 
 use crate::sys::child::Child;
+use crate::sys::events::set_nonblocking;
 
 /// How long the program may take to end before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ impl Ending {
         let mut ending = Ending { notes: None, before: Vec::new(), ended: false, deadline: None, _held: None };
         let (Ok(turn), Ok((read, write))) = (TURN.try_lock(), std::io::pipe()) else { return ending };
         // A handler must never wait.
-        if unblock(&read) && unblock(&write) {
+        if set_nonblocking(&read).is_ok() && set_nonblocking(&write).is_ok() {
             NOTES.store(write.as_raw_fd(), Ordering::Relaxed);
             ending.notes = Some(File::from(OwnedFd::from(read)));
             ending._held = Some((write, turn));
@@ -135,10 +135,6 @@ impl Drop for Ending {
     fn drop(&mut self) {
         self.restore();
     }
-}
-
-fn unblock(pipe: impl AsFd) -> bool {
-    fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_ok()
 }
 
 /// Has a signal noted and gives what was done about it before; `None` if it was ignored, which it stays.

@@ -3,12 +3,14 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::time::{ClockId, clock_gettime};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 
-use crate::error::{Context, Errno, Result};
+use crate::error::{Context, Errno, Error, Result};
 
 /// How many descriptors one call of [`Poller::wait`] reports at most. The others' turn comes with the next.
 const BATCH: usize = 64;
@@ -70,19 +72,30 @@ impl Poller {
     }
 }
 
+/// Makes calls on a socket or pipe return `EAGAIN` instead of waiting. (std makes an ioctl(2) of it for sockets, which a policy
+/// for the reference does not know.)
+pub fn set_nonblocking(descriptor: impl AsFd) -> Result<()> {
+    Ok(fcntl(descriptor, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)?)
+}
+
 /// SIGINT and SIGTERM as a descriptor: it becomes readable when one of them is sent.
 #[derive(Debug)]
 pub struct EndSignals(SignalFd);
 
 impl EndSignals {
-    /// From now on these signals do not end the process.
-    pub fn catch() -> Result<Self> {
+    /// From now on these signals do not end the process. `None` where a policy refuses signalfd(2), which the reference has
+    /// no use for: the signals end the process at once then, as SIGKILL does.
+    pub fn catch() -> Result<Option<Self>> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGINT);
         signals.add(Signal::SIGTERM);
-        signals.thread_block().context("failed to block signals")?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(EndSignals(SignalFd::with_flags(&signals, flags).context("failed to create a signal descriptor")?))
+        let descriptor = match SignalFd::with_flags(&signals, flags).map_err(Error::from) {
+            Err(error) if error.is_refusal() => return Ok(None),
+            created => created.context("failed to create a signal descriptor")?,
+        };
+        signals.thread_block().context("failed to block signals")?;
+        Ok(Some(EndSignals(descriptor)))
     }
 }
 
@@ -96,6 +109,11 @@ impl AsFd for EndSignals {
 pub fn boottime() -> i64 {
     // It exists since Linux 2.6.39; without it, no time passes.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| time.tv_sec() * 1000 + time.tv_nsec() / 1_000_000)
+}
+
+/// Sleeps, or returns early after a signal. (std ends the process without a word where the call is refused.)
+pub fn pause(duration: Duration) {
+    let _ = clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::empty(), &TimeSpec::from_duration(duration));
 }
 
 /// Lets this process have as many descriptors as it may.

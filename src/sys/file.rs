@@ -12,7 +12,7 @@ use nix::sys::statfs::fstatfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{AccessFlags, access};
 
-use crate::error::{Context, Errno, Error, Result};
+use crate::error::{Context, Errno, Error, Result, unless_refused};
 use crate::sys::random;
 
 /// Creates a directory and its parents, like `mkdir -p -m MODE`. The mode is cut by the umask.
@@ -32,11 +32,19 @@ pub fn open_or_create(path: &Path, mode: u32) -> Result<File> {
 
 /// Writes these bytes over a file, which is created with `mode` when it is missing. Follows no link.
 pub fn write_over(path: &Path, mode: u32, bytes: &[u8]) -> Result<()> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(mode).custom_flags(flags).open(path)?;
+    let file = open_over(path, mode, false)?;
     // Cut only afterwards: ext4 flushes files that were emptied first.
-    file.write_all_at(bytes, 0)?;
-    Ok(file.set_len(bytes.len() as u64)?)
+    let written = file.write_all_at(bytes, 0).and_then(|()| file.set_len(bytes.len() as u64)).map_err(Error::from);
+    match written {
+        // As the reference does it: seccomp profiles made for the reference know neither pwrite64 nor ftruncate.
+        Err(error) if error.is_refusal() => Ok(open_over(path, mode, true)?.write_all(bytes)?),
+        written => written,
+    }
+}
+
+fn open_over(path: &Path, mode: u32, truncate: bool) -> std::io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    OpenOptions::new().write(true).create(true).truncate(truncate).mode(mode).custom_flags(flags).open(path)
 }
 
 /// Opens `directory/name` like [`open_or_create`]. The directory is only created, with its parents, when it turns out to
@@ -52,28 +60,56 @@ pub fn open_or_create_in(directory: &Path, directory_mode: u32, name: &str, mode
     }
 }
 
-/// Creates `directory/name` with these bytes, whole or not at all, never over an existing file: `EEXIST` then. The bytes
-/// go to a file without a name that is linked into place, so that a crash leaves nothing half-written.
-pub fn create_new(directory: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
-    let target = directory.join(name);
-    let unnamed = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).mode(mode).open(directory);
-    let mut file = match unnamed.map_err(Error::from) {
-        Ok(file) => file,
-        Err(error) if error.is(Errno::EOPNOTSUPP) || error.is(Errno::EISDIR) => {
-            return create_new_by_name(directory, &target, mode, bytes);
-        }
-        Err(error) => return Err(error).with_context(|| format!("failed to create {target:?}")),
-    };
-    file.write_all(bytes).with_context(|| format!("failed to write {target:?}"))?;
-    link_descriptor(&file, &target).with_context(|| format!("failed to create {target:?}"))
+/// The file that was `opened`, or, where it may only be read (a read-only file system, a policy), the same for reading: that is
+/// enough for a lock, and all that the reference and iptables ask for. (NFS takes no exclusive lock on such a file.)
+pub fn or_for_reading(opened: Result<File>, path: &Path) -> Result<File> {
+    match opened {
+        Err(error) if error.is_refusal() || error.is(Errno::EROFS) => open_plain(path).map_err(|_| error),
+        opened => opened,
+    }
 }
 
-/// For file systems without `O_TMPFILE`: the unnamed file gets a name that no reader looks at.
-fn create_new_by_name(directory: &Path, target: &Path, mode: u32, bytes: &[u8]) -> Result<()> {
-    let aside = write_aside(directory, mode, bytes)?;
-    let linked = fs::hard_link(&aside, target);
-    let removed = fs::remove_file(&aside);
-    linked.and(removed).with_context(|| format!("failed to create {target:?}"))
+/// Creates `directory/name` with these bytes, never over an existing file: `EEXIST` then. The bytes go to a file without a
+/// name that is linked into place, so that a crash leaves nothing half-written and readers see all of the file or none.
+///
+/// Where that is refused, the file is created as the reference does it, empty, and then written. Readers that hold the
+/// writer's lock see no difference; a process killed in between leaves an empty file.
+pub fn create_new(directory: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
+    let target = directory.join(name);
+    let created = match open_unnamed(directory, mode) {
+        Ok(mut file) => {
+            file.write_all(bytes).with_context(|| format!("failed to write {target:?}"))?;
+            match link_descriptor(&file, &target) {
+                // vfat, exFAT, 9p and FUSE servers without link(2); AppArmor without `l`, seccomp; a limit on links; no
+                // /proc. If anything else is wrong, creating the file fails for that.
+                Err(error) if !error.is(Errno::EEXIST) => create_in_place(&target, mode, bytes),
+                linked => linked,
+            }
+        }
+        // NFS, vfat, exFAT, 9p, FUSE and older overlays have no O_TMPFILE.
+        Err(error) if error.is_refusal() => create_in_place(&target, mode, bytes),
+        Err(error) => Err(error),
+    };
+    created.with_context(|| format!("failed to create {target:?}"))
+}
+
+fn create_in_place(target: &Path, mode: u32, bytes: &[u8]) -> Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(target)?;
+    file.write_all(bytes).map_err(|error| {
+        let _ = fs::remove_file(target);
+        error.into()
+    })
+}
+
+/// Opens a file in a directory that is gone with its descriptor, unless it is linked to a name before. `EOPNOTSUPP` where there
+/// are no such files.
+fn open_unnamed(directory: &Path, mode: u32) -> Result<File> {
+    let opened = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).mode(mode).open(directory);
+    opened.map_err(|error| match Error::from(error) {
+        // Linux before 3.11 sees the flag's other half only, O_DIRECTORY.
+        error if error.is(Errno::EISDIR) => Errno::EOPNOTSUPP.into(),
+        error => error,
+    })
 }
 
 /// Puts these bytes at `directory/name`, replacing what is there in one step.
@@ -88,10 +124,17 @@ pub fn replace(directory: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<
 fn replace_existing(directory: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
     let aside = write_aside(directory, mode, bytes)?;
     let target = directory.join(name);
-    fs::rename(&aside, &target).map_err(|error| {
+    let renamed = fs::rename(&aside, &target).map_err(|error| {
         let _ = fs::remove_file(&aside);
-        Error::from(error).context(&format!("failed to replace {target:?}"))
-    })
+        Error::from(error)
+    });
+    let replaced = match renamed {
+        // As the reference does it: seccomp profiles made for the reference do not know rename, and some FUSE servers do
+        // not rename over a file.
+        Err(error) if error.is_refusal() || error.is(Errno::EEXIST) => write_over(&target, mode, bytes),
+        renamed => renamed,
+    };
+    replaced.with_context(|| format!("failed to replace {target:?}"))
 }
 
 /// Opens a file of ours that nobody else reads yet, empty; what an earlier call has left there goes.
@@ -135,22 +178,19 @@ pub fn probe(directory: &Path, bytes: &[u8]) -> Result<()> {
     {
         place = if above.as_os_str().is_empty() { Path::new(".") } else { above };
     }
-    let unnamed = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(place);
-    let written = unnamed.map_err(Error::from).and_then(|mut file| Ok(file.write_all(bytes)?));
-    let probed = match written {
-        Err(error) if (error.is(Errno::EOPNOTSUPP) || error.is(Errno::EISDIR)) && place.is_dir() => {
-            access(place, AccessFlags::W_OK).map_err(Error::from)
-        }
+    let probed = match open_unnamed(place, 0o600).and_then(|mut file| Ok(file.write_all(bytes)?)) {
+        Err(error) if error.is_refusal() && place.is_dir() => access(place, AccessFlags::W_OK).map_err(Error::from),
         written => written,
     };
     probed.with_context(|| format!("failed to create a file in {place:?}"))
 }
 
-/// True for a file on a file system that no other host uses at the same time; false when that is not known.
+/// True for a file on a file system that no other host uses at the same time, and that keeps inode numbers and change times
+/// on disk; false when that is not known. (exFAT, as FAT, has neither: both begin anew with each mount.)
 pub fn is_local(file: &File) -> bool {
     // Of linux/magic.h: ext2 to ext4, xfs, btrfs, tmpfs, ramfs, overlayfs, f2fs, zfs, bcachefs, ubifs, jffs2, nilfs2, jfs,
-    // reiserfs, exfat.
-    const LOCAL: [u32; 15] = [
+    // reiserfs.
+    const LOCAL: [u32; 14] = [
         0xef53,
         0x5846_5342,
         0x9123_683e,
@@ -165,7 +205,6 @@ pub fn is_local(file: &File) -> bool {
         0x3434,
         0x3153_464a,
         0x5265_4973,
-        0x2011_bab0,
     ];
     fstatfs(file).is_ok_and(|found| LOCAL.contains(&(found.filesystem_type().0 as u32)))
 }
@@ -193,6 +232,12 @@ fn link_descriptor(file: &File, target: &Path) -> Result<()> {
         libc::linkat(libc::AT_FDCWD, source.as_ptr(), libc::AT_FDCWD, target.as_ptr(), libc::AT_SYMLINK_FOLLOW)
     };
     Ok(Errno::result(result).map(drop)?)
+}
+
+/// Has a file written to the disk, if its file system can.
+pub fn flush(path: &Path) -> Result<()> {
+    // The reference does not ask for it at all.
+    unless_refused(File::open(path)?.sync_all().map_err(Error::from))
 }
 
 /// Sets the modification time of an open file or directory, given as time since 1970. Access time stays.

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Errno, Result};
+use crate::sys::events;
 use crate::sys::log::Step;
 
 /// How a file is locked.
@@ -17,20 +19,31 @@ pub enum Mode {
     Exclusive,
 }
 
-/// A held lock; dropping it releases the lock, whoever else has the same open file, and closes the file.
+/// A held lock; dropping it releases the lock, whoever else has the same open file.
 #[derive(Debug)]
-pub struct Lock(File);
+pub struct Lock(Arc<File>);
 
 impl Lock {
     /// Waits for the lock without limit.
-    pub fn acquire(file: File, mode: Mode) -> Result<Self> {
+    pub fn acquire(file: impl Into<Arc<File>>, mode: Mode) -> Result<Self> {
+        let file = file.into();
         let step = waiting_for(&file);
         step.end(flock(&file, operation(mode)))?;
         Ok(Lock(file))
     }
 
+    /// Waits for the lock without limit; `None` where there are no locks to be had: a file system without flock(2), such as
+    /// NFS without a lock server or (`EBADF`) for a file that may only be read, AppArmor without `k`, seccomp.
+    pub fn acquire_where_possible(file: impl Into<Arc<File>>, mode: Mode) -> Result<Option<Self>> {
+        match Lock::acquire(file, mode) {
+            Err(error) if error.is_refusal() || error.is(Errno::EBADF) => Ok(None),
+            acquired => acquired.map(Some),
+        }
+    }
+
     /// Waits for the lock at most `limit`; `ETIMEDOUT` when somebody else held it for all that time.
-    pub fn acquire_within(file: File, mode: Mode, limit: Duration) -> Result<Self> {
+    pub fn acquire_within(file: impl Into<Arc<File>>, mode: Mode, limit: Duration) -> Result<Self> {
+        let file = file.into();
         let step = waiting_for(&file);
         step.end(flock_within(&file, mode, limit))?;
         Ok(Lock(file))
@@ -75,7 +88,7 @@ fn flock_within(file: &File, mode: Mode, limit: Duration) -> Result<()> {
     let mut pause = Duration::from_micros(200);
     loop {
         match flock(file, operation(mode) | libc::LOCK_NB) {
-            Err(Errno::EWOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(pause),
+            Err(Errno::EWOULDBLOCK) if Instant::now() < deadline => events::pause(pause),
             Err(Errno::EWOULDBLOCK) => return Err(Errno::ETIMEDOUT.into()),
             locked => return Ok(locked?),
         }

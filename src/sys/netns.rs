@@ -4,12 +4,12 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::fstatfs;
 
-use crate::error::{Errno, Error, Result};
+use crate::error::{Context, Errno, Error, Result};
 use crate::sys::lock::{Lock, Mode};
 
 /// Namespace of the process.
@@ -18,10 +18,13 @@ pub(super) const OWN: &str = "/proc/self/ns/net";
 /// `NS_GET_NSTYPE` of `linux/nsfs.h`: which kind of namespace a descriptor is.
 const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
 
-/// An open network namespace. The descriptor keeps the namespace alive.
-#[derive(Debug)]
+/// `NSFS_MAGIC` of `linux/magic.h`: the file system that all kinds of namespaces are on.
+const NSFS: u64 = 0x6e73_6673;
+
+/// An open network namespace. The descriptor keeps the namespace alive; clones share the descriptor.
+#[derive(Debug, Clone)]
 pub struct Netns {
-    file: File,
+    file: Arc<File>,
     path: String,
 }
 
@@ -53,11 +56,18 @@ impl Netns {
         // Whatever the path leads to: opening a FIFO would otherwise wait for somebody who writes to it.
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
         let file = file.map_err(|error| Error::from(error).context(&format!("failed to Statfs {path:?}")))?;
-        if nstype(&file) == Some(libc::CLONE_NEWNET) {
-            return Ok(Netns { file, path: path.to_string() });
+        let kind = nstype(&file);
+        let netns = Netns { file: Arc::new(file), path: path.to_string() };
+        if kind == Some(libc::CLONE_NEWNET) {
+            return Ok(netns);
         }
-        let magic = fstatfs(&file).map_or(0, |stat| stat.filesystem_type().0);
-        Err(Error::internal(format!("unknown FS magic on {path:?}: {magic:x}")))
+        let magic = fstatfs(&netns).map_or(0, |stat| stat.filesystem_type().0);
+        match kind {
+            // Linux before 4.11 and gVisor cannot tell the kind. The reference goes by the file system alone; setns(2) refuses
+            // a namespace of another kind.
+            None if magic as u64 == NSFS => Ok(netns),
+            _ => Err(Error::internal(format!("unknown FS magic on {path:?}: {magic:x}"))),
+        }
     }
 
     /// Opens the namespace for DEL: `None` when there is none left. An empty path, a missing file, and a file that is no
@@ -86,12 +96,13 @@ impl Netns {
     }
 
     /// A new namespace, which is gone when the value is dropped. `None` if there are as many as may be
-    /// (`user.max_net_namespaces`). If the way back is barred the process aborts.
+    /// (`user.max_net_namespaces`) or a policy refuses unshare(2), which only STATUS needs. If the way back is barred the
+    /// process aborts.
     pub fn scratch() -> Result<Option<Self>> {
         let home = Netns::home()?;
-        match unshare(CloneFlags::CLONE_NEWNET) {
-            Err(Errno::ENOSPC) => return Ok(None),
-            made => made?,
+        match unshare(CloneFlags::CLONE_NEWNET).map_err(Error::from) {
+            Err(error) if error.is(Errno::ENOSPC) || error.is_refusal() => return Ok(None),
+            unshared => unshared.context("failed to create a network namespace")?,
         }
         let opened = Netns::open("/proc/thread-self/ns/net");
         if home.enter().is_err() {
@@ -133,12 +144,8 @@ impl Netns {
     /// Waits until nobody else holds the namespace's lock, which we share with the reference's `sbr`, and holds it until
     /// the lock is dropped.
     pub fn lock(&self) -> Result<Lock> {
-        Lock::acquire(self.file.try_clone()?, Mode::Exclusive)
-    }
-
-    /// A second handle on the same namespace.
-    pub fn duplicate(&self) -> Result<Self> {
-        Ok(Netns { file: self.file.try_clone()?, path: self.path.clone() })
+        let locked = Lock::acquire(Arc::clone(&self.file), Mode::Exclusive);
+        locked.with_context(|| format!("failed to lock netns {:?}", self.path))
     }
 
     fn enter(&self) -> Result<()> {

@@ -4,7 +4,7 @@ use std::io::IoSliceMut;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use crate::error::{Errno, Result};
+use crate::error::{Errno, Result, unless_refused};
 use crate::sys::background::ClosedApart;
 
 /// An instruction of the kernel's classic packet filter: code, jump if true, jump if false, operand.
@@ -45,15 +45,16 @@ struct Auxiliary {
 }
 
 impl PacketSocket {
-    /// Opens a socket on the link with this index. It hears nothing that does not pass `filter`.
+    /// Opens a socket on the link with this index. It hears nothing that does not pass `filter`, unless the kernel refuses
+    /// filters, as the reference never needs any: the caller must look at every packet itself.
     pub fn open(index: u32, filter: &[Instruction]) -> Result<Self> {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: socket(2) takes no memory of ours. Protocol 0: it hears nothing before it is bound.
         let raw = Errno::result(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
         // SAFETY: `raw` is a descriptor that socket(2) has just given us and that nobody else owns.
         let socket = PacketSocket { socket: unsafe { OwnedFd::from_raw_fd(raw) }.into(), index };
-        socket.attach(filter)?;
-        socket.set(libc::SOL_PACKET, AUXILIARY, &1_i32)?;
+        unless_refused(socket.attach(filter))?;
+        unless_refused(socket.set(libc::SOL_PACKET, AUXILIARY, &1_i32))?;
         let address = socket.address([0; 6]);
         // SAFETY: pointer and length describe `address`, which lives through the call.
         let bound = unsafe { libc::bind(raw, (&raw const address).cast(), size_of_val(&address) as libc::socklen_t) };
@@ -128,7 +129,7 @@ impl PacketSocket {
     }
 }
 
-/// `tp_status` of the one control message that we have asked for; 0 when there is none.
+/// `tp_status` of the one control message that we have asked for; without it, the checksum may be pending.
 ///
 /// # Safety
 ///
@@ -141,7 +142,7 @@ unsafe fn status(message: &libc::msghdr) -> u32 {
         let ours = |header: &libc::cmsghdr| header.cmsg_level == libc::SOL_PACKET && header.cmsg_type == AUXILIARY;
         match header.as_ref().filter(|header| ours(header)) {
             Some(_) => libc::CMSG_DATA(header).cast::<Auxiliary>().read_unaligned().status,
-            None => 0,
+            None => libc::TP_STATUS_CSUMNOTREADY,
         }
     }
 }

@@ -10,12 +10,12 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Context, Errno, Result};
 use crate::sys::child::Child;
 use crate::sys::ending::Ending;
+use crate::sys::events::{pause, set_nonblocking};
 use crate::sys::log::Step;
 use crate::sys::output;
 
@@ -64,7 +64,7 @@ fn run_to_its_end(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]
         _ => error,
     })?;
     let (stdout, stderr) = converse(&mut child, pipes, stdin, &mut ending);
-    let status = child.wait()?;
+    let status = child.wait().with_context(|| format!("failed to wait for {path}"))?;
     Ok(Finished { failure: describe(status), stdout, stderr, interrupted: ending.finish() })
 }
 
@@ -104,7 +104,7 @@ fn spawn(path: &str, environment: &[(OsString, OsString)], ending: &mut Ending) 
             Ok(child) => return Ok((child, [to_stdin.into(), from_stdout.into(), from_stderr.into()])),
             Err(error) if error.is(Errno::ETXTBSY) && tries < BUSY_TRIES && !ending.is_wanted() => {
                 tries += 1;
-                std::thread::sleep(Duration::from_secs(1));
+                pause(Duration::from_secs(1));
             }
             Err(error) => return Err(error),
         }
@@ -135,7 +135,7 @@ fn converse(child: &mut Child, pipes: Pipes, input: &[u8], ending: &mut Ending) 
 }
 
 fn pipe_file(pipe: OwnedFd) -> Option<File> {
-    fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).ok()?;
+    set_nonblocking(&pipe).ok()?;
     Some(File::from(pipe))
 }
 

@@ -48,16 +48,13 @@ impl NetlinkSocket {
         Ok(socket)
     }
 
-    /// Joins multicast groups (`RTNLGRP_…`). To be called once.
+    /// Joins multicast groups (`RTNLGRP_…`, 1 to 32). To be called once.
     pub fn subscribe(&self, groups: &[u32]) -> Result<()> {
-        // A socket without a port gets none of the events that the kernel sends on its own account: it takes such a socket
-        // for the sender.
-        bind(self.0.as_raw_fd(), &NetlinkAddr::new(0, 0)).context("failed to bind a netlink socket")?;
-        for group in groups {
-            let joined = self.set_option(libc::NETLINK_ADD_MEMBERSHIP, *group as libc::c_int);
-            joined.with_context(|| format!("failed to subscribe to netlink group {group}"))?;
-        }
-        Ok(())
+        // By bind(2), which the reference needs too, not by the socket option that higher groups would take.
+        let mask = groups.iter().fold(0, |mask, group| mask | 1 << (group - 1));
+        // The port is the kernel's choice. A socket without one gets none of the events that the kernel sends on its own
+        // account: it takes such a socket for the sender.
+        bind(self.0.as_raw_fd(), &NetlinkAddr::new(0, mask)).context("failed to subscribe to netlink events")
     }
 
     /// Sends one datagram to the kernel. The kernel has processed every message in it when this returns.

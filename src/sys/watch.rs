@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::sys::events::pause;
+
 /// What a new file, or a new version of one, does to the directory that it is in.
 const EVENTS: u32 = libc::IN_CREATE
     | libc::IN_MOVED_TO
@@ -40,7 +42,7 @@ impl Watch {
         const UNWATCHED: Duration = Duration::from_millis(20);
         match self.0 {
             None => {
-                std::thread::sleep(limit.min(UNWATCHED));
+                pause(limit.min(UNWATCHED));
                 false
             }
             Some(fd) => {

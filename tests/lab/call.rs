@@ -15,13 +15,15 @@ pub struct Call<'a> {
     environment: Vec<(String, String)>,
     folder: String,
     stdin: Vec<u8>,
+    /// What strace makes fail: system calls and the error.
+    refusals: Vec<[String; 2]>,
 }
 
 impl<'a> Call<'a> {
     /// Any program, with an empty environment.
     pub fn new(lab: &'a Lab, program: &str) -> Self {
-        let (arguments, environment, stdin) = (Vec::new(), Vec::new(), Vec::new());
-        Call { lab, program: program.to_string(), arguments, environment, folder: "/".to_string(), stdin }
+        let (arguments, environment, stdin, refusals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Call { lab, program: program.to_string(), arguments, environment, folder: "/".to_string(), stdin, refusals }
     }
 
     /// A plugin of `folder` with what every test wants unless it says otherwise: ADD of `eth0` to `ns1` for `c1`.
@@ -99,8 +101,32 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// Makes system calls fail, as a kernel, a file system or a policy does: `calls` (`link,linkat`) and `error` (`EPERM`,
+    /// `EPERM:when=2`) are written as for strace.
+    pub fn refused(mut self, calls: &str, error: &str) -> Self {
+        self.refusals.push([calls, error].map(ToString::to_string));
+        self
+    }
+
+    /// Runs the call under strace with these options, among them `calls`: those that are traced, all if empty. What is
+    /// refused fails.
+    pub fn traced(mut self, options: &[&str], calls: &str) -> Self {
+        let refusals = std::mem::take(&mut self.refusals);
+        let refused = refusals.iter().map(|[calls, _]| calls.as_str());
+        let traced: Vec<&str> = if calls.is_empty() { vec!["all"] } else { refused.chain([calls]).collect() };
+        let mut words: Vec<String> = ["strace", "-f", "-qq"].iter().chain(options).map(ToString::to_string).collect();
+        words.extend(["-e".to_string(), format!("trace={}", traced.join(","))]);
+        words.extend(
+            refusals.iter().flat_map(|[calls, error]| ["-e".to_string(), format!("inject={calls}:error={error}")]),
+        );
+        self.under(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
     /// Runs to the end.
     pub fn run(&self) -> Outcome {
+        if let Some([calls, _]) = self.refusals.first() {
+            return self.clone().traced(&["-o", "/dev/null"], calls).run();
+        }
         let mut child = self.child(Stdio::piped);
         feed(&mut child, &self.stdin);
         let output = child.wait_with_output().unwrap();

@@ -8,6 +8,7 @@ mod call;
 mod configs;
 pub mod dhcp;
 pub mod frames;
+pub mod fuse;
 mod state;
 
 use std::fs::{self, File};

@@ -198,7 +198,8 @@ fn verify(host: &mut Handle, link: &Link, wanted: &Limit) -> Result<()> {
     }
 }
 
-/// The loopback device of a new namespace stands for the host's end.
+/// The loopback device of a new namespace stands for the host's end. Where no
+/// namespace can be made, nothing speaks against an ADD.
 fn probe(conf: &Conf) -> Result<()> {
     const LOOPBACK: u32 = 1;
     if conf.is_empty() {

@@ -195,7 +195,7 @@ fn move_in(
 ) -> Result<Link> {
     let mut host = Side::host()?;
     let device = conf.selector.find(&mut host.handle).context("failed to find host device")?;
-    let (container, ifname) = (container.duplicate()?, request.ifname.clone());
+    let (container, ifname) = (container.clone(), request.ifname.clone());
     moving::take(&mut host, &device, inside, &ifname).map_err(in_moving)?;
     undo.push(move || move_back(&container, &ifname, &device));
     let found = inside.handle.link(&request.ifname);

@@ -94,7 +94,7 @@ impl Plugin for Tuning {
         let now: Vec<Property> = conf.wanted.iter().map(|property| property.of(&link)).collect();
         Originals::of(request, data_directory(request)?).save(request, &netns, &now, undo)?;
         netns.run(|| set_all(settings, &netns, undo))??;
-        let again = netns.duplicate()?;
+        let again = netns.clone();
         undo.push(move || tune(&mut Handle::inside(&again)?, link.index, &now));
         tune(&mut inside, link.index, &conf.wanted)?;
         Ok(updated(result, &conf, request))
@@ -150,7 +150,7 @@ fn set_all(settings: Vec<Setting>, netns: &Netns, undo: &mut Undo) -> Result<()>
     for setting in settings {
         let is_written = setting.write()?;
         if let (true, Setting { name, before: Some(before), .. }) = (is_written, setting) {
-            let netns = netns.duplicate()?;
+            let netns = netns.clone();
             undo.push(move || netns.run(|| sysctls::write(&name, &before))?);
         }
     }

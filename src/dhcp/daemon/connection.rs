@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use crate::dhcp::Moment;
 use crate::dhcp::rpc::{self, Call, Incoming, Malformed, Reply};
 use crate::error::Result;
+use crate::sys::events::set_nonblocking;
 
 /// How long a plugin may take to say what it wants, and to take the answer, in milliseconds.
 const LIMIT: Moment = 10_000;
@@ -42,7 +43,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(stream: UnixStream, now: Moment) -> Result<Connection> {
-        stream.set_nonblocking(true)?;
+        set_nonblocking(&stream)?;
         let (incoming, call, output) = (Incoming::default(), Call::default(), Vec::new());
         let deadline = now + LIMIT;
         Ok(Connection {

@@ -108,7 +108,7 @@ pub fn run(options: Options) -> Result<()> {
         written.with_context(|| format!("open {pid_file}")).map_err(in_pid_file)?;
     }
     let mut daemon = Daemon::new(options, listener, &path);
-    let ended = daemon.as_mut().map_err(|error| error.clone()).and_then(|daemon| daemon.serve(&signals));
+    let ended = daemon.as_mut().map_err(|error| error.clone()).and_then(|daemon| daemon.serve(signals.as_ref()));
     // While we still listen: the next daemon would take the socket for stale, and lose its own files to us.
     if !pid_file.is_empty() {
         let _ = fs::remove_file(pid_file);
@@ -135,7 +135,7 @@ fn clock() -> Clock {
 
 impl Daemon {
     fn new(options: Options, listener: UnixListener, path: &str) -> Result<Daemon> {
-        listener.set_nonblocking(true)?;
+        events::set_nonblocking(&listener)?;
         let socket = listen::path_of(&listener).unwrap_or_else(|| path.to_string());
         let records = Records::open(&options.host_prefix, &socket);
         let poller = Poller::new()?;
@@ -176,8 +176,10 @@ impl Daemon {
         }
     }
 
-    fn serve(&mut self, signals: &EndSignals) -> Result<()> {
-        self.poller.add(signals, token(kind::SIGNALS, 0), Interest::Read)?;
+    fn serve(&mut self, signals: Option<&EndSignals>) -> Result<()> {
+        if let Some(signals) = signals {
+            self.poller.add(signals, token(kind::SIGNALS, 0), Interest::Read)?;
+        }
         let mut tokens = Vec::new();
         loop {
             self.poller.wait(self.patience(), &mut tokens)?;

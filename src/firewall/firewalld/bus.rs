@@ -113,7 +113,9 @@ impl Bus {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let mut left = bytes;
         while !left.is_empty() {
-            self.stream.set_write_timeout(Some(self.remaining()?))?;
+            let remaining = self.remaining()?;
+            // Where the option is refused nothing bounds the wait, as in the reference.
+            let _ = self.stream.set_write_timeout(Some(remaining));
             let written = retried(|| self.stream.write(left))?;
             left = left.get(written..).unwrap_or_default();
         }
@@ -123,7 +125,8 @@ impl Bus {
     fn read(&mut self, bytes: &mut [u8]) -> Result<()> {
         let mut left = bytes;
         while !left.is_empty() {
-            self.stream.set_read_timeout(Some(self.remaining()?))?;
+            let remaining = self.remaining()?;
+            let _ = self.stream.set_read_timeout(Some(remaining));
             let count = retried(|| self.stream.read(left))?;
             if count == 0 {
                 return Err(hung_up(Errno::ECONNRESET));

@@ -96,7 +96,8 @@ fn again_while_changing<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> 
 }
 
 fn lock() -> Result<Lock> {
-    let file = file::open_or_create(Path::new(LOCK), 0o600)?;
+    let path = Path::new(LOCK);
+    let file = file::or_for_reading(file::open_or_create(path, 0o600), path)?;
     Lock::acquire_within(file, Mode::Exclusive, LOCK_PATIENCE).map_err(|error| {
         let hint = if error.is(Errno::ETIMEDOUT) { " (another program holds it)" } else { "" };
         error.context(&format!("failed to lock {LOCK:?}{hint}"))

@@ -4,7 +4,7 @@
 use std::fs;
 use std::net::IpAddr;
 
-use super::{Attachment, Found, Store, is_empty};
+use super::{Attachment, Found, Store};
 use crate::cni::environment::{validate_container_id, validate_ifname};
 use crate::error::{Failures, Result};
 use crate::ipam::record::{Asking, Judge, Record, Suspect};
@@ -58,7 +58,7 @@ impl Store {
         let mut failures = Failures::default();
         failures.note(self.remove_all(doomed));
         for address in self.addresses::<Vec<IpAddr>>()? {
-            if fs::symlink_metadata(self.file_of(address)).is_ok_and(|found| is_empty(&found)) {
+            if fs::symlink_metadata(self.file_of(address)).is_ok_and(|found| self.is_free_file(&found)) {
                 failures.note(self.remove(address, &[]));
             }
         }
@@ -76,7 +76,8 @@ impl Store {
         Ok(doomed)
     }
 
-    /// The index knows the records; only what these say is over is opened, to see whether it is still that file.
+    /// The index knows the records; only what these say is over is opened, to see whether it is still that file. Without a
+    /// lock there is no index, so there are no records.
     fn doomed(&mut self) -> Result<Vec<Doomed>> {
         if !self.index.is_trusted() {
             self.scan_each(&mut |_, _| {})?;
@@ -120,7 +121,10 @@ impl Store {
     fn remove_all(&mut self, doomed: Vec<Doomed>) -> Result<()> {
         let mut failures = Failures::default();
         for Doomed { address, content } in doomed {
-            failures.note(self.remove(address, &content));
+            // Without a lock somebody else may have got the address meanwhile.
+            if self.lock.is_some() || self.read(address).is_some_and(|found| found.content == content) {
+                failures.note(self.remove(address, &content));
+            }
         }
         failures.finish()
     }

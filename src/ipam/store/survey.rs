@@ -43,10 +43,10 @@ impl Store {
         let directory = File::open(&path).with_context(|| format!("failed to open {path:?}"))?;
         // Without a file to lock nobody else has locked it either.
         let lock = file::open_plain(&path.join("lock")).or_else(|_| Ok(directory.try_clone()?));
-        let lock = lock.and_then(|file| Lock::acquire(file, Mode::Exclusive));
+        let lock = lock.and_then(|file| Lock::acquire_where_possible(file, Mode::Exclusive));
         let lock = lock.with_context(|| format!("failed to lock {:?}", path.join("lock")))?;
         let index = Index::open_to_read(data_dir, network);
-        Ok(Store { path, directory, index, host: Host::this(), _lock: lock })
+        Ok(Store { path, directory, index, host: Host::this(), lock })
     }
 
     fn reservations(&self, only: Option<&str>) -> Result<Vec<Reservation>> {
