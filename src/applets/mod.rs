@@ -206,6 +206,7 @@ mod tests {
             args: String::new(),
             path: String::new(),
             config: NetworkConfig::parse(config.to_string().into_bytes()).unwrap(),
+            spares_links: false,
             host: &host,
         };
         let _ = plugin.validate(&request);

@@ -196,6 +196,7 @@ impl<'a> Chain<'a> {
             args: self.attachment.args_text(),
             path: self.path.to_string(),
             config: NetworkConfig::parse(stdin)?,
+            spares_links: false,
             host: self.host,
         })
     }

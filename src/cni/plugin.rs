@@ -97,6 +97,8 @@ pub struct Request<'h> {
     pub path: String,
     /// Standard input.
     pub config: NetworkConfig,
+    /// A DEL gives back what is remembered by container id, and touches no link.
+    pub spares_links: bool,
     /// The process around the call.
     pub host: &'h Host,
 }
@@ -104,6 +106,7 @@ pub struct Request<'h> {
 impl Request<'_> {
     /// Takes away what leads to links: a DEL then only gives back what is remembered by container id.
     pub fn hide_links(&mut self) {
+        self.spares_links = true;
         self.netns.clear();
         self.config.forget_prev_result();
     }

@@ -118,6 +118,7 @@ fn request<'h>(verb: Verb, environment: &Environment, config: NetworkConfig, hos
         args,
         path: environment.path.clone(),
         config,
+        spares_links: false,
         host,
     }
 }

@@ -266,6 +266,7 @@ impl<'d> Network<'d> {
             args: String::new(),
             path: String::new(),
             config,
+            spares_links: false,
             host: self.host,
         };
         let mut judge = |plugin: &dyn Plugin, path: &str| {

@@ -64,6 +64,7 @@ impl Command<'_> {
             args: String::new(),
             path: String::new(),
             config: NetworkConfig::parse(json::compact(&config.into()).into_bytes())?,
+            spares_links: false,
             host: self.host,
         })
     }

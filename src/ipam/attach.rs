@@ -189,8 +189,8 @@ fn remove_link(request: &Request<'_>) -> Result<bool> {
 
 /// The container has handed its interface on to another namespace.
 fn has_moved_on(request: &Request<'_>) -> bool {
-    let record = InterfaceRecord::read(&request.config.name, &request.container_id, &request.ifname);
-    let sign = record.and_then(|record| Search::default().anywhere(&Traces::of_record(&request.ifname, record)));
+    let sign = InterfaceRecord::of(request)
+        .and_then(|record| Search::default().anywhere(&Traces::of_record(&request.ifname, record)));
     sign == Some(Sign::Interface)
 }
 

@@ -105,6 +105,12 @@ impl InterfaceRecord {
         }
     }
 
+    /// The record of the request's attachment. None in a DEL that touches no link.
+    pub fn of(request: &Request<'_>) -> Option<Self> {
+        let Request { container_id, ifname, .. } = request;
+        if request.spares_links { None } else { InterfaceRecord::read(&request.config.name, container_id, ifname) }
+    }
+
     /// The record of an attachment. None when there is no file, or one that cannot be understood.
     pub fn read(network: &str, container: &str, ifname: &str) -> Option<Self> {
         let record = read_named(&file_name(network, container, ifname))?;
@@ -155,7 +161,8 @@ impl InterfaceRecord {
 
 /// Removes the record of an attachment whose interface is gone.
 pub fn forget(request: &Request<'_>) -> Result<()> {
-    remove(&request.config.name, &request.container_id, &request.ifname)
+    let Request { container_id, ifname, .. } = request;
+    if request.spares_links { Ok(()) } else { remove(&request.config.name, container_id, ifname) }
 }
 
 /// Removes the record of an attachment, if there is one.

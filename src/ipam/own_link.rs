@@ -42,8 +42,7 @@ impl Evidence {
         let told = previous.interfaces.iter().find(|one| !one.sandbox.is_empty() && one.name == request.ifname);
         let told = told.filter(|one| !one.mac.is_empty()).cloned();
         let mut ends = host_ends(&previous.interfaces);
-        let record = InterfaceRecord::read(&request.config.name, &request.container_id, &request.ifname);
-        let record = record.filter(|record| agree(record, &ends));
+        let record = InterfaceRecord::of(request).filter(|record| agree(record, &ends));
         if let Some(record) = &record {
             ends = record.host_end.iter().cloned().collect();
         }

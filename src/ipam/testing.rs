@@ -27,6 +27,7 @@ pub(crate) fn request(version: &str, ipam: Value, more: Value, args: &str) -> Re
         args: args.into(),
         path: String::new(),
         config: NetworkConfig::parse(config.to_string().into_bytes()).unwrap(),
+        spares_links: false,
         host: &HOST,
     }
 }
