@@ -6,8 +6,9 @@
 //! `newer_` (Debian's reference is 1.1.1), and those of programs that it does not have (cnitool, dispatch, gc_command, tap,
 //! the flags of today's dhcp daemon), then fail by design.
 //!
-//! What is below `guest` needs devices that not every kernel has: `make test-vm` runs it in a virtual machine. What is below
-//! `runtimes` needs container runtimes: `make test-runtimes` fetches them and runs it.
+//! What is below `guest` needs devices that not every kernel has, and what is below `without_ipv6`
+//! a kernel without IPv6: `make test-vm` runs them in virtual machines. What is below `runtimes` needs
+//! container runtimes: `make test-runtimes` fetches them and runs it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -60,6 +61,7 @@ mod host_local_life;
 mod host_local_power;
 mod host_local_store;
 mod iptables_flavours;
+mod ipv6_disabled;
 mod kills;
 mod lab;
 mod log;
@@ -96,3 +98,4 @@ mod upgrade;
 mod validate;
 mod vrf;
 mod walkthroughs;
+mod without_ipv6;
