@@ -6,10 +6,12 @@ test_program() {
         jq -r 'select(.target.name == "main" and .profile.test).executable'
 }
 
-# names PROGRAM MODULE FILTER: the tests below a module that have FILTER in their names
+# names PROGRAM FILTER MODULE...: the tests below these modules that have FILTER in their names
 names() {
-    "$1" --list --format terse "$2::" | sed -n 's/: test$//p' | grep -F -- "$3" ||
-        die "no test below tests/$2 has \"$3\" in its name"
+    local program=$1 filter=$2
+    shift 2
+    "$program" --list --format terse "${@/%/::}" | sed -n 's/: test$//p' | grep -F -- "$filter" ||
+        die "no test below ${*/#/tests/} has \"$filter\" in its name"
 }
 
 # figure passed LOG: from the closing line of the test program

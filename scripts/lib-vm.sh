@@ -6,9 +6,9 @@ VM=${OUT:-$PWD/target}/vm
 LIMIT=1200
 
 # Words for the kernel: it ends rather than go on after an oops, does without what only costs time here, and does not take it
-# for a defect when others use this machine's processors.
+# for a defect when others use this machine's processors. Further words come last.
 command_line() {
-    echo console=ttyS1 quiet panic=-1 oops=panic mitigations=off no5lvl nowatchdog rcupdate.rcu_cpu_stall_suppress=1
+    echo console=ttyS1 quiet panic=-1 oops=panic mitigations=off no5lvl nowatchdog rcupdate.rcu_cpu_stall_suppress=1 "$@"
 }
 
 # The network card is connected to nothing; tests/guest/host_device.rs moves it about.
@@ -18,7 +18,7 @@ boot() {
         -nodefaults -no-user-config -display none -no-reboot \
         -device virtio-net-pci,mac=02:c0:1b:0c:00:01,romfile= \
         -serial stdio -serial "file:$VM/console" \
-        -kernel "$VM"/kernel/boot/vmlinuz-* -initrd "$VM/initramfs" -append "$(command_line)" </dev/null
+        -kernel "$VM"/kernel/boot/vmlinuz-* -initrd "$VM/initramfs" -append "$(command_line "$@")" </dev/null
 }
 
 # failed WHY: with the kernel's last words, which say more.
@@ -28,11 +28,13 @@ failed() {
     die "$1"
 }
 
-# Runs the guest of vm-image.sh: prints what its payload says, which is also in $VM/log, and sets guest_code to how it ended.
+# run_guest [WORD]...: runs the guest of vm-image.sh. Prints what its payload says, which is also in $VM/log, and sets
+# guest_code to how it ended. A WORD is for the kernel's command line; a NAME=value that the kernel does not know is in the
+# environment of the payload.
 run_guest() {
     local status=0
     rm -f "$VM/console"
-    boot | sed -u 's/\r//g' | tee "$VM/log" | sed -u '/^GUEST-RC=/d' || status=${PIPESTATUS[0]}
+    boot "$@" | sed -u 's/\r//g' | tee "$VM/log" | sed -u '/^GUEST-RC=/d' || status=${PIPESTATUS[0]}
     guest_code=$(sed -n 's/^GUEST-RC=//p' "$VM/log")
     if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then failed "the guest had not ended after $LIMIT s"; fi
     if [ -z "$guest_code" ]; then failed "the guest ended (status $status) before its payload had"; fi

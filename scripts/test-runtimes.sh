@@ -12,7 +12,7 @@ RUNTIMES=${OUT:-$PWD/target}/runtimes
 
 scripts/runtimes-fetch.sh
 program=$(test_program)
-names "$program" runtimes "${1:-}" >"$RUNTIMES/names"
+names "$program" "${1:-}" runtimes >"$RUNTIMES/names"
 status=0
 # The tests make namespaces of their own. A test that forgets must not find the machine's network. Daemons start slowly.
 mapfile -t wanted <"$RUNTIMES/names"

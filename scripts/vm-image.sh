@@ -33,7 +33,7 @@ LIST
 # Everything else is busybox. A program that is started from a disk starts three times as slow in the guest.
 programs() {
     cat <<'LIST'
-sh ip bridge tc nft conntrack ping flock strace
+sh ip bridge tc nft conntrack ping flock strace dnsmasq
 iptables iptables-nft iptables-nft-save iptables-nft-restore
 iptables-save iptables-legacy iptables-legacy-save iptables-legacy-restore
 ip6tables ip6tables-nft ip6tables-nft-save ip6tables-nft-restore

@@ -152,7 +152,7 @@ const RATE: f64 = 20_000_000.0;
 const COUNTED: usize = 3_000_000;
 
 /// Runs something in a namespace.
-fn inside<T: Send>(lab: &Lab, netns: &str, work: impl FnOnce() -> T + Send) -> T {
+pub fn inside<T: Send>(lab: &Lab, netns: &str, work: impl FnOnce() -> T + Send) -> T {
     let path = if netns.is_empty() {
         format!("/proc/{}/ns/net", lab.pid()).into()
     } else {

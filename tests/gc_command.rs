@@ -9,7 +9,7 @@ use crate::host_local_life::reboot;
 use crate::kills::{changing_calls, kill_at};
 use crate::lab::{Background, Call, Lab, Outcome, binary, bridge_config, host_local_config, merged, wait_for};
 
-const PORTS: &str = r#"{"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
+pub const PORTS: &str = r#"{"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
     "bandwidth": {"ingressRate": 1000000, "ingressBurst": 1000000, "egressRate": 1000000, "egressBurst": 1000000}}"#;
 
 pub fn gc<'a>(lab: &'a Lab, words: &[&str]) -> Call<'a> {
@@ -103,7 +103,7 @@ pub fn container(lab: &Lab, path: &str) -> String {
 }
 
 #[test]
-fn what_a_namespace_has_left_is_told_and_removed_and_others_live_on() {
+pub fn what_a_namespace_has_left_is_told_and_removed_and_others_live_on() {
     for flavour in ["nft", "legacy"] {
         let lab = Lab::new();
         lab.install_iptables(flavour);

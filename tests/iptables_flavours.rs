@@ -2,8 +2,10 @@
 
 use serde_json::json;
 
-use crate::lab::{Call, Lab, bridge_config, wait_for};
+use crate::kills::{ordinal_of, run_refused};
+use crate::lab::{Call, Lab, bridge_config, merged, wait_for};
 use crate::masquerade::{FLAVOURS, call, config, dual_stack, flavours_in_use, lab};
+use crate::{firewall, portmap};
 
 #[test]
 fn better_the_environment_chooses_the_flavour() {
@@ -41,6 +43,32 @@ fn better_del_finds_the_rules_in_either_flavour() {
         lab.install_iptables(installed);
         call.verb("DEL").run().silent();
         assert_eq!(lab.rules(), [""; 0], "made by {made}");
+    }
+}
+
+/// Before 5.15 a kernel without IPv6 lists tables of ip6_tables, and refuses the socket that reads
+/// them.
+#[test]
+fn better_tables_of_ip6tables_are_passed_over_without_ipv6() {
+    let masquerade = config(&json!({"cniVersion": "1.1.0", "ipMasqBackend": "iptables"}));
+    let ports = json!({"prevResult": {"ips": [{"interface": 1, "address": "10.0.0.2/24"}]}});
+    let ports = portmap::config(&merged(json!({"backend": "iptables"}), &ports));
+    let filter = firewall::config(firewall::V4, &json!({}));
+    let host = |table: &str| {
+        let lab = lab("nft");
+        lab.ok(&format!("ip6tables-legacy -t {table} -N FOREIGN"));
+        lab
+    };
+    for (verbs, table, config) in
+        [(["STATUS", "DEL"], "nat", masquerade), (["ADD", "DEL"], "nat", ports), (["ADD", "DEL"], "filter", filter)]
+    {
+        for verb in verbs {
+            let (first, second) = (host(table), host(table));
+            let [traced, refused] =
+                [&first, &second].map(|lab| lab.plugin(config["type"].as_str().unwrap()).verb(verb).config(&config));
+            let ordinal = ordinal_of(&first, &traced, "socket", "AF_INET6");
+            run_refused(&second, &refused, "socket", "AF_INET6", (ordinal, "EAFNOSUPPORT")).success();
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use crate::accidents::{assert_untouched, full};
-use crate::lab::{Call, Lab, bridge_config, merged};
+use crate::lab::{Call, Lab, Outcome, bridge_config, merged};
 
 /// System calls that change something outside the process.
 const CHANGING: [&str; 18] = [
@@ -63,6 +63,27 @@ pub fn kill_at(call: &Call<'_>, (name, ordinal): &(String, usize)) -> bool {
 pub fn refuse_at(call: &Call<'_>, (name, ordinal): &(String, usize)) -> bool {
     let inject = format!("inject={name}:error=EPERM:when={ordinal}");
     call.clone().traced(&["-o", "/dev/null", "-e", &inject], name).run().code != Some(0)
+}
+
+/// Runs the call and gives the ordinal, among its system calls of this name, of the first whose line
+/// in the trace has these words.
+pub fn ordinal_of(lab: &Lab, call: &Call<'_>, name: &str, words: &str) -> usize {
+    let trace = format!("trace={name}");
+    call.clone().under(&["strace", "-f", "-qq", "-o", "/run/lab/trace", "-e", &trace]).run().success();
+    let trace = lab.read("/run/lab/trace");
+    trace.lines().position(|line| line.contains(words)).unwrap_or_else(|| panic!("no {words}: {trace}")) + 1
+}
+
+/// Runs the call with the system call of this name and ordinal refused. The trace shows that it was
+/// one with these words.
+pub fn run_refused(lab: &Lab, call: &Call<'_>, name: &str, words: &str, (ordinal, errno): (usize, &str)) -> Outcome {
+    let (trace, inject) = (format!("trace={name}"), format!("inject={name}:error={errno}:when={ordinal}"));
+    let strace = ["strace", "-f", "-qq", "-o", "/run/lab/trace", "-e", &trace, "-e", &inject];
+    let outcome = call.clone().under(&strace).run();
+    let trace = lab.read("/run/lab/trace");
+    let refused = trace.lines().find(|line| line.ends_with("(INJECTED)"));
+    assert!(refused.is_some_and(|line| line.contains(words)), "not refused: {trace}");
+    outcome
 }
 
 pub fn assert_nearly_all(killed: usize, points: usize) {

@@ -9,8 +9,9 @@
 //! The tests below `previous` need the previous release (`CNI_BOX_PREVIOUS`, default
 //! `target/previous`), which `scripts/previous-release.sh` builds.
 //!
-//! What is below `guest` needs devices that not every kernel has: `make test-vm` runs it in a virtual machine. What is below
-//! `runtimes` needs container runtimes: `make test-runtimes` fetches them and runs it.
+//! What is below `guest` needs devices that not every kernel has, and what is below `without_ipv6`
+//! a kernel without IPv6: `make test-vm` runs them in virtual machines. What is below `runtimes` needs
+//! container runtimes: `make test-runtimes` fetches them and runs it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -70,6 +71,7 @@ mod host_local_power;
 mod host_local_store;
 mod interface_moved;
 mod iptables_flavours;
+mod ipv6_disabled;
 mod kills;
 mod lab;
 mod log;
@@ -114,3 +116,4 @@ mod upgrade;
 mod validate;
 mod vrf;
 mod walkthroughs;
+mod without_ipv6;

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::kills::{ordinal_of, run_refused};
 use crate::lab::{Call, Lab, merged, wait_for, without_random_names};
 use crate::masquerade::{FLAVOURS, call, config, dual_stack, flavours_in_use, lab, outside, ping};
 
@@ -67,6 +68,35 @@ fn newer_the_rules_are_those_of_the_reference_in_text_and_in_bytecode() {
         call(&lab, &config).run().result();
         assert_ruleset(&lab, golden);
     }
+}
+
+/// Kernels built without IPv6 have no tables inet, where the reference keeps the rules. The first
+/// transaction, about such a table, gets the answer of such a kernel.
+#[test]
+fn better_without_tables_inet_the_rules_are_in_a_table_ip() {
+    let config = json!({"cniVersion": "1.1.0", "name": "mynet", "type": "ptp", "ipMasq": true,
+        "ipMasqBackend": "nftables", "ipam": {"type": "host-local", "subnet": "10.1.2.0/24"}});
+    let (traced, lab) = (lab("nft"), lab("nft"));
+    let refused = |verb: &str| {
+        let [traced_call, call] =
+            [&traced, &lab].map(|lab| lab.plugin("ptp").container("cid1").verb(verb).config(&config));
+        let ordinal = ordinal_of(&traced, &traced_call, "sendto", "NFNL_MSG_BATCH_BEGIN");
+        run_refused(&lab, &call, "sendto", "NFNL_MSG_BATCH_BEGIN", (ordinal, "EOPNOTSUPP"))
+    };
+    refused("STATUS").silent();
+    let attached = merged(config.clone(), &json!({"prevResult": refused("ADD").result()}));
+    let listing = V4[V4.find("\ntable ").unwrap() + 1..].replace("table inet", "table ip");
+    assert_eq!(lab.ok("nft list ruleset"), listing.replace("\t\tip6 daddr ff00::/8 return\n", ""));
+    let call = |verb: &str| lab.plugin("ptp").container("cid1").verb(verb).config(&attached).run();
+    let rules = lab.ok("nft list chain ip cni_plugins_masquerade masq_checks");
+    call("CHECK").silent();
+    lab.ok("nft flush chain ip cni_plugins_masquerade masq_checks");
+    call("CHECK")
+        .fails_with(999, &["in nftables, chain \"masq_checks\" has no rule of this attachment for 10.1.2.2/24"]);
+    restore(&lab, &rules);
+    call("CHECK").silent();
+    call("DEL").silent();
+    assert!(!lab.ok("nft list ruleset").contains("cid1"));
 }
 
 #[test]

@@ -101,8 +101,8 @@ fn better_what_would_fail_or_mislead_later_is_refused_first() {
         (
             json!({"externalSetMarkChain": "NOBODYS"}),
             999,
-            "unable to setup DNAT: failed to change iptables table \"nat\" in nf_tables: externalSetMarkChain \"NOBODYS\" \
-             does not exist in table nat; its owner has to create it first",
+            "unable to setup DNAT to 10.0.0.2: failed to change iptables table \"nat\" in nf_tables: externalSetMarkChain \
+             \"NOBODYS\" does not exist in table nat; its owner has to create it first",
         ),
     ]);
     let lab = lab("nft");

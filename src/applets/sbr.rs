@@ -395,7 +395,9 @@ fn back_to(netns: &Netns, before: &Routing, link: u32, sources: &[Source], undo:
 /// Makes the changes; the words for a failure are the reference's.
 fn perform(inside: &mut Handle, changes: &[Change]) -> Result<()> {
     inside.change(changes).map_err(|(at, error)| match changes.get(at) {
-        Some(Change::AddRule(_)) => error.context("Failed to add rule"),
+        Some(Change::AddRule(Rule { source: Some(source), .. })) => {
+            error.context(&format!("Failed to add rule from {}", source.addr()))
+        }
         Some(Change::New(Route { gateway: Some(gateway), .. }, _)) => {
             error.context(&format!("Failed to add default route to {gateway}"))
         }

@@ -181,6 +181,11 @@ pub(crate) fn ip_from(family: u8, bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
+/// The address of all zeros; `None` for other families than IPv4 and IPv6.
+pub(crate) fn unspecified(family: u8) -> Option<IpAddr> {
+    ip_from(family, if family == AF_INET { &[0; 4] } else { &[0; 16] })
+}
+
 /// `struct ifaddrmsg`: family, prefix length, flags, scope, link index.
 fn ifaddrmsg(family: u8, prefix: u8, index: u32) -> [u8; IFADDRMSG] {
     let [a, b, c, d] = index.to_ne_bytes();

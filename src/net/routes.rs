@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::error::{Context, Errno, Result};
 use crate::net::Handle;
-use crate::net::addresses::{family_of, ip_from, push_ip};
+use crate::net::addresses::{family_of, ip_from, push_ip, unspecified};
 use crate::netlink::message::CREATE;
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Message};
@@ -149,8 +149,7 @@ impl Route {
         let mtu = metrics.and_then(|metrics| metrics.ok()?.find(RTAX_MTU).and_then(Attribute::u32));
         // `struct rtnexthop`: length, flags and hops, then the link.
         let hops = attributes.find(RTA_MULTIPATH).and_then(|hops| hops.payload.get(4..8)?.try_into().ok());
-        let any = ip_from(family, if family == AF_INET { &[0; 4] } else { &[0; 16] });
-        let dst = ip(RTA_DST).or(any).and_then(|dst| IpNet::new(dst, prefix).ok());
+        let dst = ip(RTA_DST).or(unspecified(family)).and_then(|dst| IpNet::new(dst, prefix).ok());
         Ok(dst.map(|dst| Route {
             table: number(RTA_TABLE).unwrap_or(u32::from(table)),
             scope,

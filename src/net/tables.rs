@@ -1,13 +1,13 @@
 //! Routes as the kernel lists them, with all that it knows of them, to be moved from one table to another or put back; and
 //! changes to routes and rules together.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::error::{Context, Error, Result};
 use crate::net::Handle;
-use crate::net::addresses::ip_from;
+use crate::net::addresses::{ip_from, unspecified};
 use crate::net::next_hops::{gateway_of, hops_of, links_of};
 use crate::net::routes::{MAIN, Route};
 use crate::net::rules::Rule;
@@ -105,16 +105,16 @@ impl Listed {
         (self.dst, self.metric) == (other.dst, other.metric)
     }
 
-    /// The routes of an entry of a dump: none if it is a cached one.
+    /// The routes of an entry of a dump: none if it is a cached one, or neither of IPv4 nor IPv6.
     fn parse(body: &[u8]) -> Result<Vec<Listed>> {
         let &[family, length, from, tos, table, protocol, scope, kind, flags @ ..] =
             body.first_chunk::<RTMSG>().unwrap_or(&[0; RTMSG]);
         let flags = u32::from_ne_bytes(flags);
-        let any: IpAddr = if family == AF_INET { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let attributes = Attributes::after(body, RTMSG)?;
         let number = |kind| attributes.find(kind).and_then(Attribute::u32);
         let ip = |kind| attributes.find(kind).and_then(|found| ip_from(family, found.payload));
-        let Ok(dst) = IpNet::new(ip(RTA_DST).unwrap_or(any), length) else { return Ok(Vec::new()) };
+        let dst = ip(RTA_DST).or(unspecified(family)).and_then(|dst| IpNet::new(dst, length).ok());
+        let Some(dst) = dst else { return Ok(Vec::new()) };
         let is_object = attributes.find(RTA_NH_ID).is_some();
         let kept = attributes.filter(|found| is_wish(found.kind, is_object));
         let listed = Listed {
@@ -281,6 +281,8 @@ mod tests {
         assert_eq!(Change::Put(listed, 100, Place::Instead).message().body(), golden);
         body[9] = 2;
         assert_eq!(Listed::parse(&body).unwrap(), [], "a cached one");
+        (body[0], body[9]) = (28, 0);
+        assert_eq!(Listed::parse(&body).unwrap(), [], "of MPLS");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::{Errno, Error, Result};
 use crate::netlink::attributes::Attributes;
+use crate::netlink::family::{explain, has_no_entries, is_asked_for};
 use crate::netlink::message::{ACK, ALIGNMENT, DUMP, HEADER_LENGTH, Message};
 use crate::netlink::names::Names;
 use crate::sys::background::close_later;
@@ -60,14 +61,14 @@ impl Connection {
 
     /// Sends requests in one go; the first that was refused is named by its index. A request that fails does not stop
     /// those behind it. Refusals come unasked, so only the last request is acknowledged.
-    pub fn pipeline(&mut self, messages: Vec<Message>) -> std::result::Result<(), (usize, Error)> {
+    pub fn pipeline(&mut self, mut messages: Vec<Message>) -> std::result::Result<(), (usize, Error)> {
         let step = Step::begin(format_args!("{}", Names(&messages)));
-        let outcome = self.send_and_hear(messages);
+        let outcome = self.send_and_hear(&mut messages);
         step.end_with(outcome.as_ref().err().map(|(_, error)| error as _));
-        outcome
+        outcome.map_err(|(at, error)| (at, explain(&messages, at, error)))
     }
 
-    fn send_and_hear(&mut self, mut messages: Vec<Message>) -> std::result::Result<(), (usize, Error)> {
+    fn send_and_hear(&mut self, messages: &mut [Message]) -> std::result::Result<(), (usize, Error)> {
         let Some(last) = messages.last_mut() else { return Ok(()) };
         last.add_flags(ACK);
         let (first, count) = (self.sequence.wrapping_add(1), messages.len());
@@ -87,7 +88,8 @@ impl Connection {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Sends a request for one object and gives the reply to `read`; `None` when the kernel acknowledges without one.
+    /// Sends a request for one object and gives the reply to `read`; `None` when the kernel
+    /// acknowledges without one, or does not have the object's family.
     pub fn get<T>(&mut self, message: &Message, read: impl Fn(&[u8]) -> Result<T>) -> Result<Option<T>> {
         let mut answer = None;
         self.try_get(message, &mut |body| {
@@ -103,24 +105,28 @@ impl Connection {
         if matches!(&outcome, Err(error) if error.is(Errno::EMSGSIZE)) {
             outcome = self.get_once(message, read);
         }
-        step.end(outcome)
+        match step.end(outcome) {
+            Err(error) if has_no_entries(message, &error) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     fn get_once(&mut self, message: &Message, read: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.send(vec![message.clone()])?;
+        self.send(&mut [message.clone()])?;
         let wanted = self.sequence;
         self.replies(&mut |reply| {
             match (reply.sequence == wanted, reply.kind) {
                 (false, _) => return Ok(false),
                 (true, ERROR) => reply.verdict()?,
-                (true, _) => read(reply.body)?,
+                (true, _) if is_asked_for(message, reply.body) => read(reply.body)?,
+                (true, _) => {}
             }
             Ok(true)
         })
     }
 
-    /// Asks for all objects and gives each to `read`. Starts over, with `start`'s fresh value, when a change in between
-    /// made the kernel's answer inconsistent.
+    /// Asks for all objects and gives each of the request's family to `read`. Starts over, with
+    /// `start`'s fresh value, when a change in between made the kernel's answer inconsistent.
     pub fn dump<T>(
         &mut self,
         message: &Message,
@@ -136,6 +142,7 @@ impl Connection {
                 Ok(false) => {}
                 // The kernel is still at it, and takes no other dump until it is done.
                 Err(error) if error.is(Errno::EMSGSIZE) => self.skip_dump()?,
+                Err(error) if has_no_entries(&message, &error) => return Ok(start()),
                 Err(error) => return Err(error),
             }
         }
@@ -150,7 +157,7 @@ impl Connection {
     }
 
     fn read_dump(&mut self, message: &Message, read: &mut dyn FnMut(Reply<'_>) -> Result<()>) -> Result<bool> {
-        self.send(vec![message.clone()])?;
+        self.send(&mut [message.clone()])?;
         let (wanted, mut consistent) = (self.sequence, true);
         self.replies(&mut |reply| {
             if reply.sequence != wanted {
@@ -159,7 +166,8 @@ impl Connection {
             consistent &= reply.flags & DUMP_INTERRUPTED == 0;
             match reply.kind {
                 ERROR | DONE => reply.verdict().map(|()| true),
-                _ => read(reply).map(|()| false),
+                _ if is_asked_for(message, reply.body) => read(reply).map(|()| false),
+                _ => Ok(false),
             }
         })?;
         Ok(consistent)
@@ -178,8 +186,9 @@ impl Connection {
             last.add_flags(ACK);
         }
         let step = Step::begin(format_args!("{}", Names(&messages)));
-        let sent = self.send(std::iter::once(begin).chain(messages).chain(end).collect());
-        step.end(sent.and_then(|()| self.drain_verdicts()))
+        let mut batch: Vec<Message> = std::iter::once(begin).chain(messages).chain(end).collect();
+        let sent = self.send(&mut batch);
+        step.end(sent.and_then(|()| self.drain_verdicts(&batch)))
     }
 
     /// Connects in the current namespace for the events of multicast groups (`RTNLGRP_…`) only.
@@ -226,13 +235,13 @@ impl Connection {
         close_later(&self.socket);
     }
 
-    fn send(&mut self, messages: Vec<Message>) -> Result<()> {
+    fn send(&mut self, messages: &mut [Message]) -> Result<()> {
         let mut bytes = Vec::with_capacity(messages.iter().map(Message::length).sum());
-        for mut message in messages {
+        for message in messages {
             if message.is_oversized() {
                 return Err(Error::from(Errno::ENAMETOOLONG).context("netlink request"));
             }
-            bytes.extend_from_slice(self.number(&mut message));
+            bytes.extend_from_slice(self.number(message));
         }
         self.socket.send(&bytes)
     }
@@ -257,13 +266,15 @@ impl Connection {
     }
 
     /// Reads what a transaction has queued. The kernel has finished with it when send returns, so nothing is waited for.
-    fn drain_verdicts(&mut self) -> Result<()> {
+    fn drain_verdicts(&mut self, batch: &[Message]) -> Result<()> {
         let mut outcome = None;
+        let last = self.sequence;
         while self.socket.receive(&mut self.buffer, false)? {
             let mut rest = self.buffer.as_slice();
             while let Some((reply, behind)) = Reply::split(rest) {
                 if reply.kind == ERROR && !matches!(outcome, Some(Err(_))) {
-                    outcome = Some(reply.verdict());
+                    let index = batch.len().wrapping_sub(1 + last.wrapping_sub(reply.sequence) as usize);
+                    outcome = Some(reply.verdict().map_err(|error| explain(batch, index, error)));
                 }
                 rest = behind;
             }

@@ -135,6 +135,12 @@ impl Message {
         self.bytes.get(4..6).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_ne_bytes)
     }
 
+    /// The address family of the request: the first byte of each fixed struct of rtnetlink and
+    /// nfnetlink.
+    pub fn family(&self) -> u8 {
+        self.body().first().copied().unwrap_or(0)
+    }
+
     /// The body without the header.
     pub fn body(&self) -> &[u8] {
         self.bytes.get(HEADER_LENGTH..).unwrap_or_default()

@@ -8,6 +8,7 @@
 pub mod attributes;
 pub mod connection;
 pub mod conntrack;
+mod family;
 pub mod message;
 mod names;
 pub mod nftables;

@@ -7,6 +7,7 @@ mod ending;
 pub mod events;
 pub mod file;
 mod heap;
+pub mod ipv6;
 pub mod listen;
 pub mod lock;
 pub mod log;

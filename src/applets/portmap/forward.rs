@@ -17,8 +17,7 @@ use super::localnet::Localnet;
 use super::{DIRECTORY, interfaces, iptables, iptables_place, nftables};
 
 /// What the kernel says of an extension or a subsystem that it does not have.
-const LACKS: [Errno; 5] =
-    [Errno::ENOENT, Errno::EOPNOTSUPP, Errno::EPROTONOSUPPORT, Errno::ENOPROTOOPT, Errno::EAFNOSUPPORT];
+const LACKS: [Errno; 4] = [Errno::ENOENT, Errno::EOPNOTSUPP, Errno::EPROTONOSUPPORT, Errno::ENOPROTOOPT];
 
 /// One call's work on an attachment's rules.
 pub(super) struct Forwarding<'a> {
@@ -168,7 +167,8 @@ impl<'a> Forwarding<'a> {
     fn add_iptables(&mut self, flavour: Flavour, address: IpNet, undo: &mut Undo) -> Result<()> {
         let place = iptables_place(flavour, Family::of(&address));
         let rules = self.iptables_rules(address);
-        let added = self.session.edit(place, |view| rules.plan(view)).context("unable to setup DNAT")?;
+        let added = self.session.edit(place, |view| rules.plan(view));
+        let added = added.with_context(|| format!("unable to setup DNAT to {}", address.addr()))?;
         push_reversal(undo, place, move |view| added.reversal(view));
         Ok(())
     }
@@ -177,7 +177,8 @@ impl<'a> Forwarding<'a> {
         let place = nftables::place(Family::of(&address));
         let rules = self.nftables_rules(address);
         let added = self.session.edit(place, |view| rules.plan(view));
-        let added = added.context("unable to set up nftables rules for port mappings")?;
+        let words = || format!("unable to set up nftables rules for port mappings to {}", address.addr());
+        let added = added.with_context(words)?;
         push_reversal(undo, place, move |view| added.reversal(view));
         Ok(())
     }

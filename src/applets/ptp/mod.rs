@@ -92,7 +92,10 @@ impl Plugin for Ptp {
         }
         point_to_point::require_gateways(&result)?;
         let has = |v6: bool| result.ips.iter().any(|ip| ip.address.addr().is_ipv6() == v6);
-        sysctls::enable_forwarding(has(false), has(true)).context("Could not enable IP forwarding")?;
+        sysctls::enable_forwarding(has(false), has(true)).with_context(|| {
+            let addresses: Vec<String> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
+            format!("Could not enable IP forwarding for {}", addresses.join(", "))
+        })?;
         connect(&conf, request, &container, &mut result, undo)?;
         if let Some(manner) = manner {
             ip_masq::begin(&manner, &mut Session::default(), request, &result, undo)?;

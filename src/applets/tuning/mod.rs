@@ -216,8 +216,8 @@ fn same(one: &str, other: &str) -> bool {
 
 /// In the reference's words, behind ours.
 fn refused(what: &str, name: &str, error: Error) -> Error {
-    let cause = error.errno.map_or(error, Error::from);
-    cause.context(&format!("{what} /proc/sys/{name}"))
+    let cause = error.errno.map_or_else(|| error.clone(), Error::from);
+    cause.context(&format!("{what} /proc/sys/{name}")).with_details(error.details.as_str())
 }
 
 fn tune(inside: &mut Handle, link: u32, wanted: &[Property]) -> Result<()> {

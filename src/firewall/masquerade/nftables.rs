@@ -3,12 +3,15 @@
 //! `masq_checks` has a rule for each address of each container: what comes from it and leaves its subnet is masqueraded.
 //! `postrouting` sends everything there but multicast. The comment of a rule says whose it is, and begins with what a
 //! program can compare.
+//!
+//! A kernel built without IPv6 has no tables of the family `inet` (`CONFIG_NF_TABLES_INET`). There
+//! the table is of the family `ip`.
 
 use ipnet::IpNet;
 
 use super::{Masquerade, multicast};
 use crate::digest::sha512_hex;
-use crate::error::Result;
+use crate::error::{Errno, Error, Result};
 use crate::firewall::place::{
     BaseChain, ChainKind, Edit, Hook, NativeFamily, NativeTable, Place, StoredChain, StoredRule, View,
 };
@@ -24,20 +27,48 @@ const HASH_LENGTH: usize = 16;
 /// Longest comment that nft reads back from its own listing, in bytes.
 const COMMENT_LENGTH: usize = 128;
 
-static TABLE: NativeTable = NativeTable {
-    family: NativeFamily::Inet,
-    name: "cni_plugins_masquerade",
-    comment: "Masquerading for plugins from github.com/containernetworking/plugins",
-    chain_comments: &[(CHECKS, "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet")],
-    base_chains: &[BaseChain { name: POSTROUTING, kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100 }],
-};
-const PLACE: Place = Place::Native(&TABLE);
+/// A table, and the families of the packets that pass it.
+struct Home {
+    place: Place,
+    families: &'static [Family],
+}
+
+static INET: NativeTable = table(NativeFamily::Inet);
+static IP: NativeTable = table(NativeFamily::Ip);
+
+/// The table for packets of both families.
+const BOTH: Home = Home { place: Place::Native(&INET), families: &Family::BOTH };
+/// The table for packets of IPv4.
+const V4: Home = Home { place: Place::Native(&IP), families: &[Family::V4] };
+
+const fn table(family: NativeFamily) -> NativeTable {
+    NativeTable {
+        family,
+        name: "cni_plugins_masquerade",
+        comment: "Masquerading for plugins from github.com/containernetworking/plugins",
+        chain_comments: &[(
+            CHECKS,
+            "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet",
+        )],
+        base_chains: &[BaseChain { name: POSTROUTING, kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100 }],
+    }
+}
 
 /// Adds the rules, and what they need, in one transaction; gives those of them that were not there. What an earlier
 /// attachment of this name has left goes. To find that, the rules of all containers are read: nothing but their comments
 /// says whose they are, and their form is the reference's.
 pub(super) fn add(session: &mut Session, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<Vec<Rule>> {
-    session.edit(PLACE, |view| addition(view, masquerade, addresses))
+    match session.edit(BOTH.place, |view| addition(&BOTH, view, masquerade, addresses)) {
+        Err(error) if lacks_inet(&error) && addresses.iter().all(|address| address.addr().is_ipv4()) => {
+            session.edit(V4.place, |view| addition(&V4, view, masquerade, addresses))
+        }
+        added => added,
+    }
+}
+
+/// The kernel refused the table's family.
+fn lacks_inet(error: &Error) -> bool {
+    error.is(Errno::EOPNOTSUPP) || error.is(Errno::EAFNOSUPPORT)
 }
 
 /// Deletes these rules.
@@ -61,35 +92,72 @@ pub(super) fn gc(session: &mut Session, network: &str, valid: &[Masquerade<'_>])
 /// True when there are rules of this attachment.
 pub(super) fn has_any(session: &mut Session, masquerade: &Masquerade<'_>) -> Result<bool> {
     let mark = mark(masquerade);
-    let checks = if session.has_nftables()? { session.look(PLACE, |view| view.chain(CHECKS))? } else { None };
-    Ok(checks.is_some_and(|checks| checks.rules.iter().any(|found| starts_with(found, &mark))))
+    for home in homes(session)? {
+        let checks = session.look(home.place, |view| view.chain(CHECKS))?;
+        if checks.is_some_and(|checks| checks.rules.iter().any(|found| starts_with(found, &mark))) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The tables that may hold rules: none, if the kernel has no nf_tables.
+fn homes(session: &mut Session) -> Result<&'static [Home]> {
+    const ALL: [Home; 2] = [BOTH, V4];
+    Ok(if session.has_nftables()? { &ALL } else { &[] })
 }
 
 /// What the table lacks of these addresses' rules; `None` when it has all.
 pub(super) fn lacks(session: &mut Session, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<Option<String>> {
-    if !session.has_nftables()? {
-        return Ok(Some("the kernel has no nf_tables".to_string()));
-    }
-    session.look(PLACE, |view| {
-        let (checks, postrouting) = (view.chain(CHECKS)?, view.chain(POSTROUTING)?);
-        let (Some(checks), Some(postrouting)) = (checks, postrouting) else {
-            return Ok(Some(format!("there is no table inet {:?} with its chains", TABLE.name)));
-        };
-        if !postrouting.rules.iter().any(|found| found.rule.target == Some(Target::Goto(CHECKS.to_string()))) {
-            return Ok(Some(format!("chain {POSTROUTING:?} does not lead to chain {CHECKS:?}")));
+    let mut lack = "the kernel has no nf_tables".to_string();
+    for home in homes(session)? {
+        let found = session.look(home.place, |view| lack_of(view, masquerade, addresses))?;
+        let Some(found) = found else { return Ok(None) };
+        // A table that exists and lacks something tells more than one that does not exist.
+        if home.families == BOTH.families || found != no_table() {
+            lack = found;
         }
-        let missing = addresses.iter().find(|address| !checks.holds(&rule(masquerade, **address)));
-        Ok(missing.map(|address| format!("chain {CHECKS:?} has no rule of this attachment for {address}")))
-    })
+    }
+    Ok(Some(lack))
+}
+
+fn no_table() -> String {
+    format!("there is no table inet {:?} with its chains", INET.name)
+}
+
+fn lack_of(view: &mut dyn View, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<Option<String>> {
+    let (checks, postrouting) = (view.chain(CHECKS)?, view.chain(POSTROUTING)?);
+    let (Some(checks), Some(postrouting)) = (checks, postrouting) else {
+        return Ok(Some(no_table()));
+    };
+    if !postrouting.rules.iter().any(|found| found.rule.target == Some(Target::Goto(CHECKS.to_string()))) {
+        return Ok(Some(format!("chain {POSTROUTING:?} does not lead to chain {CHECKS:?}")));
+    }
+    let missing = addresses.iter().find(|address| !checks.holds(&rule(masquerade, **address)));
+    Ok(missing.map(|address| format!("chain {CHECKS:?} has no rule of this attachment for {address}")))
 }
 
 /// Asks the kernel whether it would take such rules.
 pub(super) fn probe(session: &mut Session, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<()> {
-    let edits = session.look(PLACE, |view| Ok(addition(view, masquerade, addresses)?.0))?;
-    session.probe(PLACE, &edits)
+    match probe_home(&BOTH, session, masquerade, addresses) {
+        Err(error) if lacks_inet(&error) => probe_home(&V4, session, masquerade, addresses),
+        probed => probed,
+    }
 }
 
-fn addition(view: &mut dyn View, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<(Vec<Edit>, Vec<Rule>)> {
+fn probe_home(home: &Home, session: &mut Session, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<()> {
+    let fits = |address: &&IpNet| home.families.contains(&Family::of(address));
+    let addresses: Vec<IpNet> = addresses.iter().filter(fits).copied().collect();
+    let edits = session.look(home.place, |view| Ok(addition(home, view, masquerade, &addresses)?.0))?;
+    session.probe(home.place, &edits)
+}
+
+fn addition(
+    home: &Home,
+    view: &mut dyn View,
+    masquerade: &Masquerade<'_>,
+    addresses: &[IpNet],
+) -> Result<(Vec<Edit>, Vec<Rule>)> {
     let mark = mark(masquerade);
     let (checks, postrouting) = (view.chain(CHECKS)?, view.chain(POSTROUTING)?);
     let mut rules: Vec<Rule> = addresses.iter().map(|address| rule(masquerade, *address)).collect();
@@ -102,15 +170,17 @@ fn addition(view: &mut dyn View, masquerade: &Masquerade<'_>, addresses: &[IpNet
             rules.retain(|rule| !checks.holds(rule));
         }
     }
-    edits.extend(fill_postrouting(postrouting.as_ref()));
+    edits.extend(fill_postrouting(home, postrouting.as_ref()));
     edits.extend(rules.iter().map(|rule| Edit::append(CHECKS, rule.clone())));
     Ok((edits, rules))
 }
 
-/// The three rules of postrouting. The reference writes them anew each time; we, only if the chain holds anything else.
-fn fill_postrouting(found: Option<&StoredChain>) -> Vec<Edit> {
-    let passes = |family| Rule::new(vec![Match::destination(multicast(family))], Target::Return);
-    let rules = [passes(Family::V4), passes(Family::V6), Rule::new(vec![], Target::Goto(CHECKS.to_string()))];
+/// The rules of postrouting. The reference writes them anew each time; we write them only if the
+/// chain holds anything else.
+fn fill_postrouting(home: &Home, found: Option<&StoredChain>) -> Vec<Edit> {
+    let passes = |family: &Family| Rule::new(vec![Match::destination(multicast(*family))], Target::Return);
+    let mut rules: Vec<Rule> = home.families.iter().map(passes).collect();
+    rules.push(Rule::new(vec![], Target::Goto(CHECKS.to_string())));
     let is_right = |chain: &StoredChain| {
         chain.rules.len() == rules.len() && chain.rules.iter().zip(&rules).all(|(found, rule)| found.is(rule))
     };
@@ -122,17 +192,18 @@ fn fill_postrouting(found: Option<&StoredChain>) -> Vec<Edit> {
     flush.into_iter().chain([Edit::create(POSTROUTING)]).chain(appends).collect()
 }
 
-/// Deletes rules of `masq_checks`. One question, if the chain does not exist or is empty.
+/// Deletes rules of `masq_checks`. One question a table, if the chain is missing or empty.
 fn delete_where(session: &mut Session, chosen: impl Fn(&StoredRule) -> bool) -> Result<()> {
-    let is_used =
-        session.has_nftables()? && session.look(PLACE, |view| view.uses(CHECKS))?.is_some_and(|uses| uses > 0);
-    if !is_used {
-        return Ok(());
+    for home in homes(session)? {
+        if session.look(home.place, |view| view.uses(CHECKS))?.is_none_or(|uses| uses == 0) {
+            continue;
+        }
+        session.edit(home.place, |view| {
+            let checks = view.chain(CHECKS)?;
+            Ok((checks.map_or_else(Vec::new, |checks| checks.deletions(CHECKS, &chosen)), ()))
+        })?;
     }
-    session.edit(PLACE, |view| {
-        let checks = view.chain(CHECKS)?;
-        Ok((checks.map_or_else(Vec::new, |checks| checks.deletions(CHECKS, &chosen)), ()))
-    })
+    Ok(())
 }
 
 fn rule(masquerade: &Masquerade<'_>, address: IpNet) -> Rule {

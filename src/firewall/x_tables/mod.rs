@@ -21,6 +21,7 @@ use crate::firewall::place::Place;
 use crate::firewall::rule::Family;
 use crate::firewall::session::{Look, PlanOfOne};
 use crate::sys::file;
+use crate::sys::ipv6;
 use crate::sys::lock::{Lock, Mode};
 use crate::sys::xtables::{self, GET_ENTRIES, GET_INFO, TableSocket};
 
@@ -62,15 +63,18 @@ fn named(place: Place) -> Result<(Family, &'static str)> {
 
 /// Whether a table that the kernel already has holds rules or user chains.
 pub(super) fn holds_rules(family: Family, table: &str) -> Result<bool> {
-    let info = open(family).and_then(|socket| get_info(&socket, table));
-    let info = info.with_context(|| failed_to("read", family, table))?;
-    Ok(info.entries > info.valid_hooks.count_ones() + 1)
+    let search = || -> Result<bool> {
+        let Some(socket) = open_if_supported(family)? else { return Ok(false) };
+        let info = get_info(&socket, table)?;
+        Ok(info.entries > info.valid_hooks.count_ones() + 1)
+    };
+    search().with_context(|| failed_to("read", family, table))
 }
 
 /// Whether a table that the kernel already has holds a chain with such a name.
 pub(super) fn has_chain(family: Family, table: &str, is_wanted: impl Fn(&str) -> bool) -> Result<bool> {
     let search = || -> Result<bool> {
-        let socket = open(family)?;
+        let Some(socket) = open_if_supported(family)? else { return Ok(false) };
         let (info, blob) = again_while_changing(|| read(&socket, table))?;
         Ok(TableData::parse(family, &info, entries(&blob))?.chain_names().any(is_wanted))
     };
@@ -105,10 +109,20 @@ fn lock() -> Result<Lock> {
 }
 
 fn open(family: Family) -> Result<TableSocket> {
-    TableSocket::open(match family {
+    let opened = TableSocket::open(match family {
         Family::V4 => xtables::Family::V4,
         Family::V6 => xtables::Family::V6,
-    })
+    });
+    opened.map_err(|error| if error.is(Errno::EAFNOSUPPORT) { ipv6::explain(error) } else { error })
+}
+
+/// The same for looking; `None` for IPv6 on a kernel without it. Before 5.15 such a kernel lists
+/// tables of ip6_tables all the same.
+fn open_if_supported(family: Family) -> Result<Option<TableSocket>> {
+    match open(family) {
+        Err(error) if error.is(Errno::EAFNOSUPPORT) => Ok(None),
+        opened => opened.map(Some),
+    }
 }
 
 fn try_edit(socket: &TableSocket, family: Family, table: &str, plan: PlanOfOne<'_>) -> Result<()> {
