@@ -93,7 +93,7 @@ impl Plugin for Vrf {
         delete_if_empty(&mut inside, &vrf)
     }
 
-    /// Nobody knows in which namespaces there are VRFs, and those go with them. Where no namespace can be made for the
+    /// Tries a VRF in a new namespace, with which the VRF goes. Where no namespace can be made for the
     /// trial, nothing speaks against an ADD.
     fn status(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::of(request)?;

@@ -36,7 +36,7 @@ impl Kept {
     }
 
     /// Keeps this of a container, whole or not at all and on disk when this returns, instead of what was kept. Killed in
-    /// between it leaves nothing, neither old nor new, and no file that nobody would remove; but where
+    /// between it leaves nothing, neither old nor new, and no stray file; but where
     /// [`file::create_new`] cannot make a file whole, an empty one.
     pub fn write(&self, container: &str, bytes: &[u8]) -> Result<()> {
         const TRIES: u32 = 4;

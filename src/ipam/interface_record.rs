@@ -1,7 +1,7 @@
 //! The interface that an ADD has made: a file for each attachment in [`DIRECTORY`].
 //!
-//! The container's own namespace cannot say it: whoever is root there may rename the interface, give it another hardware
-//! address, or hand it on to another namespace. The files vanish with a reboot, as the interfaces do. They are a help, not a
+//! The container's own namespace cannot say it: its root may rename the interface, give it another hardware address, or hand
+//! it on to another namespace. The files vanish with a reboot, as the interfaces do. They are a help, not a
 //! condition: where /run cannot be written there are none, and the Go plugins make none.
 //!
 //! A file is named after a hash of network, container and interface, and has eight lines: [`FORMAT`], network, container,

@@ -7,7 +7,7 @@
 //!
 //! Only regular files whose name is an address in its canonical text count. An empty one, which a crash of the reference
 //! plugin leaves behind (and one of ours where files cannot be made whole, see `file::create_new`), counts as free; one that
-//! is too large to name an attachment is somebody's, and never read.
+//! is too large to name an attachment is of another program, and never read.
 //!
 //! Where the lock cannot be had (`Lock::acquire_where_possible`) the store goes on without, as the reference does: creating a
 //! file is exclusive by itself. But then an empty file may be one that is being written, and what is read may change before

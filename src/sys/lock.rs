@@ -19,7 +19,7 @@ pub enum Mode {
     Exclusive,
 }
 
-/// A held lock; dropping it releases the lock, whoever else has the same open file.
+/// A held lock; dropping it releases the lock, also if others have the same open file.
 #[derive(Debug)]
 pub struct Lock(Arc<File>);
 

@@ -121,7 +121,7 @@ impl Store {
     fn remove_all(&mut self, doomed: Vec<Doomed>) -> Result<()> {
         let mut failures = Failures::default();
         for Doomed { address, content } in doomed {
-            // Without a lock somebody else may have got the address meanwhile.
+            // Without a lock another attachment may have got the address meanwhile.
             if self.lock.is_some() || self.read(address).is_some_and(|found| found.content == content) {
                 failures.note(self.remove(address, &content));
             }
