@@ -163,7 +163,8 @@ impl Trial<'_> {
             }
             (self.untouched)();
         }
-        assert!(failed > 5 || failed * 2 > points.len(), "only {failed} of {points:?} failed");
+        // An ADD does without many calls: files are kept in another way, and records of interfaces not at all.
+        assert!(failed >= 5, "only {failed} of {points:?} failed");
     }
 }
 
