@@ -164,7 +164,7 @@ impl Trial<'_> {
             (self.untouched)();
         }
         // An ADD does without many calls: files are kept in another way, and records of interfaces not at all.
-        assert!(failed >= 5, "only {failed} of {points:?} failed");
+        assert!(failed >= 5 || failed * 2 >= points.len(), "only {failed} of {points:?} failed");
     }
 }
 
