@@ -163,8 +163,10 @@ impl Trial<'_> {
             }
             (self.untouched)();
         }
-        // An ADD does without many calls: files are kept in another way, and records of interfaces not at all.
-        assert!(failed >= 5 || failed * 2 >= points.len(), "only {failed} of {points:?} failed");
+        // An ADD does without many calls: files are kept in another way, and records of interfaces not at all. What it asks of
+        // the kernel's network it needs.
+        let asked = points.iter().filter(|(name, _)| name.starts_with("send")).count();
+        assert!(failed >= 5 || failed >= asked && asked > 0, "only {failed} of {points:?} failed");
     }
 }
 
