@@ -70,6 +70,12 @@ fn newer_the_rules_are_those_of_the_reference_in_text_and_in_bytecode() {
     }
 }
 
+/// Hides that the kernel has IPv6.
+fn hide_ipv6(lab: &Lab) {
+    lab.sh("mount -t tmpfs none /proc/sys/net; mkdir /proc/sys/net/ipv4; echo 1 > /proc/sys/net/ipv4/ip_forward")
+        .success();
+}
+
 /// Kernels built without IPv6 have no tables inet, where the reference keeps the rules. The first
 /// transaction, about such a table, gets the answer of such a kernel.
 #[test]
@@ -77,6 +83,8 @@ fn better_without_tables_inet_the_rules_are_in_a_table_ip() {
     let config = json!({"cniVersion": "1.1.0", "name": "mynet", "type": "ptp", "ipMasq": true,
         "ipMasqBackend": "nftables", "ipam": {"type": "host-local", "subnet": "10.1.2.0/24"}});
     let (traced, lab) = (lab("nft"), lab("nft"));
+    hide_ipv6(&traced);
+    hide_ipv6(&lab);
     let refused = |verb: &str| {
         let [traced_call, call] =
             [&traced, &lab].map(|lab| lab.plugin("ptp").container("cid1").verb(verb).config(&config));

@@ -17,6 +17,7 @@ use crate::firewall::place::{
 };
 use crate::firewall::rule::{Family, Match, Rule, Target};
 use crate::firewall::session::Session;
+use crate::sys::ipv6;
 
 /// Whose packets are masqueraded.
 const CHECKS: &str = "masq_checks";
@@ -59,7 +60,7 @@ const fn table(family: NativeFamily) -> NativeTable {
 /// says whose they are, and their form is the reference's.
 pub(super) fn add(session: &mut Session, masquerade: &Masquerade<'_>, addresses: &[IpNet]) -> Result<Vec<Rule>> {
     match session.edit(BOTH.place, |view| addition(&BOTH, view, masquerade, addresses)) {
-        Err(error) if lacks_inet(&error) && addresses.iter().all(|address| address.addr().is_ipv4()) => {
+        Err(error) if lacks_inet(&error) && addresses.iter().all(|address| Family::of(address) == Family::V4) => {
             session.edit(V4.place, |view| addition(&V4, view, masquerade, addresses))
         }
         added => added,
@@ -68,7 +69,7 @@ pub(super) fn add(session: &mut Session, masquerade: &Masquerade<'_>, addresses:
 
 /// The kernel refused the table's family.
 fn lacks_inet(error: &Error) -> bool {
-    error.is(Errno::EOPNOTSUPP) || error.is(Errno::EAFNOSUPPORT)
+    (error.is(Errno::EOPNOTSUPP) || error.is(Errno::EAFNOSUPPORT)) && !ipv6::is_there()
 }
 
 /// Deletes these rules.
@@ -103,8 +104,11 @@ pub(super) fn has_any(session: &mut Session, masquerade: &Masquerade<'_>) -> Res
 
 /// The tables that may hold rules: none, if the kernel has no nf_tables.
 fn homes(session: &mut Session) -> Result<&'static [Home]> {
-    const ALL: [Home; 2] = [BOTH, V4];
-    Ok(if session.has_nftables()? { &ALL } else { &[] })
+    Ok(match session.has_nftables()? {
+        false => &[],
+        true if ipv6::is_there() => &[BOTH],
+        true => &[BOTH, V4],
+    })
 }
 
 /// What the table lacks of these addresses' rules; `None` when it has all.
@@ -192,7 +196,7 @@ fn fill_postrouting(home: &Home, found: Option<&StoredChain>) -> Vec<Edit> {
     flush.into_iter().chain([Edit::create(POSTROUTING)]).chain(appends).collect()
 }
 
-/// Deletes rules of `masq_checks`. One question a table, if the chain is missing or empty.
+/// Deletes rules of `masq_checks`. One question, if the chain does not exist or is empty.
 fn delete_where(session: &mut Session, chosen: impl Fn(&StoredRule) -> bool) -> Result<()> {
     for home in homes(session)? {
         if session.look(home.place, |view| view.uses(CHECKS))?.is_none_or(|uses| uses == 0) {
