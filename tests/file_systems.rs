@@ -187,7 +187,7 @@ fn files(lab: &Lab, folder: &str) -> Vec<String> {
 }
 
 #[test]
-fn reservations_on_a_file_system_without_links_are_the_references() {
+fn newer_reservations_on_a_file_system_without_links_are_the_references() {
     let ipam = json!({"subnet": "10.1.2.0/24"});
     for kind in fuse::KINDS {
         let lab = Lab::new();
