@@ -51,6 +51,7 @@ mod dhcp_errors;
 mod dhcp_frames;
 mod dhcp_go;
 mod dhcp_renamed;
+mod dhcp_routes;
 mod dhcp_servers;
 mod dispatch;
 mod file_systems;

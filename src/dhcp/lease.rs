@@ -36,7 +36,7 @@ const SHORTEST: u32 = 4;
 /// No end.
 const INFINITE: u32 = u32::MAX;
 /// What [`crate::dhcp::result`] reads, and nothing more: the daemon holds many leases.
-const KEPT: [u8; 8] = [
+const KEPT: [u8; 9] = [
     code::SUBNET_MASK,
     code::ROUTERS,
     code::DNS_SERVERS,
@@ -45,6 +45,7 @@ const KEPT: [u8; 8] = [
     code::STATIC_ROUTES,
     code::DOMAIN_SEARCH,
     code::CLASSLESS_ROUTES,
+    code::OLD_CLASSLESS_ROUTES,
 ];
 
 impl Lease {
