@@ -50,6 +50,7 @@ mod dhcp_daemon;
 mod dhcp_errors;
 mod dhcp_frames;
 mod dhcp_go;
+mod dhcp_passed_over;
 mod dhcp_renamed;
 mod dhcp_routes;
 mod dhcp_servers;

@@ -13,7 +13,7 @@ use crate::dhcp::lease::Lease;
 use crate::dhcp::result::{self, Wishes};
 use crate::dhcp::rpc::CmdArgs;
 use crate::dhcp::settings::{Settings, client_id};
-use crate::dhcp::socket::Socket;
+use crate::dhcp::socket::{Received, Socket};
 use crate::dhcp::{Clock, Moment};
 use crate::error::{Error, Result};
 use crate::net::egress::{Egress, Obstacle};
@@ -139,8 +139,11 @@ impl Keeper {
         // Before the timers: an answer may have come while the machine was asleep.
         for _ in 0..BATCH {
             // An error says that the link went down. When it is up again we are told by nobody, but try again in time.
-            let Some(Ok(Some((packet, from)))) = self.socket.as_ref().map(Socket::receive) else { break };
-            let output = self.client.receive(events::boottime(), &packet, from);
+            let Some(Ok(Some(received))) = self.socket.as_ref().map(Socket::receive) else { break };
+            let output = match received {
+                Received::Packet(packet, from) => self.client.receive(events::boottime(), &packet, from),
+                Received::Damaged(reason) => self.client.unreadable(reason),
+            };
             self.perform(output.send, poller, slot)?;
             happened.extend(output.event);
         }

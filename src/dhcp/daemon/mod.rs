@@ -328,6 +328,7 @@ impl Daemon {
                 log(&key, "nobody confirmed the lease after the restart; it is kept until it expires")
             }
             Event::Refused(message) => log(&key, &format!("the server took the lease back (NAK): {message}")),
+            Event::PassedOver(text) => log(&key, &text),
             Event::OtherAddress(other) => {
                 log(
                     &key,
