@@ -306,6 +306,34 @@ fn better_without_a_daemon_verbs_say_so_and_del_succeeds() {
     call.config(&other).run().fails(999, missing);
 }
 
+/// A socket that is missing, and one that nothing listens at, as SIGKILL leaves it; of every plugin that asks dhcp.
+#[test]
+fn better_without_a_daemon_the_details_say_how_to_start_it() {
+    let mut network = Network::new();
+    let advised = |network: &Network, cause: &str| {
+        let direct = network.call(1);
+        let bridge = network.of_container(network.lab.plugin("bridge").config(&with_dhcp(&json!({}))), 1);
+        for call in [direct.clone(), direct.verb("CHECK"), network.status(), bridge.ifname("eth1")] {
+            let (_, msg, details) = call.run().error();
+            assert!(
+                msg.ends_with(cause) && details.starts_with("start the daemon: `dhcp daemon`, or "),
+                "{msg}: {details}"
+            );
+        }
+    };
+    network.containers(1..2);
+    advised(&network, "connect: no such file or directory");
+    network.start_daemon(&[]);
+    network.kill_daemon();
+    advised(&network, "connect: connection refused");
+    let elsewhere = |path: &str| {
+        let other = config(&json!({"ipam": {"daemonSocketPath": path}}));
+        network.call(1).config(&other).run().error().2
+    };
+    assert_eq!(elsewhere("/run/other.sock"), "start the daemon: `dhcp daemon -socketpath /run/other.sock`");
+    assert_eq!(elsewhere("/etc/hostname/x"), "", "no daemon can listen there");
+}
+
 #[test]
 fn better_configurations_that_cannot_work_are_refused() {
     let mut network = Network::new();

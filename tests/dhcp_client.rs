@@ -10,7 +10,7 @@ use cni_box::cni::json::{Node, compact};
 use cni_box::dhcp::client::{Client, Datagram, Event, Output, Timing};
 use cni_box::dhcp::result::{Wishes, of_lease};
 use cni_box::dhcp::settings::{Settings, client_id};
-use cni_box::dhcp::socket::Socket;
+use cni_box::dhcp::socket::{Received, Socket};
 use cni_box::dhcp::{Clock, Moment};
 use cni_box::net::Netns;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -105,7 +105,7 @@ impl Station {
     fn hear(&mut self) -> Option<Event> {
         let socket = self.socket.as_ref()?;
         poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::from(20_u8)).unwrap();
-        let (packet, from) = socket.receive().unwrap()?;
+        let Received::Packet(packet, from) = socket.receive().unwrap()? else { panic!("damaged") };
         let now = self.now();
         let output = self.client.receive(now, &packet, from);
         self.act(output)

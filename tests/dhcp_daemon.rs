@@ -133,6 +133,20 @@ fn a_prefix_leads_to_the_hosts_files() {
     call.verb("DEL").run().silent();
 }
 
+/// `/run/cni` exists, as `tuning` makes it, and everyone may enter.
+#[test]
+fn better_other_users_cannot_reach_the_daemon_whatever_the_umask() {
+    let mut network = Network::new();
+    network.lab.ok("mkdir -m 755 -p /run/cni");
+    for (umask, mode) in [("000", "775"), ("022", "755"), ("077", "700")] {
+        let script = format!("umask {umask}; exec {PLUGINS}/dhcp daemon");
+        network.daemon = Some(Call::new(&network.lab, "sh").args_list(&["-c", &script]).spawn());
+        wait_for("the daemon", || network.status().run().code == Some(0));
+        assert_eq!(network.lab.ok(&format!("stat -c %a {SOCKET}")).trim(), mode, "umask {umask}");
+        assert_eq!(end(&mut network, "TERM"), Some(0));
+    }
+}
+
 /// A connection to the daemon from outside of the lab.
 fn connect(network: &Network) -> UnixStream {
     UnixStream::connect(network.lab.path(SOCKET)).unwrap()

@@ -9,6 +9,7 @@
 
 mod interface;
 mod messages;
+mod passed_over;
 
 pub use interface::{Datagram, Event, Output, Timing, no_more_tries};
 
@@ -16,6 +17,7 @@ use std::net::Ipv4Addr;
 
 use crate::cni::config::Object;
 use crate::cni::json::Node;
+use crate::dhcp::client::passed_over::Reason;
 use crate::dhcp::lease::{Lease, unreadable};
 use crate::dhcp::packet::{self, Options, Packet, code, kind};
 use crate::dhcp::settings::Settings;
@@ -47,6 +49,10 @@ pub struct Client {
     end: Moment,
     /// Why the last attempt failed.
     trouble: String,
+    /// The answer that was passed over last, and why.
+    passed_over: String,
+    /// How many of them were told since the last success.
+    told: u8,
     random: u64,
 }
 
@@ -115,6 +121,8 @@ impl Client {
             wake,
             end,
             trouble,
+            passed_over: String::new(),
+            told: 0,
             random: seed,
         };
         client.xid = client.random() as u32;
@@ -191,18 +199,27 @@ impl Client {
         }
     }
 
-    /// A packet has come, from this hardware address. What is not for us or makes no sense is passed over.
+    /// A packet has come, from this hardware address. An answer to us that does not count is an event, at most.
     pub fn receive(&mut self, now: Moment, packet: &Packet, from: Option<[u8; 6]>) -> Output {
-        let ours = packet.xid == self.xid && packet.hardware == self.settings.hardware;
-        if packet.op != packet::REPLY || !ours || !self.listening() {
+        let ours = packet.op == packet::REPLY && packet.hardware == self.settings.hardware;
+        if !ours || !self.listening() {
             return Output::default();
         }
+        self.answer(now, packet, from).unwrap_or_else(|reason| self.pass_over(packet, &reason))
+    }
+
+    fn answer(&mut self, now: Moment, packet: &Packet, from: Option<[u8; 6]>) -> std::result::Result<Output, Reason> {
+        if packet.xid != self.xid {
+            return Err("it answers another message (xid)".to_string());
+        }
         match (packet.kind(), self.stage) {
-            (Some(kind::OFFER), Stage::Selecting) => self.offered(now, Lease::granted(packet, from, now)),
-            (_, Stage::Selecting) => Output::default(),
-            (Some(kind::ACK), _) => self.granted(Lease::granted(packet, from, self.sent)),
+            (Some(kind::OFFER), Stage::Selecting) => Ok(self.offered(now, &Lease::granted(packet, from, now)?)),
+            // Another server's comes late.
+            (Some(kind::OFFER), _) => Ok(Output::default()),
+            (Some(kind::ACK | kind::NAK), Stage::Selecting) => Err("no address was requested".to_string()),
+            (Some(kind::ACK), _) => self.granted(Lease::granted(packet, from, self.sent)?),
             (Some(kind::NAK), _) => self.refused(now, packet),
-            _ => Output::default(),
+            _ => Err("it has no type of message that a server sends".to_string()),
         }
     }
 
@@ -259,9 +276,8 @@ impl Client {
         }
     }
 
-    fn offered(&mut self, now: Moment, offer: Option<Lease>) -> Output {
-        let Some(offer) = offer else { return Output::default() };
-        if let Some(event) = self.other_address(&offer) {
+    fn offered(&mut self, now: Moment, offer: &Lease) -> Output {
+        if let Some(event) = self.other_address(offer) {
             return event;
         }
         // The transaction stays the same.
@@ -269,40 +285,40 @@ impl Client {
         self.transmit(now)
     }
 
-    fn granted(&mut self, lease: Option<Lease>) -> Output {
-        let Some(lease) = lease.filter(|lease| self.may_answer(lease.server)) else { return Output::default() };
+    fn granted(&mut self, lease: Lease) -> std::result::Result<Output, Reason> {
+        self.may_answer(lease.server)?;
         if let Some(event) = self.other_address(&lease) {
-            return event;
+            return Ok(event);
         }
         let (lease, event) = match self.lease.take() {
             Some(old) => (old.followed_by(lease), Event::Renewed),
             None => (lease, Event::Bound),
         };
         self.end = lease.expires();
-        self.failures = 0;
+        self.succeed();
         self.hold(lease.renews(), lease.renew_after);
         self.lease = Some(lease);
-        Output { send: None, event: Some(event) }
+        Ok(Output { send: None, event: Some(event) })
     }
 
-    fn refused(&mut self, now: Moment, packet: &Packet) -> Output {
-        let Some(server) = packet.options.address(code::SERVER_ID).filter(|server| self.may_answer(*server)) else {
-            return Output::default();
-        };
+    fn refused(&mut self, now: Moment, packet: &Packet) -> std::result::Result<Output, Reason> {
+        let server = packet.options.address(code::SERVER_ID).ok_or("it names no server (server id)")?;
+        self.may_answer(server)?;
         let message = printable(packet.options.get(code::MESSAGE).unwrap_or_default());
         let said = if message.is_empty() { String::new() } else { format!(" (msg: {message})") };
         self.trouble = format!("server {server} rejected request with Nak{said}");
         let output = self.restart(now);
-        Output { event: Some(Event::Refused(message)), ..output }
+        Ok(Output { event: Some(Event::Refused(message)), ..output })
     }
 
-    /// Whether this server's answer counts: to what was said to one server nobody else may answer.
-    fn may_answer(&self, server: Ipv4Addr) -> bool {
-        match (self.stage, &self.lease) {
-            (Stage::Requesting(chosen, _), _) => server == chosen,
-            (Stage::Renewing, Some(lease)) => server == lease.server,
-            _ => true,
-        }
+    /// Fails unless this server's answer counts: to what was said to one server nobody else may answer.
+    fn may_answer(&self, server: Ipv4Addr) -> std::result::Result<(), Reason> {
+        let asked = match (self.stage, &self.lease) {
+            (Stage::Requesting(chosen, _), _) => chosen,
+            (Stage::Renewing, Some(lease)) => lease.server,
+            _ => server,
+        };
+        if server == asked { Ok(()) } else { Err(format!("server {asked} was asked")) }
     }
 
     /// The answer to a server that wants us to have another address than the one we have.
@@ -366,7 +382,7 @@ impl Client {
         self.stage = Stage::Ended;
         let event = match self.lease.take() {
             Some(_) => Event::Expired,
-            None => Event::Failed(no_more_tries(trouble)),
+            None => Event::Failed(no_more_tries(self.with_passed_over(trouble))),
         };
         Output { send: None, event: Some(event) }
     }

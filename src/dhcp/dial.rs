@@ -34,10 +34,13 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
-    /// The error of a call of `method`.
-    pub fn into_error(self, method: &str) -> Error {
+    /// The error of a call of `method` of the daemon at `socket`.
+    pub fn into_error(self, method: &str, socket: &str) -> Error {
         match self {
-            Failure::Unreachable(error) => error.context(DIALING),
+            Failure::Unreachable(error) => {
+                let advice = advice(&error, socket);
+                error.with_details(advice).context(DIALING)
+            }
             Failure::Refused(error) => error.context(&format!("error calling {method}")),
             Failure::Lost(error) => error,
         }
@@ -46,6 +49,18 @@ impl Failure {
     /// True when the daemon does not know the method: it is the Go program.
     pub fn is_unknown_method(&self) -> bool {
         matches!(self, Failure::Refused(error) if error.msg.starts_with(rpc::NO_METHOD))
+    }
+}
+
+/// Says how to get a daemon that listens at `socket`, if `error` shows that there is none; otherwise
+/// the details that the error has.
+pub fn advice(error: &Error, socket: &str) -> String {
+    match error.errno {
+        Some(Errno::ENOENT | Errno::ECONNREFUSED) if socket == DEFAULT_SOCKET => {
+            "start the daemon: `dhcp daemon`, or `systemctl enable --now cni-dhcp.socket` (contrib/systemd)".to_string()
+        }
+        Some(Errno::ENOENT | Errno::ECONNREFUSED) => format!("start the daemon: `dhcp daemon -socketpath {socket}`"),
+        _ => error.details.clone(),
     }
 }
 

@@ -36,7 +36,7 @@ const SHORTEST: u32 = 4;
 /// No end.
 const INFINITE: u32 = u32::MAX;
 /// What [`crate::dhcp::result`] reads, and nothing more: the daemon holds many leases.
-const KEPT: [u8; 8] = [
+const KEPT: [u8; 9] = [
     code::SUBNET_MASK,
     code::ROUTERS,
     code::DNS_SERVERS,
@@ -45,23 +45,30 @@ const KEPT: [u8; 8] = [
     code::STATIC_ROUTES,
     code::DOMAIN_SEARCH,
     code::CLASSLESS_ROUTES,
+    code::OLD_CLASSLESS_ROUTES,
 ];
 
 impl Lease {
-    /// The lease that an OFFER or ACK speaks of; `None` when it makes no sense: an address that no host can have, no
-    /// server, or a time that nobody can keep up with.
-    pub fn granted(packet: &Packet, from: Option<[u8; 6]>, obtained: Moment) -> Option<Lease> {
+    /// The lease that an OFFER or ACK speaks of. Fails, with the reason in words, when it makes no sense: an address that no
+    /// host can have, no server, or a time that nobody can keep up with.
+    pub fn granted(packet: &Packet, from: Option<[u8; 6]>, obtained: Moment) -> std::result::Result<Lease, String> {
         let options = &packet.options;
         let seconds = match options.get(code::LEASE_TIME) {
-            Some(_) => options.number(code::LEASE_TIME)?,
+            Some(_) => options.number(code::LEASE_TIME).ok_or("its lease time (option 51) is no number")?,
             None => DEFAULT_SECONDS,
         };
-        let address = Some(packet.yours).filter(|address| can_be_a_hosts(*address))?;
-        let server = options.address(code::SERVER_ID).filter(|server| can_be_a_hosts(*server))?;
+        let address = Some(packet.yours).filter(|address| can_be_a_hosts(*address));
+        let address = address.ok_or_else(|| format!("no host can have the address {}", packet.yours))?;
+        let server = options.address(code::SERVER_ID).ok_or("it names no server (server id)")?;
+        if !can_be_a_hosts(server) {
+            return Err(format!("no server can have the address {server} (server id)"));
+        }
+        if seconds < SHORTEST {
+            return Err(format!("lease of {seconds} s"));
+        }
         let (renew_after, rebind_after) = times(seconds, options);
         let options = options.only(&KEPT);
-        let lease = Lease { address, server, server_mac: from, obtained, seconds, renew_after, rebind_after, options };
-        (seconds >= SHORTEST).then_some(lease)
+        Ok(Lease { address, server, server_mac: from, obtained, seconds, renew_after, rebind_after, options })
     }
 
     /// The new lease after this one was renewed. Some servers then say nothing but the times.
@@ -181,7 +188,7 @@ mod tests {
     }
 
     fn granted(options: &[(u8, &[u8])]) -> Option<Lease> {
-        Lease::granted(&packet(options), None, 5000)
+        Lease::granted(&packet(options), None, 5000).ok()
     }
 
     fn time(code: u8, seconds: u32) -> (u8, Vec<u8>) {
@@ -227,7 +234,8 @@ mod tests {
         for bad in [[0; 4], [255; 4], [127, 0, 0, 1], [240, 0, 0, 1], [0, 1, 2, 3]] {
             let mut packet = packet(&[]);
             packet.yours = Ipv4Addr::from(bad);
-            assert_eq!(Lease::granted(&packet, None, 0), None, "{bad:?}");
+            let reason = format!("no host can have the address {}", packet.yours);
+            assert_eq!(Lease::granted(&packet, None, 0), Err(reason), "{bad:?}");
         }
     }
 

@@ -10,6 +10,7 @@ mod hexadecimal;
 pub mod lease;
 pub mod packet;
 pub mod result;
+pub mod routes;
 pub mod rpc;
 pub mod settings;
 pub mod socket;

@@ -29,6 +29,8 @@ pub mod code {
     pub const USER_CLASS: u8 = 77;
     pub const DOMAIN_SEARCH: u8 = 119;
     pub const CLASSLESS_ROUTES: u8 = 121;
+    /// Microsoft's number for the same, from before RFC 3442.
+    pub const OLD_CLASSLESS_ROUTES: u8 = 249;
     pub const END: u8 = 255;
 }
 

@@ -4,19 +4,20 @@
 //! |---|---|
 //! | 1 subnet mask | prefix length of the address; there is no result without |
 //! | 3 routers | the first is the gateway, and the next hop of a default route |
-//! | 121 classless routes | the routes; 3 and 33 then give none (RFC 3442) |
-//! | 33 static routes | routes to networks of their address's class |
+//! | 121 classless routes, or 249 | the routes; 3 and 33 then give none (RFC 3442) |
+//! | 33 static routes | routes to networks of their address's class, or to hosts; see [`crate::dhcp::routes`] |
 //! | 6, 15, 119 | name servers, domain and search list, if `dnsFromServer` is set: the reference gives none |
 //! | 26 MTU | the routes' `mtu`, if `mtuFromServer` is set |
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 
 use crate::cni::config::Object;
 use crate::cni::result::{CniResult, Dns, IpConfig, Route};
 use crate::dhcp::lease::Lease;
 use crate::dhcp::packet::{Options, code};
+use crate::dhcp::routes::{self, LeasedRoute};
 use crate::error::{Error, Result};
 
 /// `RT_SCOPE_LINK`.
@@ -57,63 +58,29 @@ pub fn of_lease(lease: &Lease, wishes: Wishes) -> Result<CniResult> {
     let options = &lease.options;
     let gateway = options.addresses(code::ROUTERS).first().copied();
     let mtu = if wishes.mtu { mtu(options) } else { 0 };
-    let route = |(dst, gw): (Ipv4Net, Ipv4Addr)| Route {
+    let address = address(lease)?;
+    // A destination without router is on the link itself.
+    let route = |(dst, gw): LeasedRoute| Route {
         dst: Some(dst.into()),
         gw: Some(gw.into()),
         mtu,
         priority: wishes.priority,
+        scope: gw.is_unspecified().then_some(SCOPE_LINK),
         ..Route::default()
     };
     Ok(CniResult {
-        ips: vec![IpConfig { interface: None, address: address(lease)?, gateway: gateway.map(IpAddr::from) }],
-        routes: match classless_routes(options) {
-            Some(routes) => routes.into_iter().map(|each| on_link(route(each))).collect(),
-            None => static_routes(options).chain(gateway.map(|gw| (Ipv4Net::default(), gw))).map(route).collect(),
-        },
+        ips: vec![IpConfig { interface: None, address: address.into(), gateway: gateway.map(IpAddr::from) }],
+        routes: routes::of_lease(options, address, gateway).into_iter().map(route).collect(),
         dns: if wishes.dns { dns(options) } else { Dns::default() },
         ..CniResult::default()
     })
 }
 
-fn address(lease: &Lease) -> Result<IpNet> {
+fn address(lease: &Lease) -> Result<Ipv4Net> {
     let mask = lease.options.address(code::SUBNET_MASK);
     let mask = mask.ok_or_else(|| Error::internal("DHCP option Subnet Mask not found in DHCPACK"))?;
     let net = Ipv4Net::with_netmask(lease.address, mask);
-    net.map(IpNet::from).map_err(|_| Error::internal(format!("DHCP option Subnet Mask in DHCPACK is no mask: {mask}")))
-}
-
-/// A destination without router is on the link itself.
-fn on_link(route: Route) -> Route {
-    let here = route.gw == Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    Route { scope: here.then_some(SCOPE_LINK), ..route }
-}
-
-/// Option 121; `None` when it is missing, empty, or not what the RFC says, which makes the whole of it void.
-fn classless_routes(options: &Options) -> Option<Vec<(Ipv4Net, Ipv4Addr)>> {
-    let mut rest = options.get(code::CLASSLESS_ROUTES)?;
-    let mut routes = Vec::new();
-    while let Some((length, tail)) = rest.split_first() {
-        let (significant, tail) = tail.split_at_checked(usize::from(length.div_ceil(8)))?;
-        let (router, tail) = tail.split_first_chunk::<4>()?;
-        let mut octets = [0; 4];
-        octets.get_mut(..significant.len())?.copy_from_slice(significant);
-        routes.push((Ipv4Net::new(octets.into(), *length).ok()?, Ipv4Addr::from(*router)));
-        rest = tail;
-    }
-    Some(routes).filter(|routes| !routes.is_empty())
-}
-
-/// Option 33, whose destinations have no masks: as in the reference the address's class has to do, and host bits are kept.
-fn static_routes(options: &Options) -> impl Iterator<Item = (Ipv4Net, Ipv4Addr)> {
-    let (pairs, _) = options.get(code::STATIC_ROUTES).unwrap_or_default().as_chunks::<8>();
-    pairs.iter().filter_map(|[a, b, c, d, router @ ..]| {
-        let length = match a {
-            0..128 => 8,
-            128..192 => 16,
-            _ => 24,
-        };
-        Some((Ipv4Net::new(Ipv4Addr::new(*a, *b, *c, *d), length).ok()?, Ipv4Addr::from(*router)))
-    })
+    net.map_err(|_| Error::internal(format!("DHCP option Subnet Mask in DHCPACK is no mask: {mask}")))
 }
 
 /// Option 26; 0 when it is missing or less than every link must carry (RFC 791).
@@ -207,12 +174,6 @@ mod tests {
         compact(&of_lease(&lease(options), wishes).unwrap().to_json("1.1.0").unwrap())
     }
 
-    fn routes(options: &[(u8, &[u8])]) -> Vec<String> {
-        let result = of_lease(&lease(options), Wishes::default()).unwrap();
-        let one = |route: &Route| format!("{} {} {:?}", route.dst.unwrap(), route.gw.unwrap(), route.scope);
-        result.routes.iter().map(one).collect()
-    }
-
     const ROUTER: (u8, &[u8]) = (code::ROUTERS, &[10, 1, 2, 1, 10, 1, 2, 2]);
 
     #[test]
@@ -255,23 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn classless_routes_replace_all_others() {
-        let statics: (u8, &[u8]) = (code::STATIC_ROUTES, &[172, 20, 1, 2, 10, 1, 2, 8, 9, 9]);
-        let given: (u8, &[u8]) = (code::CLASSLESS_ROUTES, &[0, 10, 1, 2, 9, 12, 172, 16, 0, 0, 0, 0]);
-        assert_eq!(routes(&[ROUTER, statics, given]), ["0.0.0.0/0 10.1.2.9 None", "172.16.0.0/12 0.0.0.0 Some(253)"]);
-        let others = ["172.20.1.2/16 10.1.2.8 None", "0.0.0.0/0 10.1.2.1 None"];
-        for void in [&[][..], &[33, 1, 2, 3, 4, 5, 1, 2, 3, 4], &[24, 10, 0, 0, 10, 1, 2], &[0, 10, 1, 2, 9, 8], &[255]]
-        {
-            assert_eq!(routes(&[ROUTER, statics, (code::CLASSLESS_ROUTES, void)]), others, "{void:?}");
-        }
-    }
-
-    #[test]
-    fn classes_are_those_of_old() {
-        let pairs = [[10, 0, 0, 1, 1, 1, 1, 1], [191, 255, 0, 0, 1, 1, 1, 1], [192, 168, 1, 0, 1, 1, 1, 1]].concat();
-        let nets = ["10.0.0.1/8 1.1.1.1 None", "191.255.0.0/16 1.1.1.1 None", "192.168.1.0/24 1.1.1.1 None"];
-        assert_eq!(routes(&[(code::STATIC_ROUTES, &pairs)]), nets);
-        assert_eq!(routes(&[(code::ROUTERS, &[10, 1, 2, 1, 5])]), Vec::<String>::new());
+    fn a_route_on_the_link_has_its_scope() {
+        assert_eq!(
+            text(&[(code::CLASSLESS_ROUTES, &[8, 11, 0, 0, 0, 0, 8, 12, 10, 1, 2, 1])], Wishes::default()),
+            concat!(
+                r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.2.77/24"}],"#,
+                r#""routes":[{"dst":"11.0.0.0/8","gw":"0.0.0.0","scope":253},{"dst":"12.0.0.0/8","gw":"10.1.2.1"}]}"#
+            )
+        );
     }
 
     #[test]
@@ -298,7 +250,7 @@ mod tests {
         let wishes = Wishes { priority: 0, dns: true, mtu: true };
         for _ in 0..50_000 {
             let mut lease = lease(&[]);
-            for code in [1, 3, 6, 15, 26, 33, 119, 121] {
+            for code in [1, 3, 6, 15, 26, 33, 119, 121, 249] {
                 let length = random(40);
                 let value: Vec<u8> =
                     (0..length).map(|_| if random(2) == 0 { random(6) } else { random(256) } as u8).collect();

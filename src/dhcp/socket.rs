@@ -12,8 +12,15 @@ use crate::sys::packet_socket::{Instruction, PacketSocket};
 
 /// Longer packets, which no server sends (we ask for at most 1500), are dropped.
 const LARGEST: usize = 4096;
-/// How many packets that make no sense are read before others get their turn.
-const PATIENCE: u32 = 64;
+
+/// What has come from a server.
+#[derive(Debug)]
+pub enum Received {
+    /// A message, with the hardware address it came from.
+    Packet(Packet, Option<[u8; 6]>),
+    /// It cannot be read, for this reason.
+    Damaged(&'static str),
+}
 
 /// An open socket; it pins its namespace. Readable (epoll) when something has come.
 #[derive(Debug)]
@@ -31,19 +38,18 @@ impl Socket {
         self.0.send(&frame, datagram.mac)
     }
 
-    /// The next packet that was well-formed, with the hardware address it came from; `None` when nothing more is queued, or
-    /// after much that was not. An error (`ENETDOWN`) says that the link went down; the socket hears again when it is up.
-    pub fn receive(&self) -> Result<Option<(Packet, Option<[u8; 6]>)>> {
+    /// What has come next; `None` when nothing more is queued. An error (`ENETDOWN`) says that the link went down; the socket
+    /// hears again when it is up.
+    pub fn receive(&self) -> Result<Option<Received>> {
         let mut buffer = [0; LARGEST];
-        for _ in 0..PATIENCE {
-            let Some(received) = self.0.receive(&mut buffer)? else { break };
-            let frame = buffer.get(..received.length);
-            let payload = frame.and_then(|frame| frame::decode(frame, received.checksum_pending));
-            if let Some(packet) = payload.and_then(Packet::decode) {
-                return Ok(Some((packet, received.from)));
-            }
-        }
-        Ok(None)
+        let Some(received) = self.0.receive(&mut buffer)? else { return Ok(None) };
+        let frame = buffer.get(..received.length).unwrap_or_default();
+        Ok(Some(match frame::decode(frame, received.checksum_pending).map(Packet::decode) {
+            Some(Some(packet)) => Received::Packet(packet, received.from),
+            Some(None) => Received::Damaged("it is no complete DHCP message"),
+            None if frame::decode(frame, true).is_some() => Received::Damaged("its UDP checksum is wrong"),
+            None => Received::Damaged("its IP or UDP header is damaged, or it is cut short"),
+        }))
     }
 }
 

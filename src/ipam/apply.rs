@@ -110,6 +110,8 @@ pub(super) fn route_step(route: &CniRoute, link: u32, default_gateway: Option<Ip
         u32::try_from(value).map_err(|_| Error::internal(format!("failed to add route '{dst}': bad {what} {value}")))
     };
     let scope = number("scope", route.scope.unwrap_or(0))?;
+    // 0.0.0.0 or :: says that the destination is on the link.
+    let gateway = route.gw.or(default_gateway).filter(|gateway| !gateway.is_unspecified());
     Ok(Step::Route(Route {
         table: number("table", route.table.unwrap_or(0))?,
         scope: u8::try_from(scope)
@@ -117,7 +119,7 @@ pub(super) fn route_step(route: &CniRoute, link: u32, default_gateway: Option<Ip
         priority: number("priority", route.priority)?,
         mtu: number("mtu", route.mtu)?,
         advmss: number("advmss", route.advmss)?,
-        ..Route::new(dst, route.gw.or(default_gateway), link)
+        ..Route::new(dst, gateway, link)
     }))
 }
 

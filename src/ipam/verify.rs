@@ -50,18 +50,20 @@ fn addresses(handle: &mut Handle, ifname: &str, result: &CniResult) -> Result<u3
 /// Every route is in its table. For default routes any default route of the family will do.
 pub fn routes(handle: &mut Handle, link: u32, expected: &[Route]) -> Result<()> {
     for route in expected {
-        let Some(dst) = route.dst else { continue };
+        // As the kernel has them: no host bits, and 0.0.0.0 as the gateway is none.
+        let Some(dst) = route.dst.map(|dst| dst.trunc()) else { continue };
+        let gateway = route.gw.filter(|gateway| !gateway.is_unspecified());
         let table = route.table.and_then(|table| u32::try_from(table).ok()).filter(|table| *table != 0);
         let is_default = dst.prefix_len() == 0;
         let matches =
-            |found: &KernelRoute| found.dst == dst && (is_default || route.gw.is_none() || found.gateway == route.gw);
+            |found: &KernelRoute| found.dst == dst && (is_default || gateway.is_none() || found.gateway == gateway);
         let found = match table {
             Some(table) => handle.routes(dst.addr(), table)?.iter().any(matches),
             None => is_there(handle, link, dst.addr(), &matches)?,
         };
         if !found {
             let table = table.unwrap_or(MAIN);
-            let gateway = route.gw.map_or(String::new(), |gateway| format!(" via {gateway}"));
+            let gateway = gateway.map_or(String::new(), |gateway| format!(" via {gateway}"));
             return Err(Error::internal(format!("Expected Route {dst}{gateway} not found in routing table {table}")));
         }
     }

@@ -169,8 +169,12 @@ impl Handle {
 
     /// The link with this name; `Link not found` as the reference says when there is none.
     pub fn link(&mut self, name: &str) -> Result<Link> {
-        let missing = || Error::internal("Link not found").with_errno(Errno::ENODEV);
-        self.find_link(name)?.ok_or_else(missing)
+        self.find_link(name)?.ok_or_else(not_found)
+    }
+
+    /// The link with this index; the same error when there is none.
+    pub fn link_at(&mut self, index: u32) -> Result<Link> {
+        self.find_link_at(index)?.ok_or_else(not_found)
     }
 
     /// The link with this index, if there is one.
@@ -322,6 +326,10 @@ impl NewVeth<'_> {
         push_mtu(peer, self.mtu);
         peer.u32(IFLA_NET_NS_FD, self.peer_netns.as_fd().as_raw_fd() as u32);
     }
+}
+
+fn not_found() -> Error {
+    Error::internal("Link not found").with_errno(Errno::ENODEV)
 }
 
 /// The index of a link in a namespace, if it exists. Unlike looking the link up, this neither waits for the kernel's lock

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::stat::{Mode, umask};
 
 use crate::error::{Context, Errno, Error, Result};
-use crate::sys::lock::{Lock, Mode};
+use crate::sys::lock::{self, Lock};
 use crate::sys::{file, unix};
 
 /// The first descriptor that a service manager passes (`SD_LISTEN_FDS_START`).
@@ -40,7 +41,8 @@ pub fn passed(pid: &str, count: &str) -> Result<Option<UnixListener>> {
     Ok(Some(listener))
 }
 
-/// Listens at `path`; the directory is created. A socket that nobody listens at any more is replaced, a live one is not
+/// Listens at `path`; the directory is created. Only the socket's owner and group may connect, even
+/// if the umask would let others. To be called while the process has one thread. A socket that nobody listens at any more is replaced, a live one is not
 /// (`EADDRINUSE`).
 pub fn bind(path: &Path) -> Result<UnixListener> {
     let mut lock = None;
@@ -48,12 +50,12 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         file::create_directories(directory, 0o700).map_err(|error| as_go_says(directory, error))?;
         // Of two that find a stale socket the later would remove the earlier one's. Without a lock that may happen.
         let locked = File::open(directory).map_err(Error::from);
-        lock = locked.and_then(|directory| Lock::acquire_within(directory, Mode::Exclusive, LOCK_LIMIT)).ok();
+        lock = locked.and_then(|directory| Lock::acquire_within(directory, lock::Mode::Exclusive, LOCK_LIMIT)).ok();
     }
-    let bound = match UnixListener::bind(path).map_err(Error::from) {
+    let bound = match create(path).map_err(Error::from) {
         Err(error) if error.is(Errno::EADDRINUSE) && is_stale(path) => {
             fs::remove_file(path).with_context(|| format!("failed to remove the stale socket {path:?}"))?;
-            UnixListener::bind(path).map_err(Error::from)
+            create(path).map_err(Error::from)
         }
         // std refuses a path that is too long without asking the kernel.
         Err(error) if error.errno.is_none() => Err(Error::from(Errno::EINVAL).with_details(error.msg.clone())),
@@ -61,6 +63,15 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
     };
     drop(lock);
     bound.with_context(|| format!("listen unix {}: bind", path.display()))
+}
+
+/// Creates the socket. Whoever may write to it may connect.
+fn create(path: &Path) -> std::io::Result<UnixListener> {
+    let old = umask(Mode::S_IWOTH);
+    umask(old | Mode::S_IWOTH);
+    let bound = UnixListener::bind(path);
+    umask(old);
+    bound
 }
 
 /// The failure to create a directory in the words of Go's `os.MkdirAll`, which names the part of the path that it is about.

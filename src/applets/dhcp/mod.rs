@@ -93,7 +93,7 @@ impl Daemon {
     }
 
     fn allocate(&self) -> Result<CniResult> {
-        self.call(ALLOCATE, ALLOCATE_LIMIT).map_err(|failure| failure.into_error(ALLOCATE))
+        self.call(ALLOCATE, ALLOCATE_LIMIT).map_err(|failure| failure.into_error(ALLOCATE, &self.socket))
     }
 
     /// Asks for something to be given back. A daemon that is not there keeps nothing; a later one will see that the
@@ -109,7 +109,7 @@ impl Daemon {
                 dial::note("the daemon cannot collect garbage: it is not cni-box's");
                 Ok(())
             }
-            Err(failure) => Err(failure.into_error(method)),
+            Err(failure) => Err(failure.into_error(method, &self.socket)),
         }
     }
 }
@@ -157,7 +157,7 @@ impl Plugin for Dhcp {
         let daemon = Daemon::of(request)?;
         let held = match daemon.call(CHECK, LIMIT) {
             Err(failure) if failure.is_unknown_method() => daemon.allocate()?,
-            held => held.map_err(|failure| failure.into_error(CHECK))?,
+            held => held.map_err(|failure| failure.into_error(CHECK, &daemon.socket))?,
         };
         let previous = request.config.prev_result()?.unwrap_or_default();
         let leased = |ip| held.ips.iter().any(|held| held.address.addr() == ip);
@@ -184,8 +184,8 @@ impl Plugin for Dhcp {
     fn status(&self, request: &Request<'_>) -> Result<()> {
         let daemon = Daemon::of(request)?;
         dial::probe(&daemon.socket, LIMIT).map_err(|error| {
-            let text = format!("the DHCP daemon is not reachable: {error}");
-            Error::new(code::NOT_AVAILABLE, text).with_details("start `dhcp daemon`, see contrib/systemd")
+            let text = format!("the DHCP daemon is not reachable: {}", error.msg);
+            Error::new(code::NOT_AVAILABLE, text).with_details(dial::advice(&error, &daemon.socket))
         })
     }
 }

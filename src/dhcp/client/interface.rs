@@ -73,6 +73,8 @@ pub enum Event {
     Refused(String),
     /// A server wants us to have another address. It is not taken: a container's address does not change.
     OtherAddress(Ipv4Addr),
+    /// An answer does not count; which one, and why. Told a few times until the next success.
+    PassedOver(String),
     /// No lease was to be had within `-resendtimeout`; the client has ended. The answer to a waiting ADD.
     Failed(Error),
     /// The lease has expired; the client has ended. The address must not be used any more: set the link down.

@@ -180,29 +180,49 @@ fn what_is_provided_does_not_break_the_protocol() {
     );
 }
 
+/// Hears a packet and changes nothing; what is told of that.
+fn passed_over(client: &mut Client, packet: &Packet) -> String {
+    let output = hear(client, 1, packet);
+    assert_eq!(output.send, None, "{packet:?}");
+    match output.event {
+        None => String::new(),
+        Some(Event::PassedOver(text)) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn what_is_not_for_us_is_passed_over() {
     let mut client = client();
     let discover = sent(&client.poll(0));
     let offer = answer(kind::OFFER, &discover);
-    let mut others = Vec::new();
-    let mut other = |change: &dyn Fn(&mut Packet)| {
+    let mut told = |change: &dyn Fn(&mut Packet)| {
         let mut packet = offer.clone();
         change(&mut packet);
-        others.push(packet);
+        passed_over(&mut client, &packet)
     };
-    other(&|packet| packet.xid ^= 1);
-    other(&|packet| packet.hardware = SERVER_MAC);
-    other(&|packet| packet.op = packet::REQUEST);
-    other(&|packet| packet.yours = NOBODY);
-    other(&|packet| packet.options.remove(code::SERVER_ID));
-    other(&|packet| packet.options.remove(code::MESSAGE_TYPE));
-    other(&|packet| packet.options.set(code::LEASE_TIME, &[0; 4]));
-    other(&|packet| packet.options.set(code::MESSAGE_TYPE, &[kind::ACK]));
-    other(&|packet| packet.options.set(code::MESSAGE_TYPE, &[kind::NAK]));
-    for packet in &others {
-        assert_eq!(hear(&mut client, 1, packet), Output::default(), "{packet:?}");
-    }
+    // Other clients' answers are nothing to speak of.
+    assert_eq!(told(&|packet| packet.hardware = SERVER_MAC), "");
+    assert_eq!(told(&|packet| packet.op = packet::REQUEST), "");
+    let told = [
+        told(&|packet| packet.xid ^= 1),
+        told(&|packet| packet.yours = NOBODY),
+        told(&|packet| packet.options.remove(code::SERVER_ID)),
+        told(&|packet| packet.options.remove(code::MESSAGE_TYPE)),
+        told(&|packet| packet.options.set(code::LEASE_TIME, &[0; 4])),
+        told(&|packet| packet.options.set(code::MESSAGE_TYPE, &[kind::ACK])),
+        told(&|packet| packet.options.set(code::MESSAGE_TYPE, &[kind::NAK])),
+    ];
+    let expected = [
+        "offer of 10.1.2.77 from 10.1.2.1 passed over: it answers another message (xid)",
+        "offer from 10.1.2.1 passed over: no host can have the address 0.0.0.0",
+        "offer of 10.1.2.77 passed over: it names no server (server id)",
+        "answer of 10.1.2.77 from 10.1.2.1 passed over: it has no type of message that a server sends",
+        "offer of 10.1.2.77 from 10.1.2.1 passed over: lease of 0 s",
+        "ACK of 10.1.2.77 from 10.1.2.1 passed over: no address was requested",
+        "NAK of 10.1.2.77 from 10.1.2.1 passed over: no address was requested",
+    ];
+    assert_eq!(told, expected);
     let request = sent(&hear(&mut client, 1, &offer));
     // The second offer, an answer of a server that was not asked, and nonsense of the one that was.
     let mut ack = answer(kind::ACK, &request);
@@ -211,10 +231,26 @@ fn what_is_not_for_us_is_passed_over() {
     nak.options.set(code::SERVER_ID, &[10, 1, 2, 2]);
     let mut short = answer(kind::ACK, &request);
     short.options.set(code::LEASE_TIME, &[0, 0, 1]);
-    for packet in [offer, ack, nak, short] {
-        assert_eq!(hear(&mut client, 2, &packet), Output::default(), "{packet:?}");
-    }
+    let told = [offer, ack, nak, short].map(|packet| passed_over(&mut client, &packet));
+    assert_eq!(told, ["", "ACK of 10.1.2.77 from 10.1.2.2 passed over: server 10.1.2.1 was asked", "", ""]);
     assert_eq!(client.lease(), None);
+}
+
+#[test]
+fn an_error_tells_of_the_answer_that_was_passed_over() {
+    let mut client = client();
+    let discover = sent(&client.poll(0));
+    let mut offer = answer(kind::OFFER, &discover);
+    offer.options.remove(code::SERVER_ID);
+    let text = passed_over(&mut client, &offer);
+    assert_eq!(passed_over(&mut client, &offer), "", "once is enough");
+    // Late answers to earlier messages are told, but say less.
+    offer.xid ^= 1;
+    assert_ne!(passed_over(&mut client, &offer), "");
+    let (_, _, event) = silence(&mut client);
+    let cause = format!("no matching response packet received for DISCOVER; {text}");
+    assert_eq!(event, Event::Failed(no_more_tries(cause)));
+    assert_eq!(client.unreadable("it is cut short"), Output::default(), "nothing is awaited");
 }
 
 /// Everything that is sent, with the times, until the client ends. `server` is its answer to a kind of message.

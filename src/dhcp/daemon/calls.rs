@@ -1,7 +1,8 @@
 //! What plugins ask for.
 
 use crate::cni::{CniResult, NetworkConfig};
-use crate::dhcp::daemon::keeper::{Keeper, is_gone, missing_ipam};
+use crate::dhcp::daemon::keeper::{Keeper, missing_ipam};
+use crate::dhcp::daemon::place::{Place, is_gone};
 use crate::dhcp::daemon::{Daemon, log};
 use crate::dhcp::result::Wishes;
 use crate::dhcp::rpc::{self, Call, CmdArgs};
@@ -41,8 +42,7 @@ impl Daemon {
         let (timing, broadcast) = (self.options.timing, self.options.broadcast);
         let keeper = Keeper::start(args, &config, (&self.options.host_prefix, timing, broadcast))?;
         if let (Some(held), Some(gone)) = (held, gone) {
-            log(&key, &format!("{gone}: a new lease replaces the old one"));
-            self.drop_keeper(held, &gone);
+            self.replace(held, &keeper.place, &gone);
         }
         let held = self.keepers.insert(keeper);
         self.join(held, slot, wishes)?;
@@ -51,11 +51,27 @@ impl Daemon {
         Ok(None)
     }
 
-    /// Looks whether a lease is still for the link in the namespace at `path`.
+    /// Forgets a lease in favour of a new one for the link at `place`. The link of old may still be
+    /// in use under another name or in another namespace, with the address that the new one gets.
+    fn replace(&mut self, held: usize, place: &Place, gone: &Error) {
+        let Some(old) = self.keepers.get(held) else { return };
+        log(&old.key, &format!("{gone}: a new lease replaces the old one"));
+        if !old.place.is_same_link(place) {
+            // A link that cannot be found has no address any more.
+            let _ = old.withdraw();
+        }
+        self.drop_keeper(held, gone);
+    }
+
+    /// Looks whether a lease is still for the link in the namespace at `path` that has the name of old.
     fn revisit(&mut self, held: usize, path: &str) -> Result<()> {
         let gone = || Error::internal("the lease is for another network namespace");
         let keeper = self.keepers.get_mut(held).ok_or_else(gone)?;
-        if keeper.place.is_in(path) { keeper.verify() } else { Err(gone()) }
+        if !keeper.place.is_in(path) {
+            return Err(gone());
+        }
+        keeper.place.has_its_name()?;
+        keeper.verify()
     }
 
     /// The result of a lease, or, if it is still being acquired, a place among those who wait for it.

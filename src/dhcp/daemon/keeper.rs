@@ -1,26 +1,25 @@
 //! One lease with its place: it opens what the client needs, sends what the client says, and notices when the place is no
 //! longer what it was.
 
-use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use crate::cni::config::Object;
 use crate::cni::json::Node;
 use crate::cni::{CniResult, NetworkConfig};
 use crate::dhcp::client::{Client, Datagram, Event, Timing, no_more_tries};
+use crate::dhcp::daemon::place::{Place, Visit, is_gone};
 use crate::dhcp::daemon::{kind, log, token};
 use crate::dhcp::lease::Lease;
 use crate::dhcp::result::{self, Wishes};
 use crate::dhcp::rpc::CmdArgs;
 use crate::dhcp::settings::{Settings, client_id};
-use crate::dhcp::socket::Socket;
+use crate::dhcp::socket::{Received, Socket};
 use crate::dhcp::{Clock, Moment};
-use crate::error::{Context, Errno, Error, Result};
+use crate::error::{Error, Result};
 use crate::net::egress::{Egress, Obstacle};
 use crate::net::link_events::{Changed, LinkEvents};
-use crate::net::{Handle, Link, Mac, Netns};
+use crate::net::{Handle, Link, Mac};
 use crate::sys::events::{Interest, Poller};
-use crate::sys::netns::{self, Identity};
 use crate::sys::{events, random};
 
 /// How long the first message waits for an obstacle on the link's way out to go, in milliseconds. Then it is sent all the
@@ -30,79 +29,6 @@ const LINK_LIMIT: Moment = 200;
 const LATE: Moment = 1_000;
 /// How many packets are read in one go.
 const BATCH: usize = 32;
-
-/// A link of a container, remembered without keeping anything open.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Path of the namespace as the daemon sees it.
-    path: String,
-    /// [`Identity`] of the namespace behind it.
-    identity: String,
-    /// Name of the link.
-    ifname: String,
-    /// Its index. (Another link may get its name.)
-    index: u32,
-}
-
-/// A place that has been found again. It keeps the namespace alive, so it is not kept.
-struct Visit {
-    netns: Netns,
-    inside: Handle,
-    link: Link,
-}
-
-impl Place {
-    /// The link `ifname` in the namespace at `path`.
-    fn find(path: &str, ifname: &str) -> Result<(Place, Visit)> {
-        let netns = Netns::open(path)?;
-        let mut inside = Handle::inside(&netns)?;
-        let link = inside.link(ifname).with_context(|| format!("error looking up {ifname:?}"))?;
-        let identity = netns.identity()?.to_string();
-        let place = Place { path: path.to_string(), identity, ifname: ifname.to_string(), index: link.index };
-        Ok((place, Visit { netns, inside, link }))
-    }
-
-    /// The same namespace and the same link, or the reason why they are not to be had.
-    fn visit(&self) -> Result<Visit> {
-        let (found, visit) = Place::find(&self.path, &self.ifname)?;
-        match found == *self {
-            true => Ok(visit),
-            false => Err(self.is_another()),
-        }
-    }
-
-    fn is_another(&self) -> Error {
-        Error::internal(format!("{:?} in {} is not the interface it was", self.ifname, self.path))
-    }
-
-    /// True when `path` leads to this place's namespace.
-    pub(super) fn is_in(&self, path: &str) -> bool {
-        let identity: Option<Identity> = netns::identity_at(path);
-        identity.is_some_and(|identity| identity.to_string() == self.identity)
-    }
-
-    /// Sets the link down: its address is no longer the container's.
-    pub(super) fn set_down(&self) -> Result<()> {
-        let mut visit = self.visit()?;
-        let down = visit.inside.set_up(self.index, false);
-        down.with_context(|| format!("failed to bring {:?} interface DOWN", self.ifname))
-    }
-
-    fn members(&self) -> Vec<(&'static str, Node)> {
-        vec![
-            ("netns", self.path.as_str().into()),
-            ("netnsIdentity", self.identity.as_str().into()),
-            ("ifname", self.ifname.as_str().into()),
-            ("index", self.index.into()),
-        ]
-    }
-
-    fn read(record: &Object<'_>) -> Result<Place> {
-        let text = |key| record.string(key).map(str::to_string);
-        let index = u32::try_from(record.integer("index")?).unwrap_or(0);
-        Ok(Place { path: text("netns")?, identity: text("netnsIdentity")?, ifname: text("ifname")?, index })
-    }
-}
 
 /// A lease that is being acquired or kept.
 #[derive(Debug)]
@@ -114,6 +40,8 @@ pub(super) struct Keeper {
     /// Connections (slots) whose calls wait for the lease, with what they want to know of it.
     pub(super) waiting: Vec<(usize, Wishes)>,
     socket: Option<Socket>,
+    /// Name of the link when it was last looked at.
+    name: String,
     /// The way out of the link, while the first lease is being acquired.
     egress: Egress,
     /// Open while there is an obstacle on the way out.
@@ -154,8 +82,8 @@ impl Keeper {
     }
 
     fn new(key: Vec<u8>, place: Place, client: Client, start: Moment) -> Keeper {
-        let (waiting, egress) = (Vec::new(), Egress::default());
-        Keeper { key, place, client, waiting, socket: None, egress, link_events: None, start, queued: false }
+        let (waiting, egress, name) = (Vec::new(), Egress::default(), place.ifname.clone());
+        Keeper { key, place, client, waiting, socket: None, name, egress, link_events: None, start, queued: false }
     }
 
     /// Goes on with a lease from disk. Fails when its place is not there any more.
@@ -211,14 +139,18 @@ impl Keeper {
         // Before the timers: an answer may have come while the machine was asleep.
         for _ in 0..BATCH {
             // An error says that the link went down. When it is up again we are told by nobody, but try again in time.
-            let Some(Ok(Some((packet, from)))) = self.socket.as_ref().map(Socket::receive) else { break };
-            let output = self.client.receive(events::boottime(), &packet, from);
+            let Some(Ok(Some(received))) = self.socket.as_ref().map(Socket::receive) else { break };
+            let output = match received {
+                Received::Packet(packet, from) => self.client.receive(events::boottime(), &packet, from),
+                Received::Damaged(reason) => self.client.unreadable(reason),
+            };
             self.perform(output.send, poller, slot)?;
             happened.extend(output.event);
         }
         let now = events::boottime();
         if self.deadline() <= now {
             self.queued = false;
+            self.look_first(now)?;
             let output = self.client.poll(now);
             self.perform(output.send, poller, slot)?;
             happened.extend(output.event);
@@ -230,6 +162,18 @@ impl Keeper {
             (self.egress, self.link_events) = (Egress::default(), None);
         }
         Ok(happened)
+    }
+
+    /// Looks at the link before a message about its lease is made: the message holds the hardware
+    /// address. Only the place being gone is an error.
+    fn look_first(&mut self, now: Moment) -> Result<()> {
+        if self.socket.is_some() || self.client.lease().is_none() || self.expires() <= now {
+            return Ok(());
+        }
+        match self.verify() {
+            Err(error) if is_gone(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// The obstacle on the link's way out, while the first lease is being acquired.
@@ -316,18 +260,14 @@ impl Keeper {
     /// lease's address (a plugin in the chain has changed it), and otherwise another container's.
     fn check(&mut self) -> Result<Visit> {
         let mut visit = self.place.visit()?;
+        self.note_name(&visit.link.name);
         let now = hardware(&visit.link)?;
         if now != self.client.settings().hardware {
-            if let Some(lease) = self.client.lease() {
-                let leased = std::net::IpAddr::from(lease.address);
-                let addresses = visit.inside.addresses(self.place.index)?;
-                if !addresses.iter().any(|address| IpNet::addr(&address.net) == leased) {
-                    let mac = Mac::from_bytes(&now);
-                    return Err(Error::internal(format!(
-                        "{:?} has another hardware address, {mac}",
-                        self.place.ifname
-                    )));
-                }
+            if let Some(lease) = self.client.lease()
+                && !visit.has_address(lease.address)?
+            {
+                let mac = Mac::from_bytes(&now);
+                return Err(Error::internal(format!("{:?} has another hardware address, {mac}", self.name)));
             }
             // It hears what is for the old one.
             self.socket = None;
@@ -341,17 +281,49 @@ impl Keeper {
         self.check().map(drop)
     }
 
-    /// Gives the lease back, if there is one.
+    /// Logs that the container has renamed the link, once for each name.
+    fn note_name(&mut self, name: &str) {
+        if self.name != name {
+            log(&self.key, &format!("interface {:?} is called {name:?} now", self.name));
+            self.name = name.to_string();
+        }
+    }
+
+    /// Gives the lease back, if there is one. Plugins remove the link that has the name of old;
+    /// another name would leave the container with an address that is given away, so a renamed link
+    /// is set down.
     pub(super) fn release(&mut self) -> Result<()> {
+        let held = self.client.lease().map(|lease| lease.address);
         let Some(datagram) = self.client.release(events::boottime()) else { return Ok(()) };
         match self.socket.take() {
-            Some(socket) => socket.send(&datagram),
+            Some(socket) => socket.send(&datagram)?,
             None => {
                 let visit = self.place.visit()?;
                 let socket = Socket::open(&visit.netns, self.place.index, self.client.settings().hardware)?;
-                socket.send(&datagram)
+                socket.send(&datagram)?;
             }
         }
+        match (held, self.place.visit()) {
+            (Some(held), Ok(visit)) if visit.link.name != self.place.ifname => visit.set_down_with(held),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets the link down if it has the lease's address: another link gets that now.
+    pub(super) fn withdraw(&self) -> Result<()> {
+        match self.client.lease() {
+            Some(lease) => self.place.visit()?.set_down_with(lease.address),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets the link down: its address is no longer the container's. A link with another name and
+    /// another hardware address is another one.
+    pub(super) fn set_down(&self) -> Result<()> {
+        let mut visit = self.place.visit()?;
+        let same = visit.link.name == self.place.ifname
+            || hardware(&visit.link).is_ok_and(|now| now == self.client.settings().hardware);
+        if same { visit.set_down() } else { Err(self.place.is_another()) }
     }
 
     /// The result of the lease, which must be there.
@@ -371,11 +343,6 @@ impl Keeper {
         };
         self.client.lease().map_or(String::new(), describe)
     }
-}
-
-/// True when an error says that a place does not exist any more; all others may pass.
-pub(super) fn is_gone(error: &Error) -> bool {
-    matches!(error.errno, None | Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ENODEV | Errno::ENXIO))
 }
 
 /// The daemon cannot do without.

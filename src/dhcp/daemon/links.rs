@@ -3,7 +3,8 @@
 //! Changes of a link are events in the container's namespace, changes of the bridge port that is its veth peer are events on
 //! the host. One socket hears the host's events for all leases, and only while one of them waits for a port.
 
-use crate::dhcp::daemon::keeper::{Keeper, is_gone};
+use crate::dhcp::daemon::keeper::Keeper;
+use crate::dhcp::daemon::place::is_gone;
 use crate::dhcp::daemon::{Daemon, kind, log, token};
 use crate::error::Result;
 use crate::net::Netns;

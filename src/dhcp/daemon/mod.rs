@@ -2,7 +2,7 @@
 //! a descriptor in epoll.
 //!
 //! - [`connection`]: what a plugin says, byte by byte, without ever waiting for it.
-//! - [`keeper`]: one lease with its place (namespace and link). A descriptor is open in the namespace only while an answer
+//! - [`keeper`]: one lease with its [`place`] (namespace and link). A descriptor is open in the namespace only while an answer
 //!   is awaited: it would keep the namespace alive.
 //! - [`links`]: hearing that frames pass a link which was just set up.
 //! - [`records`]: leases on disk, from which a new daemon goes on.
@@ -11,6 +11,7 @@ mod calls;
 mod connection;
 mod keeper;
 mod links;
+mod place;
 mod records;
 mod slots;
 
@@ -327,6 +328,7 @@ impl Daemon {
                 log(&key, "nobody confirmed the lease after the restart; it is kept until it expires")
             }
             Event::Refused(message) => log(&key, &format!("the server took the lease back (NAK): {message}")),
+            Event::PassedOver(text) => log(&key, &text),
             Event::OtherAddress(other) => {
                 log(
                     &key,
@@ -342,7 +344,7 @@ impl Daemon {
             }
             Event::Expired => {
                 log(&key, "lease expired, bringing interface DOWN");
-                if let Err(error) = keeper.place.set_down() {
+                if let Err(error) = keeper.set_down() {
                     log(&key, &error.to_string());
                 }
                 self.drop_keeper(slot, &Error::internal("the lease has expired"));
