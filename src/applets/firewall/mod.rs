@@ -204,8 +204,8 @@ impl Conf {
 
     /// What let these addresses through: ADD has written it down, and firewalld may have come or gone since.
     fn backend_of(&self, request: &Request<'_>, addresses: &[IpAddr]) -> Result<Backend> {
-        let owner = addresses.first().and_then(|address| Owners::open().of(*address));
-        let owner = owner.filter(|owner| is_of(owner, request));
+        let owners = addresses.first().map_or_else(Vec::new, |address| Owners::open().of(*address));
+        let owner = owners.into_iter().find(|owner| is_of(owner, request));
         match owner.filter(|_| self.wish == Wish::Auto).map(|owner| owner.backend) {
             Some(name) if name == FIREWALLD => running(Firewalld::connect(&bus_address(request))?),
             Some(_) => Ok(Backend::Rules),
@@ -320,4 +320,14 @@ fn forced(request: &Request<'_>) -> Result<Option<Flavour>> {
 /// The record is about the attachment of this request.
 fn is_of(owner: &Owner, request: &Request<'_>) -> bool {
     owner.is(&request.config.name, &request.container_id, &request.ifname)
+}
+
+/// firewalld has let the owner's address through.
+fn is_in_zone(owner: &Owner) -> bool {
+    owner.backend == FIREWALLD
+}
+
+/// Rules of our own have let the owner's address through.
+fn has_rules(owner: &Owner) -> bool {
+    !is_in_zone(owner)
 }
