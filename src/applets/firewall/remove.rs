@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Wish, bus_address, forced, has_rules, is_in_zone, is_of, wish, zone};
+use super::{Wish, bus_address, forced, has_rules, is_in_zone, is_of, isolation, wish, zone};
 use crate::cni::Request;
 use crate::error::{Context, Errno, Error, Failures, Result};
 use crate::firewall::firewalld::Firewalld;
@@ -42,6 +42,7 @@ pub(super) fn del(request: &Request<'_>) -> Result<()> {
     };
     let ends = |owner: &Owner| is_of(owner, request) || !owner.is_alive();
     end(request, &owners, endings(&owners, &addresses, &ends), &mut failures);
+    failures.note(isolation::del(request));
     failures.finish()
 }
 
@@ -49,13 +50,15 @@ pub(super) fn del(request: &Request<'_>) -> Result<()> {
 pub(super) fn gc(request: &Request<'_>) -> Result<()> {
     let valid = request.config.valid_attachments().context("failed to load netconf")?;
     let Some(valid) = valid else { return Ok(()) };
-    let is_valid = |owner: &Owner| valid.iter().any(|(id, ifname)| owner.container == *id && owner.ifname == *ifname);
+    let is_listed = |id: &str, ifname: &str| valid.iter().any(|(container, name)| container == id && name == ifname);
+    let is_valid = |owner: &Owner| is_listed(&owner.container, &owner.ifname);
     let is_of_network = |owner: &Owner| owner.network == request.config.name;
     let owners = Owners::open();
     let addresses = recorded(&owners, &|owner| is_of_network(owner) && !is_valid(owner))?;
     let ends = |owner: &Owner| if is_of_network(owner) { !is_valid(owner) } else { !owner.is_alive() };
     let mut failures = Failures::default();
     end(request, &owners, endings(&owners, &addresses, &ends), &mut failures);
+    failures.note(isolation::gc(request, &is_listed));
     failures.finish()
 }
 
