@@ -154,7 +154,9 @@ fn better_a_failed_add_leaves_everything_as_it_was() {
         let add = |name: &str| lab.cnitool(&["add", name, "/var/run/netns/ns1"]).run();
         add("bad").dies_with(&["no"]);
         before.assert_same(&lab.snapshot());
-        assert_eq!(lab.list("/run/cni-box/firewall"), [""; 0]);
+        for records in ["firewall", "isolated-ports"] {
+            assert_eq!(lab.list(&format!("/run/cni-box/{records}")), [""; 0]);
+        }
         lab.netns("ns2");
         lab.cnitool(&["add", "good", "/var/run/netns/ns2"]).run().success();
         let with_one = lab.snapshot();

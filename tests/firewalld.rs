@@ -104,6 +104,26 @@ fn addresses_are_sources_of_the_zone() {
     }
 }
 
+/// Two networks with the same subnet.
+#[test]
+fn better_an_address_stays_in_its_zone_until_its_last_owner_ends() {
+    let host = Host::new("nftables");
+    let second = host.lab.netns("ns2");
+    let config = firewalld(&json!({}));
+    let other = merged(config.clone(), &json!({"name": "other"}));
+    let of_second = host.lab.plugin("firewall").container("c2").netns(&second).config(&other);
+    host.run("ADD", &config).result();
+    of_second.run().result();
+    of_second.clone().verb("DEL").run().silent();
+    assert_eq!(host.sources("trusted"), BOTH);
+    host.run("CHECK", &config).silent();
+    of_second.run().result();
+    host.run("DEL", &config).silent();
+    assert_eq!(host.sources("trusted"), BOTH);
+    of_second.verb("DEL").run().silent();
+    assert_eq!((host.sources("trusted").len(), host.lab.list("/run/cni-box/firewall").len()), (0, 0));
+}
+
 #[test]
 fn what_one_adds_the_other_checks_and_deletes_in_firewalld() {
     let host = Host::new("nftables");

@@ -58,6 +58,8 @@ mod dispatch;
 mod file_systems;
 mod firewall;
 mod firewall_after;
+mod firewall_isolation;
+mod firewall_owners;
 mod firewall_policy;
 mod firewalld;
 mod flannel;

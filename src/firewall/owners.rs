@@ -1,8 +1,12 @@
-//! Whose addresses are: a file for each address that the firewall lets through, in [`DIRECTORY`].
+//! The owners of each address that the firewall lets through, in files below [`DIRECTORY`].
 //!
-//! The rules themselves cannot say it (the reference would not find them again), but a DEL that comes late must not delete
-//! the rules of the address's next owner, and a DEL that is told nothing, or GC, must find what to delete. The files vanish
-//! with a reboot, as the rules do. They are a help, not a condition: where /run cannot be written there are none.
+//! An address has as many owners as attachments: networks may have the same subnet. The rules cannot name the owners (the
+//! reference would not find such rules again), but a DEL must leave the rules that another owner needs, and a DEL without
+//! prevResult, or GC, must find the addresses. The files vanish with a reboot, as the rules do. They are a help, not a
+//! condition: where /run cannot be written there are none.
+//!
+//! The first owner is in the file `ADDRESS`, as in releases that knew one owner; the others are in `ADDRESS+1`, `ADDRESS+2`
+//! and so on, which those releases pass over.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -13,6 +17,9 @@ use crate::sys::netns::identity_at;
 
 /// Where the files are.
 const DIRECTORY: &str = "/run/cni-box/firewall";
+
+/// Missing files in a row that end a list. Replacing a file removes it first, so a killed call may leave one gap.
+const LONGEST_GAP: usize = 2;
 
 /// Who an address belongs to, and how it was let through.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,42 +63,88 @@ impl Owners {
         Records::create(directory).map(Owners)
     }
 
-    /// The owner of an address, if it has one. A file that cannot be understood is none.
-    pub fn of(&self, address: IpAddr) -> Option<Owner> {
-        Owner::parse(&self.0.read(&address.to_string())?)
-    }
-
-    /// Makes somebody the owner of an address.
-    pub fn set(&self, address: IpAddr, owner: &Owner) -> Result<()> {
-        let written = self.0.write(&address.to_string(), &owner.text());
-        written.with_context(|| format!("failed to record the owner of {address}"))
-    }
-
-    /// The address belongs to nobody.
-    pub fn clear(&self, address: IpAddr) -> Result<()> {
-        self.0.remove(&address.to_string()).with_context(|| format!("failed to remove the record of {address}"))
-    }
-
-    /// All addresses with their owners, sorted. See [`Records::names`].
-    pub fn all(&self) -> Result<Vec<(IpAddr, Owner)>> {
-        let names = self.0.names()?;
-        let addresses = names.iter().filter_map(|name| name.parse::<IpAddr>().ok());
-        let mut all = Vec::new();
-        for address in addresses {
-            match self.of(address) {
-                Some(owner) => all.push((address, owner)),
-                None => self.0.remove_if_empty(&address.to_string()),
+    /// The owners of an address, each once. A file that cannot be understood is none.
+    pub fn of(&self, address: IpAddr) -> Vec<Owner> {
+        let mut owners: Vec<Owner> = Vec::new();
+        for owner in self.texts(address).iter().flatten().filter_map(|text| Owner::parse(text)) {
+            if !owners.iter().any(|known| known.is_same(&owner)) {
+                owners.push(owner);
             }
         }
-        all.sort_by_key(|(address, _)| *address);
-        Ok(all)
+        owners
     }
+
+    /// Adds an owner to those of an address, in the place of an earlier record of the same attachment. Drops owners that
+    /// are dead.
+    pub fn add(&self, address: IpAddr, owner: &Owner) -> Result<()> {
+        let mut owners = self.of(address);
+        owners.retain(|known| known.is_same(owner) || known.is_alive());
+        match owners.iter_mut().find(|known| known.is_same(owner)) {
+            Some(known) => known.clone_from(owner),
+            None => owners.push(owner.clone()),
+        }
+        self.set(address, &owners)
+    }
+
+    /// Makes these, and no others, the owners of an address.
+    pub fn set(&self, address: IpAddr, owners: &[Owner]) -> Result<()> {
+        let texts = self.texts(address);
+        for (place, owner) in owners.iter().enumerate() {
+            if texts.get(place).and_then(Option::as_ref) != Some(&owner.text()) {
+                let written = self.0.write(&file_name(address, place), &owner.text());
+                written.with_context(|| format!("failed to record the owner of {address}"))?;
+            }
+        }
+        // The first file may be unreadable.
+        for place in owners.len()..texts.len().max(1) {
+            let removed = self.0.remove(&file_name(address, place));
+            removed.with_context(|| format!("failed to remove the record of {address}"))?;
+        }
+        Ok(())
+    }
+
+    /// All owners of all addresses, sorted by address. See [`Records::names`].
+    pub fn all(&self) -> Result<Vec<(IpAddr, Owner)>> {
+        let names = self.0.names()?;
+        names.iter().filter(|name| address_of(name).is_some()).for_each(|name| self.0.remove_if_empty(name));
+        let mut addresses: Vec<IpAddr> = names.iter().filter_map(|name| address_of(name)).collect();
+        addresses.sort();
+        addresses.dedup();
+        let owned = |address| self.of(address).into_iter().map(move |owner| (address, owner));
+        Ok(addresses.into_iter().flat_map(owned).collect())
+    }
+
+    /// The texts of an address's files; `None` for one that is missing or unreadable.
+    fn texts(&self, address: IpAddr) -> Vec<Option<String>> {
+        let mut texts = Vec::new();
+        let mut gap = 0;
+        while gap < LONGEST_GAP {
+            let text = self.0.read(&file_name(address, texts.len()));
+            gap = if text.is_some() { 0 } else { gap + 1 };
+            texts.push(text);
+        }
+        texts.truncate(texts.len() - gap);
+        texts
+    }
+}
+
+fn file_name(address: IpAddr, place: usize) -> String {
+    if place == 0 { address.to_string() } else { format!("{address}+{place}") }
+}
+
+fn address_of(name: &str) -> Option<IpAddr> {
+    name.split_once('+').map_or(name, |(address, _)| address).parse().ok()
 }
 
 impl Owner {
     /// True when the record is about this attachment.
     pub fn is(&self, network: &str, container: &str, ifname: &str) -> bool {
         self.network == network && self.container == container && self.ifname == ifname
+    }
+
+    /// True when both records are about the same attachment.
+    pub fn is_same(&self, other: &Owner) -> bool {
+        self.is(&other.network, &other.container, &other.ifname)
     }
 
     /// False when the namespace that the address was given to is gone: then somebody else (the reference's plugin) has
@@ -147,23 +200,50 @@ mod tests {
     }
 
     #[test]
-    fn owners_are_remembered_until_they_are_cleared() {
+    fn owners_are_remembered_until_they_are_removed() {
         let path = scratch_directory();
         let (v4, v6): (IpAddr, IpAddr) = ("10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap());
         assert_eq!(Owners::open_at(&path).all(), Ok(Vec::new()));
-        assert_eq!(Owners::open_at(&path).clear(v4), Ok(()));
+        assert_eq!(Owners::open_at(&path).set(v4, &[]), Ok(()));
         assert!(!path.exists(), "looking makes nothing");
         let owners = Owners::create_at(&path).unwrap();
-        owners.set(v6, &owner("c2", "a\nb")).unwrap();
-        owners.set(v4, &owner("c1", "")).unwrap();
+        owners.add(v6, &owner("c2", "a\nb")).unwrap();
+        owners.add(v4, &owner("c1", "")).unwrap();
         fs::write(path.join("10.0.0.3"), "torn").unwrap();
         fs::write(path.join("no address"), "").unwrap();
         fs::write(path.join("10.0.0.4"), "").unwrap();
         assert_eq!(owners.all(), Ok(vec![(v4, owner("c1", "")), (v6, owner("c2", "a\nb"))]));
         assert!(!path.join("10.0.0.4").exists(), "the trace of a crash");
-        owners.clear(v4).unwrap();
-        owners.clear(v4).unwrap();
-        assert_eq!((owners.of(v4), owners.of(v6)), (None, Some(owner("c2", "a\nb"))));
+        owners.set(v4, &[]).unwrap();
+        owners.set(v4, &[]).unwrap();
+        owners.set("10.0.0.3".parse().unwrap(), &[]).unwrap();
+        assert_eq!((owners.of(v4), owners.of(v6)), (Vec::new(), vec![owner("c2", "a\nb")]));
+        assert_eq!(owners.0.names().unwrap(), ["fd00::2", "no address"]);
+        fs::remove_dir_all(&path).unwrap();
+    }
+
+    #[test]
+    fn an_address_has_many_owners_and_a_gap_hides_none() {
+        let path = scratch_directory();
+        let address: IpAddr = "10.0.0.2".parse().unwrap();
+        let owners = Owners::create_at(&path).unwrap();
+        for container in ["c1", "c2", "c3", "c2"] {
+            owners.add(address, &owner(container, "")).unwrap();
+        }
+        assert_eq!(owners.of(address), [owner("c1", ""), owner("c2", ""), owner("c3", "")]);
+        assert_eq!(owners.all().unwrap().len(), 3);
+        for gap in ["10.0.0.2", "10.0.0.2+1"] {
+            let text = fs::read(path.join(gap)).unwrap();
+            fs::remove_file(path.join(gap)).unwrap();
+            assert_eq!(owners.of(address).len(), 2, "without {gap}");
+            fs::write(path.join(gap), text).unwrap();
+        }
+        let dead = Owner { netns: "1:2 /proc/self/ns/net".into(), ..owner("c3", "") };
+        owners.add(address, &dead).unwrap();
+        owners.add(address, &owner("c4", "")).unwrap();
+        assert_eq!(owners.of(address), [owner("c1", ""), owner("c2", ""), owner("c4", "")], "c3 is dead");
+        owners.set(address, &[owner("c4", "")]).unwrap();
+        assert_eq!((owners.of(address), owners.0.names().unwrap()), (vec![owner("c4", "")], vec!["10.0.0.2".into()]));
         fs::remove_dir_all(&path).unwrap();
     }
 

@@ -4,9 +4,13 @@
 
 use crate::error::{Context, Errno, Error, Result};
 use crate::net::links::{IFINFOMSG, ifinfomsg, master_message};
-use crate::net::{Handle, Link};
+use crate::net::{Handle, Link, sysctls};
 use crate::netlink::route::*;
 use crate::netlink::{Attribute, Attributes, Message};
+use crate::sys::log::Step;
+
+/// The first kernel that isolates ports (`IFLA_BRPORT_ISOLATED`).
+const FIRST_WITH_ISOLATION: (u32, u32) = (4, 18);
 
 /// The highest VLAN id. 0 and 4095 mean no VLAN.
 pub const LAST_VLAN: u16 = 4094;
@@ -95,11 +99,14 @@ impl PortSettings<'_> {
             messages.push((master_message(index, bridge.index), words));
         }
         if self.hairpin {
-            messages.push((flag_message(index, IFLA_BRPORT_MODE), format!("failed to setup hairpin mode for {name}")));
+            messages.push((
+                flag_message(index, IFLA_BRPORT_MODE, true),
+                format!("failed to setup hairpin mode for {name}"),
+            ));
         }
         if self.isolated {
             let words = format!("failed to set isolated on for {name}");
-            messages.push((flag_message(index, IFLA_BRPORT_ISOLATED), words));
+            messages.push((flag_message(index, IFLA_BRPORT_ISOLATED, true), words));
         }
         if self.no_default {
             let all = Vlans { first: 1, last: LAST_VLAN, tagging: Tagging::TAGGED };
@@ -145,6 +152,12 @@ impl Handle {
         Ok(self.port_setting(index, IFLA_BRPORT_ISOLATED)? == Some(1))
     }
 
+    /// Isolates a port from the other isolated ports of its bridge, or ends that. Linux before 4.18 ignores the request.
+    pub fn set_isolated(&mut self, index: u32, on: bool) -> Result<()> {
+        let set = self.connection.request(flag_message(index, IFLA_BRPORT_ISOLATED, on));
+        set.with_context(|| format!("failed to set isolated {} for link {index}", if on { "on" } else { "off" }))
+    }
+
     /// The state of a port; `None` for a link that is no port of a bridge, and for one that is gone.
     pub fn port_state(&mut self, index: u32) -> Result<Option<PortState>> {
         match self.port_setting(index, IFLA_BRPORT_STATE) {
@@ -162,6 +175,22 @@ impl Handle {
     }
 }
 
+/// Tells the log if this kernel cannot isolate ports.
+pub fn log_lack_of_isolation() {
+    let release = sysctls::read("kernel/osrelease").unwrap_or_default();
+    if !can_isolate(&release) {
+        let lack = format!("Linux {release} isolates no ports, 4.18 does: \"isolated\" needs br_netfilter here");
+        Step::begin(format_args!("look for isolation of bridge ports")).end_with(Some(&lack));
+    }
+}
+
+/// A release that cannot be read is taken for a new one.
+fn can_isolate(release: &str) -> bool {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map_while(|number| number.parse().ok());
+    let number: (u32, u32) = (numbers.next().unwrap_or(u32::MAX), numbers.next().unwrap_or(0));
+    number >= FIRST_WITH_ISOLATION
+}
+
 /// Says what the kernel lacks, if that is why it refused VLANs.
 pub(super) fn explain_refusal(mut error: Error) -> Error {
     if error.is(Errno::EOPNOTSUPP) {
@@ -176,10 +205,10 @@ fn setting(link: Attributes<'_>, kind: u16) -> Option<u8> {
     bridge.and(info.find(IFLA_INFO_SLAVE_DATA))?.nested().ok()?.find(kind)?.u8()
 }
 
-fn flag_message(index: u32, flag: u16) -> Message {
+fn flag_message(index: u32, flag: u16, on: bool) -> Message {
     let mut request = Message::new(RTM_SETLINK, 0);
     request.raw(&ifinfomsg(AF_BRIDGE, index, 0, 0)).nested(IFLA_PROTINFO, |port| {
-        port.u8(flag, 1);
+        port.u8(flag, on.into());
     });
     request
 }
@@ -268,5 +297,19 @@ mod tests {
         let kinds: Vec<_> = messages.iter_mut().map(|(message, _)| message.finish(1)[4]).collect();
         assert_eq!(kinds, [19, 19, 17, 19]);
         assert!(PortSettings::default().messages(9, "veth0").is_empty());
+    }
+    #[test]
+    fn kernels_that_isolate_ports() {
+        for (release, can) in [
+            ("4.17.19-generic", false),
+            ("3.10.0-1160.el7", false),
+            ("4.18.0", true),
+            ("4.18-rc1", true),
+            ("5.4", true),
+            ("10.1", true),
+            ("", true),
+        ] {
+            assert_eq!(can_isolate(release), can, "{release}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use super::{Backend, Conf, FIREWALLD, Wish, bus_address};
+use super::{Backend, Conf, FIREWALLD, Wish, bus_address, has_rules, is_in_zone};
 use crate::cni::{Request, Undo};
 use crate::error::{Failures, Result};
 use crate::firewall::Session;
@@ -36,25 +36,25 @@ impl Attaching<'_, '_> {
             Filter { addresses: self.addresses, admin_chain: Some(&self.conf.admin_chain), ingress: self.ingress };
         // Held until the rules are there: a late DEL of the address's last owner must not come in between.
         let owners = Owners::create()?;
-        self.record(&owners, &backend)?;
+        let owner = self.owner(&backend);
+        self.record(&owners, &owner)?;
         if let Backend::Firewalld(firewalld) = backend {
             filter.admin_chain = None;
-            self.add_sources(firewalld)?;
+            self.add_sources(firewalld, &owner)?;
         }
         if filter.admin_chain.is_none() && filter.ingress.is_none() {
             return Ok(());
         }
         let store = self.conf.store(&mut session, self.request, self.forced)?;
         let added = filter.add(&mut session, store)?;
-        self.undo_rules(added);
+        self.undo_rules(added, owner);
         Ok(())
     }
 
-    /// Before the rules are there: a DEL after a crash shall find them.
-    fn record(&mut self, owners: &Owners, backend: &Backend) -> Result<()> {
+    fn owner(&self, backend: &Backend) -> Owner {
         let is_firewalld = matches!(backend, Backend::Firewalld(_));
         let rules = if self.conf.wish == Wish::Nftables { "nftables" } else { "iptables" };
-        let owner = Owner {
+        Owner {
             network: self.request.config.name.clone(),
             container: self.request.container_id.clone(),
             ifname: self.request.ifname.clone(),
@@ -62,20 +62,24 @@ impl Attaching<'_, '_> {
             backend: if is_firewalld { FIREWALLD } else { rules }.to_string(),
             bridge: self.ingress.map_or(String::new(), |ingress| ingress.bridge.to_string()),
             zone: if is_firewalld { self.conf.zone.clone() } else { String::new() },
-        };
+        }
+    }
+
+    /// Before the rules are there: a DEL after a crash shall find them.
+    fn record(&mut self, owners: &Owners, owner: &Owner) -> Result<()> {
         for address in self.addresses.iter().copied() {
-            let former = owners.of(address);
-            if former.as_ref() == Some(&owner) {
+            let former = owners.of(address).into_iter().find(|known| known.is_same(owner));
+            owners.add(address, owner)?;
+            if former.as_ref() == Some(owner) {
                 continue;
             }
-            owners.set(address, &owner)?;
             let (owner, is_needed) = (owner.clone(), Rc::clone(&self.leaves_sources));
-            self.undo.push(move || if is_needed.get() { Ok(()) } else { restore(address, &owner, former.as_ref()) });
+            self.undo.push(move || if is_needed.get() { Ok(()) } else { restore(address, &owner, former) });
         }
         Ok(())
     }
 
-    fn add_sources(&mut self, mut firewalld: Firewalld) -> Result<()> {
+    fn add_sources(&mut self, mut firewalld: Firewalld, owner: &Owner) -> Result<()> {
         let mut added = Vec::new();
         for address in self.addresses.iter().copied() {
             match firewalld.add_source(&self.conf.zone, address) {
@@ -84,42 +88,52 @@ impl Attaching<'_, '_> {
                     // What was not answered may have been done, or be done later.
                     added.extend(error.timed_out().then_some(address));
                     // On the same connection: nobody waits a second time for a bus that has fallen silent.
-                    self.undo_sources(added, move || Ok(firewalld));
+                    self.undo_sources(added, owner, move || Ok(firewalld));
                     return Err(error);
                 }
             }
         }
         let bus = bus_address(self.request);
-        self.undo_sources(added, move || Firewalld::connect(&bus));
+        self.undo_sources(added, owner, move || Firewalld::connect(&bus));
         Ok(())
     }
 
-    fn undo_sources(&mut self, added: Vec<IpAddr>, connect: impl FnOnce() -> Result<Firewalld> + 'static) {
+    fn undo_sources(
+        &mut self,
+        added: Vec<IpAddr>,
+        owner: &Owner,
+        connect: impl FnOnce() -> Result<Firewalld> + 'static,
+    ) {
         if added.is_empty() {
             return;
         }
-        let (zone, leaves_sources) = (self.conf.zone.clone(), Rc::clone(&self.leaves_sources));
+        let (owner, leaves_sources) = (owner.clone(), Rc::clone(&self.leaves_sources));
         self.undo.push(move || {
-            let removed = connect().and_then(|firewalld| remove_sources(firewalld, &zone, &added));
+            let owners = Owners::open();
+            let is_unused = |address: &IpAddr| !others(&owners, *address, &owner).iter().any(is_in_zone);
+            let unused: Vec<IpAddr> = added.into_iter().filter(is_unused).collect();
+            let removed = connect().and_then(|firewalld| remove_sources(firewalld, &owner.zone, &unused));
             leaves_sources.set(removed.is_err());
             removed
         });
     }
 
-    fn undo_rules(&mut self, added: Added) {
-        let (network, container) = (self.request.config.name.clone(), self.request.container_id.clone());
-        let ifname = self.request.ifname.clone();
-        let bridge = self.ingress.map(|ingress| ingress.bridge.to_string());
+    fn undo_rules(&mut self, added: Added, owner: Owner) {
+        let addresses = self.addresses.to_vec();
         self.undo.push(move || {
             let owners = Owners::open();
-            let is_other = |owner: &Owner| !owner.is(&network, &container, &ifname);
-            let is_shared = match &bridge {
-                None => false,
-                Some(bridge) => owners.all()?.iter().any(|(_, owner)| owner.bridge == *bridge && is_other(owner)),
-            };
-            added.undo(&mut Session::default(), is_shared)
+            let is_used = |address: &IpAddr| others(&owners, *address, &owner).iter().any(has_rules);
+            let used: Vec<IpAddr> = addresses.into_iter().filter(is_used).collect();
+            let is_other = |other: &Owner| other.bridge == owner.bridge && !other.is_same(&owner);
+            let is_shared = !owner.bridge.is_empty() && owners.all()?.iter().any(|(_, other)| is_other(other));
+            added.without(&used).undo(&mut Session::default(), is_shared)
         });
     }
+}
+
+/// The living owners of an address besides this one.
+fn others(owners: &Owners, address: IpAddr, owner: &Owner) -> Vec<Owner> {
+    owners.of(address).into_iter().filter(|other| !other.is_same(owner) && other.is_alive()).collect()
 }
 
 fn remove_sources(mut firewalld: Firewalld, zone: &str, addresses: &[IpAddr]) -> Result<()> {
@@ -130,12 +144,13 @@ fn remove_sources(mut firewalld: Firewalld, zone: &str, addresses: &[IpAddr]) ->
     failures.finish()
 }
 
-/// Takes a record back, unless somebody else has written another one meanwhile.
-fn restore(address: IpAddr, ours: &Owner, former: Option<&Owner>) -> Result<()> {
+/// Takes a record back, unless the same attachment has another one meanwhile.
+fn restore(address: IpAddr, ours: &Owner, former: Option<Owner>) -> Result<()> {
     let owners = Owners::open();
-    match (owners.of(address), former) {
-        (Some(found), Some(former)) if found == *ours => owners.set(address, former),
-        (Some(found), None) if found == *ours => owners.clear(address),
-        _ => Ok(()),
+    let known = owners.of(address);
+    if !known.contains(ours) {
+        return Ok(());
     }
+    let kept = known.into_iter().filter_map(|owner| if owner == *ours { former.clone() } else { Some(owner) });
+    owners.set(address, &kept.collect::<Vec<_>>())
 }

@@ -9,7 +9,8 @@
 //! | `ingressPolicy` | `open` | `open`; `same-bridge`: nothing comes in from other bridges with a policy; `isolated`: nor from the same bridge |
 //!
 //! An ingress policy belongs to the bridge that is the first interface of the result. It is kept in iptables, or with the
-//! backend `nftables` in nf_tables; it stays until the bridge is gone.
+//! backend `nftables` in nf_tables; it stays until the bridge is gone. `isolated` also isolates the container's port of the
+//! bridge, see [`isolation`]: the rules alone need br_netfilter to keep containers of one bridge apart.
 //!
 //! `nftables`, which the reference lacks, keeps the same rules in tables of its own, `ip cni_firewall` and
 //! `ip6 cni_firewall`. A drop there is final, but an accept is not: if another table (iptables' FORWARD with policy DROP,
@@ -19,6 +20,7 @@
 //! Left behind on purpose, as by the reference: the chains, which are shared, and a bridge's ingress policy.
 
 mod attach;
+mod isolation;
 mod remove;
 
 use std::net::IpAddr;
@@ -104,6 +106,11 @@ impl Plugin for Firewall {
         let forced = forced(request)?;
         let (addresses, leaves_sources) = (&addresses(&previous), Rc::default());
         attach::Attaching { conf: &conf, request, addresses, ingress, forced, undo, leaves_sources }.attach()?;
+        match isolated_bridge(ingress) {
+            Some(bridge) => isolation::add(request, &previous, bridge, undo),
+            // An earlier ADD may have had another policy.
+            None => drop(isolation::del(request)),
+        }
         Ok(previous)
     }
 
@@ -120,7 +127,11 @@ impl Plugin for Firewall {
             check_sources(firewalld, &conf.zone, &addresses)?;
         }
         let store = if conf.wish == Wish::Nftables { Store::Native } else { Store::Iptables(Flavour::Nft) };
-        filter.check(&mut Session::default(), store, forced(request)?)
+        filter.check(&mut Session::default(), store, forced(request)?)?;
+        match isolated_bridge(ingress) {
+            Some(bridge) => isolation::check(request, &previous, bridge, &addresses),
+            None => Ok(()),
+        }
     }
 
     fn del(&self, request: &Request<'_>) -> Result<()> {
@@ -204,8 +215,8 @@ impl Conf {
 
     /// What let these addresses through: ADD has written it down, and firewalld may have come or gone since.
     fn backend_of(&self, request: &Request<'_>, addresses: &[IpAddr]) -> Result<Backend> {
-        let owner = addresses.first().and_then(|address| Owners::open().of(*address));
-        let owner = owner.filter(|owner| is_of(owner, request));
+        let owners = addresses.first().map_or_else(Vec::new, |address| Owners::open().of(*address));
+        let owner = owners.into_iter().find(|owner| is_of(owner, request));
         match owner.filter(|_| self.wish == Wish::Auto).map(|owner| owner.backend) {
             Some(name) if name == FIREWALLD => running(Firewalld::connect(&bus_address(request))?),
             Some(_) => Ok(Backend::Rules),
@@ -228,6 +239,9 @@ impl Conf {
         // Reserved for documentation (RFC 5737): never anybody's.
         let addresses = [IpAddr::from([192, 0, 2, 1])];
         let ingress = self.isolated.map(|isolated| Ingress { bridge: "cni0", isolated });
+        if isolated_bridge(ingress).is_some() {
+            isolation::probe();
+        }
         let mut filter = Filter { addresses: &addresses, admin_chain: Some(&self.admin_chain), ingress };
         if let Backend::Firewalld(_) = self.backend(request)? {
             filter.admin_chain = None;
@@ -320,4 +334,19 @@ fn forced(request: &Request<'_>) -> Result<Option<Flavour>> {
 /// The record is about the attachment of this request.
 fn is_of(owner: &Owner, request: &Request<'_>) -> bool {
     owner.is(&request.config.name, &request.container_id, &request.ifname)
+}
+
+/// The bridge whose containers are kept apart too.
+fn isolated_bridge(ingress: Option<Ingress<'_>>) -> Option<&str> {
+    ingress.filter(|ingress| ingress.isolated).map(|ingress| ingress.bridge)
+}
+
+/// firewalld has let the owner's address through.
+fn is_in_zone(owner: &Owner) -> bool {
+    owner.backend == FIREWALLD
+}
+
+/// Rules of our own have let the owner's address through.
+fn has_rules(owner: &Owner) -> bool {
+    !is_in_zone(owner)
 }

@@ -308,7 +308,7 @@ fn policy_bridge(found: &StoredRule, wanted: Direction) -> Option<&String> {
 }
 
 /// What is accepted for an address: the answers to it, and all that it sends.
-fn address_rules(address: IpAddr) -> [Rule; 2] {
+pub(super) fn address_rules(address: IpAddr) -> [Rule; 2] {
     let net = IpNet::from(address);
     let answers = vec![Match::destination(net), Match::ConnectionState(RELATED_OR_ESTABLISHED)];
     [Rule::new(answers, Target::Accept), Rule::new(vec![Match::source(net)], Target::Accept)]

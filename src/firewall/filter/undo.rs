@@ -1,6 +1,8 @@
 //! What an ADD has added, and how that is taken back.
 
-use super::plan::Plan;
+use std::net::IpAddr;
+
+use super::plan::{Plan, address_rules};
 use super::{CNI_FORWARD, STAGE_1, STAGE_2, Store};
 use crate::error::{Context, Failures, Result};
 use crate::firewall::place::{StoredChain, StoredRule};
@@ -21,6 +23,13 @@ impl Added {
 
     pub(super) fn push(&mut self, family: Family, plan: Plan) {
         self.families.push((family, plan));
+    }
+
+    /// Lets the rules of these addresses stay: other attachments rely on them by now.
+    pub fn without(mut self, addresses: &[IpAddr]) -> Self {
+        let rules: Vec<Rule> = addresses.iter().copied().flat_map(address_rules).collect();
+        self.families.iter_mut().for_each(|(_, plan)| plan.added.retain(|(_, rule)| !rules.contains(rule)));
+        self
     }
 
     /// Takes away what was added. Chains and jumps stay when others use them by now; so does the bridge's policy when
