@@ -116,6 +116,8 @@ mod tuning_after;
 mod tuning_sysctls;
 mod upgrade;
 mod validate;
+mod validate_errors;
+mod validate_input;
 mod vrf;
 mod walkthroughs;
 mod without_ipv6;
