@@ -193,8 +193,8 @@ fn every_verb_is_passed_on_to_the_ipam_plugin() {
         call(verb, &good);
     }
     assert_eq!(lab.read("/run/lab/calls"), "ADD\nCHECK\nDEL\nGC\nSTATUS\n");
-    let late = merged(good, &json!({"mtu": 10, "prevResult": null}));
-    lab.plugin("ptp").env("CNI_PATH", "/run/lab/bin").config(&late).run().error();
+    let late = merged(good, &json!({"prevResult": null}));
+    lab.plugin("ptp").env("CNI_PATH", "/run/lab/bin").env("CNI_IFNAME", "lo").config(&late).run().error();
     assert!(lab.read("/run/lab/calls").ends_with("ADD\nDEL\n"), "what a failed ADD was given is given back");
 }
 

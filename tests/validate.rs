@@ -8,11 +8,11 @@ use crate::walkthroughs;
 const NET_D: &str = "/etc/cni/net.d";
 
 /// Puts a configuration (JSON, or text that is none) where networks are looked for.
-fn put(lab: &Lab, file: &str, text: impl ToString) {
+pub fn put(lab: &Lab, file: &str, text: impl ToString) {
     lab.write(&format!("{NET_D}/{file}"), text.to_string());
 }
 
-fn list(plugins: Value) -> Value {
+pub fn list(plugins: Value) -> Value {
     json!({"cniVersion": "1.0.0", "name": "net", "plugins": plugins})
 }
 
@@ -26,7 +26,7 @@ fn validate(lab: &Lab, words: &[&str]) -> (Vec<String>, bool) {
 }
 
 /// The report on one configuration, without the file's name and the summary.
-fn findings(lab: &Lab, file: &str, config: &Value) -> Vec<String> {
+pub fn findings(lab: &Lab, file: &str, config: &Value) -> Vec<String> {
     put(lab, file, config);
     let (mut report, _) = validate(lab, &[&format!("{NET_D}/{file}")]);
     report.pop();
@@ -124,13 +124,13 @@ fn k3s() -> Value {
 }
 
 /// A bridge in a list.
-fn with(changes: Value) -> Value {
+pub fn with(changes: Value) -> Value {
     let bridge = json!({"type": "bridge", "ipam": {"type": "host-local", "subnet": "10.1.2.0/24"}});
     crate::lab::merged(bridge, &changes)
 }
 
 /// Of each list of plugins just this is said.
-fn judged(cases: &[(Value, &str)]) {
+pub fn judged(cases: &[(Value, &str)]) {
     let lab = Lab::new();
     for (plugins, expected) in cases {
         let mut found = findings(&lab, "n.conflist", &list(plugins.clone()));
@@ -304,7 +304,10 @@ fn what_a_plugin_would_refuse_is_found() {
             json!([{"type": "vlan", "ipam": {"type": "dhcp"}}]),
             "plugins[0]: error: \"master\" field is required. It specifies the host interface name to create the VLAN for",
         ),
-        (json!([{"type": "vlan", "master": "eth0"}]), "plugins[0]: error: no plugin name provided"),
+        (
+            json!([{"type": "vlan", "master": "eth0"}]),
+            "plugins[0]: error: failed to execute IPAM delegate: no plugin name provided",
+        ),
         (
             json!([{"type": "host-device"}]),
             "plugins[0]: error: specify either \"device\", \"hwaddr\", \"kernelpath\" or \"pciBusID\"",

@@ -4,6 +4,7 @@
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Error, Result};
 use crate::ipam::attach::{self, Attached};
+use crate::ipam::plan;
 use crate::net::Handle;
 use crate::net::devices::{Kind, Wanted};
 
@@ -31,7 +32,7 @@ impl Plugin for Dummy {
     fn validate(&self, request: &Request<'_>) -> Result<()> {
         match request.config.ipam_type()? {
             "" => Err(no_ipam()),
-            _ => Ok(()),
+            _ => plan::check(request, 0),
         }
     }
 

@@ -22,11 +22,11 @@ use std::path::PathBuf;
 
 use crate::cni::args::{self, Args};
 use crate::cni::config::{NetworkConfig, routes};
-use crate::cni::result::{CniResult, Dns, Route, parse_cidr, parse_ip};
-use crate::cni::{Plugin, Request, Undo};
+use crate::cni::result::{CniResult, Dns, IpConfig, Route, parse_cidr, parse_ip};
+use crate::cni::{Dependents, Plugin, Request, Undo};
 use crate::error::{Context, Error, Result, code};
 use crate::ipam::allocate::{allocate, exhausted, has_room};
-use crate::ipam::ranges::{self, Draft, RangeSet};
+use crate::ipam::ranges::{self, Draft, Range, RangeSet};
 use crate::ipam::resolv_conf;
 use crate::ipam::store::{self, Attachment, DEFAULT_DATA_DIR, Store};
 
@@ -88,6 +88,21 @@ impl Config {
             requested: requested(&request.args, ips)?,
             sets: ranges::complete(&drafts, &config.cni_version)?,
         })
+    }
+}
+
+impl Config {
+    /// What ADD will give, with the first address of every range. A set of nothing but gateways has no address to give.
+    fn preview(self) -> Result<CniResult> {
+        if let Some((index, set)) = self.sets.iter().enumerate().find(|(_, set)| set.size() == 0) {
+            return Err(exhausted(set).context(&format!("failed to allocate for range {index}")));
+        }
+        let first = |range: &Range| {
+            let address = range.with_prefix(range.start());
+            IpConfig { interface: None, address, gateway: Some(range.gateway()) }
+        };
+        let ips = self.sets.iter().flat_map(RangeSet::ranges).map(first).collect();
+        Ok(CniResult { ips, routes: self.routes, ..CniResult::default() })
     }
 }
 
@@ -157,10 +172,23 @@ impl Plugin for HostLocal {
         KEYS
     }
 
+    fn dependents(&self) -> &'static [Dependents] {
+        &[Dependents {
+            object: "ipam",
+            keys: &["rangeStart", "rangeEnd", "gateway"],
+            needed: "subnet",
+            instead: "ranges[0][0]",
+        }]
+    }
+
     fn validate(&self, request: &Request<'_>) -> Result<()> {
+        self.preview(request).map(drop)
+    }
+
+    fn preview(&self, request: &Request<'_>) -> Result<Option<CniResult>> {
         match is_left_to_the_runtime(&request.config)? {
-            true => Ok(()),
-            false => Config::decode(request).map(drop),
+            true => Ok(None),
+            false => Config::decode(request)?.preview().map(Some),
         }
     }
 

@@ -12,10 +12,11 @@
 //! routes; otherwise the master is the interface of the default route.
 
 use crate::cni::delegate::Delegate;
-use crate::cni::{CniResult, Plugin, Position, Request, Undo};
+use crate::cni::{CniResult, Plugin, Position, Request, Undo, Verb};
 use crate::error::{Context, Error, Result};
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::master::Master;
+use crate::ipam::plan;
 use crate::net::devices::{Kind, Wanted};
 
 /// `IPVLAN_MODE_…` of `linux/if_link.h`.
@@ -66,8 +67,16 @@ impl Plugin for Ipvlan {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        Conf::of(request)?;
-        request.config.dns().map(drop)
+        let master = Conf::of(request)?.master;
+        request.config.dns().context("failed to load netconf")?;
+        master.validate()?;
+        if request.verb == Verb::Add && !request.config.top().has("prevResult") {
+            attach::require_ipam_type(request)?;
+        }
+        match request.config.ipam_type()? {
+            "" => Ok(()),
+            _ => plan::check(request, master.mtu),
+        }
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -14,6 +14,7 @@ use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Result};
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::master::Master;
+use crate::ipam::plan;
 use crate::net::Mac;
 use crate::net::devices::{Kind, Wanted};
 
@@ -58,8 +59,10 @@ impl Plugin for Macvlan {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        Conf::of(request)?;
-        request.config.dns().map(drop)
+        let master = Conf::of(request)?.master;
+        request.config.dns().context("failed to load netconf")?;
+        master.validate()?;
+        plan::check(request, master.mtu)
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -115,6 +115,12 @@ fn parse(text: &str, complaint: &str) -> Result<IpConfig> {
     Ok(IpConfig { interface: None, address, gateway: None })
 }
 
+/// True for a configuration whose addresses may come from `runtimeConfig.ips`.
+fn has_capability(request: &Request<'_>) -> Result<bool> {
+    let capabilities = request.config.top().object("capabilities")?;
+    capabilities.map_or(Ok(false), |capabilities| capabilities.boolean("ips"))
+}
+
 // Verbs
 
 impl Plugin for Static {
@@ -127,7 +133,13 @@ impl Plugin for Static {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        Config::decode(request).map(drop)
+        self.preview(request).map(drop)
+    }
+
+    fn preview(&self, request: &Request<'_>) -> Result<Option<CniResult>> {
+        let Config { addresses: ips, routes, .. } = Config::decode(request)?;
+        let left_to_the_runtime = ips.is_empty() && has_capability(request)?;
+        Ok((!left_to_the_runtime).then(|| CniResult { ips, routes, ..CniResult::default() }))
     }
 
     fn is_ipam(&self) -> bool {

@@ -19,6 +19,7 @@ use crate::ipam::apply::{self, Target};
 use crate::ipam::attach::{self, addresses, call_ipam, collect, find_ipam, open_netns, wanted_mac};
 use crate::ipam::interface_record::InterfaceRecord;
 use crate::ipam::mtu::Mtu;
+use crate::ipam::plan;
 use crate::ipam::verify;
 use crate::net::tap::{self, NewTap};
 use crate::net::{Handle, Link, Mac, Netns};
@@ -102,7 +103,9 @@ impl Plugin for Tap {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        Conf::of(request).map(drop)
+        let mtu = Conf::of(request)?.mtu;
+        mtu.verify().with_context(|| format!("failed to set mac or mtu of tap {:?}", request.ifname))?;
+        plan::check(request, mtu.bytes().into())
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -12,6 +12,7 @@ use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Result, code};
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::master::Master;
+use crate::ipam::plan;
 use crate::net::devices::{Kind, Wanted};
 
 /// The highest tag; 4095 is reserved.
@@ -50,9 +51,14 @@ impl Plugin for Vlan {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        Conf::of(request)?;
-        request.config.dns()?;
-        attach::require_ipam_type(request)
+        let master = Conf::of(request)?.master;
+        request.config.dns().context("failed to load netconf")?;
+        attach::require_ipam_type(request).context(DELEGATING)?;
+        master.validate()?;
+        match plan::expected(request).context(DELEGATING)? {
+            Some(result) => plan::check_result(request, &result, master.mtu),
+            None => Ok(()),
+        }
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -9,6 +9,7 @@
 //! The kernel takes an interface down and up again when it enters a VRF. What it loses by that (routes, IPv6 addresses) is
 //! given back: routes into the VRF's table.
 
+use crate::cni::environment::validate_ifname;
 use crate::cni::{CniResult, Plugin, Position, Request, Undo};
 use crate::error::{Context, Errno, Error, Result, code};
 use crate::ipam::own_link::{Evidence, Own};
@@ -51,7 +52,9 @@ impl Plugin for Vrf {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        Conf::of(request).map(drop)
+        let name = Conf::of(request)?.name;
+        // The text alone: its code is that of CNI_IFNAME.
+        validate_ifname(&name).map_err(|error| Error::internal(format!("could not add VRF {name}: {error}")))
     }
 
     fn versions(&self) -> &'static [&'static str] {

@@ -5,7 +5,7 @@
 //! A file that cannot be read or parsed does not stand in the way of another network, as it does in the reference.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -181,7 +181,20 @@ pub fn has_extension(name: &[u8], extensions: &[&str]) -> bool {
 
 /// The bytes of a file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| Error::internal(format!("error reading {}: {}", path.display(), Error::from(error))))
+    let file = fs::File::open(path).map_err(Error::from);
+    file.and_then(|file| read_all(&file))
+        .map_err(|error| Error::internal(format!("error reading {}: {error}", path.display())))
+}
+
+/// The bytes of a configuration, which are not more than any network has: the source may be a device without an end.
+pub fn read_all(source: impl Read) -> Result<Vec<u8>> {
+    const MOST: u64 = 64 << 20;
+    let mut bytes = Vec::new();
+    source.take(MOST + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > MOST {
+        true => Err(Error::internal(format!("it has more than {MOST} bytes"))),
+        false => Ok(bytes),
+    }
 }
 
 fn in_file(path: &Path, error: Error) -> Error {

@@ -31,9 +31,7 @@ impl Delegate {
         if name.is_empty() {
             return Err(Error::internal("no plugin name provided"));
         }
-        if name.contains('/') {
-            return Err(Error::internal(format!("invalid plugin name: {name}")));
-        }
+        verify_name(name)?;
         let built_in = (request.host.plugins)(name);
         let directories: Vec<&str> = request.path.split(':').collect();
         if request.path.is_empty() {
@@ -108,6 +106,14 @@ impl Delegate {
                 execute(path, &environment(request, request.verb), request.config.raw())?.map(drop)
             }
         }
+    }
+}
+
+/// Fails for a `type` that is a path.
+pub fn verify_name(name: &str) -> Result<()> {
+    match name.contains('/') {
+        true => Err(Error::internal(format!("invalid plugin name: {name}"))),
+        false => Ok(()),
     }
 }
 

@@ -74,6 +74,8 @@ impl<'t> Keys<'t> {
         for table in tables {
             lines.extend(table.split('\n').filter_map(|line| line.split_once(": ")));
         }
+        #[cfg(test)]
+        read::note(lines.len());
         Keys(lines)
     }
 
@@ -333,6 +335,25 @@ fn distance(one: &[u8], other: &[u8]) -> usize {
         row = next;
     }
     row.last().copied().unwrap_or(0)
+}
+
+/// For the test that holds the cost of a look against the size of the document: the lines of tables that this thread has read.
+#[cfg(test)]
+pub(crate) mod read {
+    use std::cell::Cell;
+
+    thread_local! {
+        static LINES: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn note(lines: usize) {
+        LINES.set(LINES.get() + lines);
+    }
+
+    /// Their number; forgets them.
+    pub(crate) fn take() -> usize {
+        LINES.take()
+    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,6 @@ pub mod version;
 
 pub use config::{NetworkConfig, Object};
 pub use environment::Verb;
-pub use plugin::{Host, Plugin, Position, Request};
+pub use plugin::{Dependents, Host, Plugin, Position, Request};
 pub use result::CniResult;
 pub use undo::Undo;

@@ -34,6 +34,11 @@ pub trait Plugin: Sync {
     /// The keys of its configuration, a table as [`crate::cni::keys`] reads it.
     fn keys(&self) -> &'static str;
 
+    /// The keys that have no effect unless another one is there.
+    fn dependents(&self) -> &'static [Dependents] {
+        &[]
+    }
+
     /// Where in a list of plugins it stands.
     fn position(&self) -> Position {
         Position::First
@@ -46,8 +51,15 @@ pub trait Plugin: Sync {
     }
 
     /// Fails if ADD would refuse the configuration whatever the host is like: decodes all of it, and looks at nothing else, no
-    /// file and no kernel.
+    /// file and no kernel. ADD begins with this, and STATUS ends.
     fn validate(&self, request: &Request<'_>) -> Result<()>;
+
+    /// What ADD of a plugin that manages addresses will give as far as the configuration tells, with the first address of
+    /// each range in place of the one that will be chosen. `None` where the configuration does not tell. Fails as
+    /// [`Plugin::validate`] does.
+    fn preview(&self, request: &Request<'_>) -> Result<Option<CniResult>> {
+        self.validate(request).map(|()| None)
+    }
 
     /// Attaches the container. Whatever is done is written to `undo` as soon as it is done.
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult>;
@@ -67,6 +79,19 @@ pub trait Plugin: Sync {
     fn status(&self, _request: &Request<'_>) -> Result<()> {
         Ok(())
     }
+}
+
+/// Keys that have no effect unless another one is there.
+#[derive(Debug)]
+pub struct Dependents {
+    /// The object that they are in.
+    pub object: &'static str,
+    /// The keys.
+    pub keys: &'static [&'static str],
+    /// The key that they need.
+    pub needed: &'static str,
+    /// Where in the object they belong without that one.
+    pub instead: &'static str,
 }
 
 /// Where in a list of plugins one stands.

@@ -148,13 +148,17 @@ pub fn call(plugin: &dyn Plugin, request: &Request<'_>, undo: &mut Undo) -> Resu
         Verb::Check => plugin.check(request)?,
         Verb::Del => plugin.del(request)?,
         Verb::Gc => plugin.gc(request)?,
-        Verb::Status => plugin.status(request)?,
+        Verb::Status => {
+            plugin.status(request)?;
+            plugin.validate(request)?;
+        }
         Verb::Version => {}
     }
     Ok(None)
 }
 
-/// Verifies that configuration and plugin are of versions that know the verb, and agree on one.
+/// Verifies that configuration and plugin are of versions that know the verb, and agree on one; and, before anything is done
+/// for an ADD, that the configuration can work.
 pub fn gate(plugin: &dyn Plugin, request: &Request<'_>) -> Result<()> {
     match request.verb {
         Verb::Check => gate_verb(plugin, request, version::WITH_CHECK)?,
@@ -163,7 +167,7 @@ pub fn gate(plugin: &dyn Plugin, request: &Request<'_>) -> Result<()> {
     }
     let wanted = request.config.version();
     if plugin.versions().contains(&wanted) {
-        return Ok(());
+        return if request.verb == Verb::Add { plugin.validate(request) } else { Ok(()) };
     }
     let supported: Vec<String> = plugin.versions().iter().map(|version| format!("{version:?}")).collect();
     let details = format!("config is {wanted:?}, plugin supports [{}]", supported.join(" "));

@@ -8,7 +8,7 @@ use crate::cni::result::{IpConfig, Route as CniRoute};
 use crate::error::{Context, Error, Result};
 use crate::net::routes::Route;
 use crate::net::steps::Step;
-use crate::net::{Handle, Mac, Netns, sysctls};
+use crate::net::{Handle, Mac, Netns, possible, sysctls};
 
 /// How long duplicate address detection may take.
 pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(5);
@@ -43,12 +43,9 @@ pub fn configure(target: &mut Target<'_>, result: &CniResult, prepare: &dyn Fn()
         announce_v6(name);
         enable_v6(name)
     })??;
-    let mut steps: Vec<Step> = ips.iter().map(|ip| Step::Address(ip.address)).collect();
-    steps.extend([Step::Announce, Step::Up]);
-    let gateway = |v6: bool| ips.iter().filter_map(|ip| ip.gateway).find(|gateway| gateway.is_ipv6() == v6);
-    let routes = result.routes.iter().map(|route| route_step(route, target.index, gateway(is_v6(route))));
-    let routes: Vec<Step> = routes.collect::<Result<_>>()?;
-    if gateway(true).is_none() {
+    let mut steps = link_steps(&ips);
+    let routes = route_steps(&ips, result, target.index)?;
+    if gateway_of(&ips, true).is_none() {
         steps.extend(routes);
         return perform(target, &steps);
     }
@@ -57,6 +54,29 @@ pub fn configure(target: &mut Target<'_>, result: &CniResult, prepare: &dyn Fn()
     let settled = target.handle.settle_addresses(target.netns, name, SETTLE_LIMIT);
     settled.with_context(|| format!("failed to settle addresses for {name:?}"))?;
     perform(target, &routes)
+}
+
+/// Fails if no kernel gives an interface of this name the addresses and routes of a result, of which all are for this
+/// interface.
+pub fn check(name: &str, result: &CniResult) -> Result<()> {
+    let ips: Vec<&IpConfig> = result.ips.iter().collect();
+    let mut steps = link_steps(&ips);
+    steps.extend(route_steps(&ips, result, 0)?);
+    possible::check(&steps).map_err(|(failed, error)| in_step(steps.get(failed), name, error))
+}
+
+fn link_steps(ips: &[&IpConfig]) -> Vec<Step> {
+    let addresses = ips.iter().map(|ip| Step::Address(ip.address));
+    addresses.chain([Step::Announce, Step::Up]).collect()
+}
+
+fn route_steps(ips: &[&IpConfig], result: &CniResult, link: u32) -> Result<Vec<Step>> {
+    result.routes.iter().map(|route| route_step(route, link, gateway_of(ips, is_v6(route)))).collect()
+}
+
+/// The gateway of routes that name none: the first one of the family.
+pub(super) fn gateway_of(ips: &[&IpConfig], v6: bool) -> Option<IpAddr> {
+    ips.iter().filter_map(|ip| ip.gateway).find(|gateway| gateway.is_ipv6() == v6)
 }
 
 /// Makes the link announce its IPv6 addresses when they can be used, and whenever IPv4 addresses are announced. A wish, as in
@@ -125,14 +145,20 @@ pub(super) fn route_step(route: &CniRoute, link: u32, default_gateway: Option<Ip
 
 pub(super) fn perform(target: &mut Target<'_>, steps: &[Step]) -> Result<()> {
     let name = target.name;
-    target.handle.perform(target.index, steps).map_err(|(failed, error)| match steps.get(failed) {
+    let performed = target.handle.perform(target.index, steps);
+    performed.map_err(|(failed, error)| in_step(steps.get(failed), name, error))
+}
+
+/// The error of a step for the interface `name`.
+pub(super) fn in_step(step: Option<&Step>, name: &str, error: Error) -> Error {
+    match step {
         Some(Step::Address(net) | Step::AddressAlone(net)) => {
             error.context(&format!("failed to add IP addr {net} to {name:?}"))
         }
         Some(Step::Unroute(route)) => error.context(&format!("failed to delete route '{}'", describe(route, name))),
         Some(Step::Route(route)) => error.context(&format!("failed to add route '{}'", describe(route, name))),
         _ => error.context(&format!("failed to set {name:?} UP")),
-    })
+    }
 }
 
 fn describe(route: &Route, name: &str) -> String {

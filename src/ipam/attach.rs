@@ -11,6 +11,7 @@ use crate::ipam::apply::{self, Target};
 use crate::ipam::interface_record::{self, InterfaceRecord};
 use crate::ipam::interface_search::{Search, Sign, Traces};
 use crate::ipam::own_link::{Evidence, Own};
+use crate::ipam::plan;
 use crate::ipam::verify;
 use crate::net::devices::{self, Device, Wanted};
 use crate::net::{Handle, Link, Mac, Netns};
@@ -77,7 +78,7 @@ pub fn create(handle: &mut Handle, wanted: &Wanted<'_>, undo: &mut Undo) -> Resu
 pub fn addresses(ipam: &Delegate, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
     let result = ipam.add(request, undo)?;
     match result.ips.is_empty() {
-        true => Err(Error::internal("IPAM plugin returned missing IP config")),
+        true => Err(plan::no_addresses()),
         false => Ok(result),
     }
 }

@@ -26,6 +26,21 @@ impl Master {
         Ok(Master { name, in_container: top.boolean("linkInContainer")?, mtu })
     }
 
+    /// Fails for an MTU that no device on a master has, and for a name that no device has.
+    pub fn validate(&self) -> Result<()> {
+        // `ALTIFNAMSIZ`, linux/if.h, without the final zero byte.
+        const LONGEST: usize = 127;
+        let (mtu, most) = (self.mtu, mtu::MOST);
+        if mtu > i64::from(most) {
+            return Err(Error::internal(format!("invalid MTU {mtu}, must be [0, {most}]")));
+        }
+        if self.name.len() > LONGEST {
+            let msg = format!("failed to lookup master {:?}: a device's name has at most {LONGEST} bytes", self.name);
+            return Err(Error::internal(msg));
+        }
+        Ok(())
+    }
+
     /// A handle on the namespace it is in, and the device itself.
     pub fn find(&self, container: &Netns) -> Result<(Handle, Link)> {
         let mut handle = if self.in_container { Handle::inside(container)? } else { Handle::current()? };

@@ -15,6 +15,7 @@ pub mod interface_search;
 pub mod master;
 pub mod mtu;
 pub mod own_link;
+pub mod plan;
 pub mod point_to_point;
 pub mod ranges;
 mod record;

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::cni::Object;
-use crate::error::{Error, Result};
+use crate::error::{Errno, Error, Result};
 use crate::net::Handle;
 
 /// The maximum transmission unit that a configuration asks for.
@@ -24,6 +24,11 @@ pub fn wish(top: &Object<'_>) -> Result<Option<i64>> {
     }
 }
 
+/// `ETH_MIN_MTU`, linux/if_ether.h.
+const LEAST: u32 = 68;
+/// `ETH_MAX_MTU`, linux/if_ether.h.
+pub(super) const MOST: u32 = 65535;
+
 impl Mtu {
     /// Decodes the key. A number below `lowest` counts as 0.
     pub fn decode(top: &Object<'_>, lowest: i64) -> Result<Mtu> {
@@ -42,6 +47,17 @@ impl Mtu {
             *self = Mtu::Bytes(Handle::current()?.default_mtu()?.ok_or_else(none)?);
         }
         Ok(())
+    }
+
+    /// Fails for a number of bytes that no veth pair and no TAP has (`veth_setup`, linux/drivers/net/veth.c).
+    pub fn verify(self) -> Result<()> {
+        match self.bytes() {
+            bytes if bytes > 0 && !(LEAST..=MOST).contains(&bytes) => {
+                let details = format!("mtu {bytes} is not between {LEAST} and {MOST}");
+                Err(Error::from(Errno::EINVAL).with_details(details))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// In bytes; 0 for the kernel's default, and for what is not resolved.

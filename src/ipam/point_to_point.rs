@@ -6,13 +6,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::apply::{SETTLE_LIMIT, Target, enable_v6, ips_of, is_v6, perform, route_step};
+use super::apply::{SETTLE_LIMIT, Target, enable_v6, gateway_of, in_step, ips_of, is_v6, perform, route_step};
+use super::plan::may_be_gateway;
 use crate::cni::CniResult;
 use crate::cni::result::IpConfig;
 use crate::error::{Context, Error, Result};
-use crate::net::Handle;
 use crate::net::routes::Route;
 use crate::net::steps::Step;
+use crate::net::{Handle, possible};
 
 /// `RT_SCOPE_LINK`: a destination that is on the link.
 const LINK: u8 = 253;
@@ -21,7 +22,7 @@ const HOST: u8 = 254;
 
 /// Every address must have a gateway of its family: it is the address of the host's end.
 pub fn require_gateways(result: &CniResult) -> Result<()> {
-    let lacks = |ip: &&IpConfig| ip.gateway.is_none_or(|gateway| gateway.is_ipv4() != ip.address.addr().is_ipv4());
+    let lacks = |ip: &&IpConfig| ip.gateway.is_none_or(|gateway| !may_be_gateway(gateway, ip));
     match result.ips.iter().find(lacks) {
         None => Ok(()),
         Some(ip) => {
@@ -32,11 +33,20 @@ pub fn require_gateways(result: &CniResult) -> Result<()> {
     }
 }
 
+/// Fails if no kernel gives the pair the addresses and routes of a result.
+pub fn check(name: &str, result: &CniResult) -> Result<()> {
+    require_gateways(result)?;
+    let ips: Vec<&IpConfig> = result.ips.iter().collect();
+    let mut steps = address_steps(&ips);
+    steps.extend(route_steps(&ips, result, 0)?);
+    possible::check(&steps).map_err(|(failed, error)| in_step(steps.get(failed), name, error))
+}
+
 /// The container's end: addresses, up, the way to each gateway, the result's routes, the ways through the gateways.
 pub fn configure_container(target: &mut Target<'_>, result: &CniResult) -> Result<()> {
     let ips = ips_of(target.name, result)?;
     let has_v6 = ips.iter().any(|ip| ip.address.addr().is_ipv6());
-    let mut steps: Vec<Step> = ips.iter().map(|ip| Step::AddressAlone(ip.address)).collect();
+    let mut steps = address_steps(&ips);
     steps.push(Step::Up);
     let routes = route_steps(&ips, result, target.index)?;
     if has_v6 {
@@ -52,9 +62,12 @@ pub fn configure_container(target: &mut Target<'_>, result: &CniResult) -> Resul
     perform(target, &steps)
 }
 
+fn address_steps(ips: &[&IpConfig]) -> Vec<Step> {
+    ips.iter().map(|ip| Step::AddressAlone(ip.address)).collect()
+}
+
 fn route_steps(ips: &[&IpConfig], result: &CniResult, link: u32) -> Result<Vec<Step>> {
-    let gateway = |v6: bool| ips.iter().filter_map(|ip| ip.gateway).find(|gateway| gateway.is_ipv6() == v6);
-    let routes = result.routes.iter().map(|route| route_step(route, link, gateway(is_v6(route))));
+    let routes = result.routes.iter().map(|route| route_step(route, link, gateway_of(ips, is_v6(route))));
     let routes: Vec<Step> = routes.collect::<Result<_>>()?;
     let detours = detours(ips, &routes, link);
     let mut steps: Vec<Step> = to_gateways(ips, link).into_iter().map(Step::Route).collect();

@@ -84,6 +84,13 @@ impl Draft {
         if self.end.is_some() && (!subnet.contains(&end) || end < start) {
             return outside("RangeEnd", end);
         }
+        if start > end {
+            let details = format!("rangeEnd, which is missing, would be {end}");
+            return outside("RangeStart", start).map_err(|error| error.with_details(details));
+        }
+        if start.is_unspecified() || (start.is_ipv6() && start.is_multicast()) {
+            return Err(Error::internal(format!("RangeStart {start} is no address of an interface")));
+        }
         Ok(Range { subnet, start, end, gateway: self.gateway.unwrap_or(first) })
     }
 

@@ -13,6 +13,7 @@ pub mod links;
 pub mod mac;
 pub mod moving;
 mod next_hops;
+pub mod possible;
 pub mod routes;
 pub mod rules;
 pub mod snapshot;

@@ -29,7 +29,7 @@ const RTMSG: usize = 12;
 const RTM_TYPE: usize = 7;
 
 /// A unicast route.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// Destination.
     pub dst: IpNet,

@@ -86,13 +86,25 @@ pub(super) fn pin_mac(host: &mut Handle, link: &Link) -> Result<()> {
     .context(WHAT)
 }
 
+/// An address that a link is to have.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) address: IpNet,
+    /// The network's other gateways, which stay.
+    pub(super) kept: &'a [IpNet],
+    /// Addresses in conflict with it go.
+    pub(super) force: bool,
+}
+
 /// The addresses that have to go before the link can have the wanted one; `None` when it has it already.
-pub(super) fn conflicts(host: &mut Handle, link: &Link, wanted: IpNet, force: bool) -> Result<Option<Vec<IpNet>>> {
+pub(super) fn conflicts(host: &mut Handle, link: &Link, wanted: &Wanted<'_>) -> Result<Option<Vec<IpNet>>> {
+    let Wanted { address: wanted, kept, force } = *wanted;
     let present = host.addresses(link.index).context("could not get list of IP addresses")?;
     if present.iter().any(|address| address.net == wanted) {
         return Ok(None);
     }
-    let others = present.iter().map(|address| address.net).filter(|other| conflict(*other, wanted));
+    let in_conflict = |other: &IpNet| conflict(*other, wanted) && !kept.contains(other);
+    let others = present.iter().map(|address| address.net).filter(in_conflict);
     let others: Vec<IpNet> = others.collect();
     if others.is_empty() || force {
         return Ok(Some(others));

@@ -33,6 +33,7 @@
 mod changes;
 mod check;
 mod firewall;
+mod plan;
 mod setup;
 mod shared;
 mod vlans;
@@ -43,6 +44,7 @@ use firewall::Wishes;
 use ipnet::IpNet;
 
 use crate::cni::args::Args;
+use crate::cni::environment::validate_ifname;
 use crate::cni::result::Dns;
 use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
@@ -121,7 +123,9 @@ impl Plugin for Bridge {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        Conf::valid(request)?.firewall.validate(request).map(drop)
+        let conf = Conf::valid(request)?;
+        conf.firewall.validate(request)?;
+        plan::check(&conf, request)
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
@@ -199,13 +203,14 @@ impl Conf {
         if conf.hairpin && conf.promiscuous {
             return Err(Error::internal("cannot set hairpin mode and promiscuous mode at the same time"));
         }
-        if conf.bridge.is_empty() || conf.bridge.len() > LONGEST_NAME || conf.bridge.contains(['%', '/', ':', ' ']) {
-            // The kernel would make another name of one with a `%`.
+        // The kernel would make another name of one with a `%`.
+        if validate_ifname(&conf.bridge).is_err() || conf.bridge.contains('%') {
             return Err(Error::internal(format!("failed to create bridge {:?}: invalid interface name", conf.bridge)));
         }
         if let Some(name) = conf.vlan_gateway().filter(|name| name.len() > LONGEST_NAME) {
             return Err(Error::internal(format!("failed to create vlan interface: invalid interface name {name:?}")));
         }
+        conf.mtu.verify().context("failed to make veth pair")?;
         Ok(conf)
     }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::changes::Wanted;
+use super::plan::expected;
 use super::shared::{self, Shared};
 use super::{Conf, default_route, firewall};
 use crate::cni::delegate::Delegate;
@@ -16,6 +18,7 @@ use crate::firewall::masquerade::Manner;
 use crate::ip_masq;
 use crate::ipam::apply::{self, Target};
 use crate::ipam::interface_record::InterfaceRecord;
+use crate::ipam::plan;
 use crate::ipam::ranges::successor;
 use crate::net::bridge_ports::PortSettings;
 use crate::net::links::State;
@@ -113,9 +116,12 @@ impl Attaching<'_, '_> {
     /// Addresses and routes in the container, after completing the result with what the bridge adds to it.
     fn configure_container(&self, inside: &mut Handle, index: u32, result: &mut CniResult) -> Result<()> {
         if result.ips.is_empty() {
-            return Err(Error::internal("IPAM plugin returned missing IP config"));
+            return Err(plan::no_addresses());
         }
         complete(self.conf, result);
+        if self.conf.is_gateway {
+            plan::verify_own_gateways(self.request, result)?;
+        }
         let name = &self.request.ifname;
         let mut target = Target { netns: self.container, handle: inside, index, name };
         apply::configure(&mut target, result, &|| prepare_container(name, self.conf.enable_dad))
@@ -138,9 +144,10 @@ impl Attaching<'_, '_> {
                 words = "failed to set vlan interface for bridge with addr";
                 result.interfaces.push(Interface::new(&gateway.name, &gateway.mac, ""));
             }
+            let kept = self.kept_gateways(&gateways)?;
             for address in &gateways {
-                let links = (bridge, &gateway);
-                let ensured = shared.borrow_mut().ensure_address(host, links, *address, self.conf.force_address);
+                let wanted = Wanted { address: *address, kept: &kept, force: self.conf.force_address };
+                let ensured = shared.borrow_mut().ensure_address(host, (bridge, &gateway), &wanted);
                 ensured.context(words)?;
             }
         }
@@ -148,6 +155,12 @@ impl Attaching<'_, '_> {
         sysctls::enable_forwarding(has(false), has(true)).context("failed to enable forwarding")?;
         let Some(manner) = &self.manner else { return Ok(()) };
         ip_masq::begin(manner, &mut self.session, self.request, result, self.undo)
+    }
+
+    /// This container's gateways, and those that other containers of the network have from other ranges.
+    fn kept_gateways(&self, own: &[IpNet]) -> Result<Vec<IpNet>> {
+        let others = expected(self.conf, self.request)?.map_or(Vec::new(), |expected| gateways(&expected));
+        Ok(own.iter().copied().chain(others).collect())
     }
 
     /// Waits for the port, announces the addresses behind it, and completes the result.
@@ -183,8 +196,8 @@ fn may_follow(bridge: &Link, port: &Mac) -> bool {
     bridge.state != State::UP || port.bytes() < bridge.mac.bytes()
 }
 
-/// Completes the result: which interface has the addresses, the gateways that the bridge is, and default routes there.
-fn complete(conf: &Conf, result: &mut CniResult) {
+/// Completes the result, or what IPAM is expected to give: which interface has the addresses, the gateways that the bridge is, and default routes there.
+pub(super) fn complete(conf: &Conf, result: &mut CniResult) {
     for ip in &mut result.ips {
         ip.interface = Some(CONTAINER);
         if ip.gateway.is_none() && conf.is_gateway {
@@ -197,7 +210,7 @@ fn complete(conf: &Conf, result: &mut CniResult) {
 }
 
 /// The addresses that the bridge needs, IPv4 first.
-fn gateways(result: &CniResult) -> Vec<IpNet> {
+pub(super) fn gateways(result: &CniResult) -> Vec<IpNet> {
     let with_prefix = |ip: &IpConfig| IpNet::new(ip.gateway?, ip.address.prefix_len()).ok();
     let mut gateways: Vec<IpNet> = result.ips.iter().filter_map(with_prefix).collect();
     gateways.sort_by_key(|gateway| gateway.addr().is_ipv6());

@@ -4,10 +4,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use ipnet::IpNet;
-
 use super::Conf;
-use super::changes::{self, Changes};
+use super::changes::{self, Changes, Wanted};
 use crate::cni::Undo;
 use crate::error::{Context, Errno, Error, Failures, Result};
 use crate::net::bridge_ports::PortSettings;
@@ -157,22 +155,22 @@ impl SharedBridge {
     }
 
     /// Gives the bridge, or the VLAN's gateway on it, an address. Another IPv4 address, or an overlapping IPv6 one, is a
-    /// conflict.
+    /// conflict unless the network has it too.
     pub(super) fn ensure_address(
         &mut self,
         host: &mut Handle,
         (bridge, link): (&Link, &Link),
-        wanted: IpNet,
-        force: bool,
+        wanted: &Wanted<'_>,
     ) -> Result<()> {
-        if changes::conflicts(host, link, wanted, force)?.is_none() {
+        if changes::conflicts(host, link, wanted)?.is_none() {
             return Ok(());
         }
         self.hold_alone();
-        let Some(conflicts) = changes::conflicts(host, link, wanted, force)? else {
+        let Some(conflicts) = changes::conflicts(host, link, wanted)? else {
             self.let_others_in_if_unchanged();
             return Ok(());
         };
+        let wanted = wanted.address;
         let detects = wanted.addr().is_ipv6() && changes::leads_outside(host, bridge.index)?;
         let changes = if self.gateway_name.is_some() { &mut self.gateway } else { &mut self.bridge };
         changes.give_address(host, link, wanted, &conflicts, detects)

@@ -46,7 +46,7 @@ impl Command {
         }
         let line = CommandLine::from_args(&["cnitool"], &arguments)
             .map_err(|exit| mistake(arguments.iter().find_map(|word| verb(word)), &option_mistake(&exit.output)))?;
-        let mut words = line.words.into_iter();
+        let mut words = line.words.into_iter().map(|word| if word == DASH { "-".to_string() } else { word });
         let name = words.next().unwrap_or_default();
         if name.is_empty() || name == "help" {
             return Err(help(words.next().and_then(|word| verb(&word))));
@@ -91,6 +91,9 @@ fn verb(name: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|verb| verb.name == name)
 }
 
+/// Stands for the word `-`, which `argh` takes for an option. No argument of a program has such a byte.
+const DASH: &str = "\0";
+
 /// Options may carry their value with them (`--ifname=NAME`, `-iNAME`, `-i=NAME`); `argh` wants it apart.
 fn separate_values(arguments: &[String]) -> Vec<String> {
     let mut separate = Vec::new();
@@ -101,6 +104,7 @@ fn separate_values(arguments: &[String]) -> Vec<String> {
         let long = argument.split_once('=').filter(|(option, _)| ["--ifname", "--valid"].contains(option));
         match long.or(short) {
             Some((option, value)) => separate.extend([option.to_string(), value.to_string()]),
+            None if argument == "-" => separate.push(DASH.to_string()),
             None => separate.push(argument.clone()),
         }
         if argument == "--" {

@@ -97,6 +97,13 @@ impl Conf {
         delegate.insert("ipam".to_string(), ipam.into());
         delegate
     }
+
+    /// The delegate's configuration with addresses of which nothing is known, for a look at all else.
+    pub(super) fn delegate_without_subnet(&self) -> Keys {
+        let mut delegate = self.delegate.clone();
+        delegate.insert("ipam".to_string(), json!({"type": "dhcp"}));
+        delegate
+    }
 }
 
 /// `ranges` of the delegate's `ipam`: a set for each family.

@@ -79,7 +79,14 @@ impl Plugin for Flannel {
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
         data_dir(&request.config)?;
-        Conf::of(&request.config).map(drop)
+        let conf = Conf::of(&request.config)?;
+        refuse_itself(conf.kind())?;
+        match find(conf.kind(), request) {
+            Ok(Delegate::BuiltIn(delegate)) => {
+                delegate.validate(&with_config(request, conf.delegate_without_subnet())?)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
@@ -234,12 +241,17 @@ fn stale(kept: &Kept, request: &Request<'_>) -> Result<Vec<(String, Keys)>> {
 
 // The delegate
 
-/// flannel itself would do, in the reference, until it finds its own configuration kept and never ends.
 fn find(kind: &str, request: &Request<'_>) -> Result<Delegate> {
-    if own_name(kind) == NAME {
-        return Err(Error::new(code::INVALID_CONFIG, "flannel cannot be its own delegate"));
-    }
+    refuse_itself(kind)?;
     Delegate::find(kind, request)
+}
+
+/// flannel itself would do, in the reference, until it finds its own configuration kept and never ends.
+fn refuse_itself(kind: &str) -> Result<()> {
+    match own_name(kind) {
+        NAME => Err(Error::new(code::INVALID_CONFIG, "flannel cannot be its own delegate")),
+        _ => Ok(()),
+    }
 }
 
 fn call(inner: &Request<'_>) -> Result<()> {

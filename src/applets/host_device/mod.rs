@@ -21,11 +21,12 @@ use device::Selector;
 
 use crate::cni::delegate::Delegate;
 use crate::cni::result::{Dns, Interface};
-use crate::cni::{CniResult, Object, Plugin, Request, Undo};
+use crate::cni::{CniResult, Object, Plugin, Request, Undo, Verb};
 use crate::error::{Context, Error, Failures, Result};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::interface_record::InterfaceRecord;
+use crate::ipam::plan;
 use crate::net::moving::{self, Side};
 use crate::net::{Link, Netns};
 
@@ -77,10 +78,12 @@ impl Plugin for HostDevice {
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::decode(request)?;
-        match runtime_names_device(request)? || conf.selector.has_device_id() {
-            true => Ok(()),
-            false => conf.require_device(),
+        // STATUS is not told what a container will ask for.
+        let is_named_later = request.verb != Verb::Add || runtime_names_device(request)?;
+        if !is_named_later && !conf.selector.has_device_id() {
+            conf.require_device()?;
         }
+        plan::check(request, 0)
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -24,6 +24,7 @@ use crate::ipam::attach::{self, open_netns, required_ipam};
 use crate::ipam::detach::Attachment;
 use crate::ipam::interface_record::{self, InterfaceRecord};
 use crate::ipam::mtu::Mtu;
+use crate::ipam::plan;
 use crate::ipam::point_to_point;
 use crate::net::{Handle, Netns, links, sysctls, veth};
 
@@ -75,8 +76,15 @@ impl Plugin for Ptp {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        ip_masq::manner(request, Conf::of(request)?.masquerade)?;
-        attach::require_ipam_type(request)
+        let conf = Conf::of(request)?;
+        conf.mtu.verify().context("failed to make veth pair")?;
+        attach::require_ipam_type(request)?;
+        ip_masq::manner(request, conf.masquerade)?;
+        match plan::expected(request)? {
+            Some(result) => plan::verify_mtu(&result, conf.mtu.bytes().into())
+                .and_then(|()| point_to_point::check(&request.ifname, &result)),
+            None => Ok(()),
+        }
     }
 
     /// The IPAM comes first, as in the reference: a second ADD of the same interface gets its refusal.
@@ -88,7 +96,7 @@ impl Plugin for Ptp {
         let container = open_netns(request)?;
         let mut result = ipam.add(request, undo)?;
         if result.ips.is_empty() {
-            return Err(Error::internal("IPAM plugin returned missing IP config"));
+            return Err(plan::no_addresses());
         }
         point_to_point::require_gateways(&result)?;
         let has = |v6: bool| result.ips.iter().any(|ip| ip.address.addr().is_ipv6() == v6);

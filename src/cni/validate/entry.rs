@@ -3,10 +3,11 @@
 use serde_json::{Map, Value};
 
 use crate::cni::config::Object;
+use crate::cni::delegate;
 use crate::cni::json::{self, join};
 use crate::cni::keys::{COMMON, Keys};
 use crate::cni::names::own_name;
-use crate::cni::plugin::{Host, Plugin};
+use crate::cni::plugin::{Dependents, Host, Plugin};
 use crate::cni::plugin_config::PluginConfig;
 use crate::cni::report::{Level, Report};
 
@@ -92,6 +93,33 @@ impl<'d> Entry<'d> {
             tables.push(FOREIGN);
         }
         tables
+    }
+
+    /// True, and reported, if the name of a plugin is a path.
+    pub(super) fn is_path(&self, report: &mut Report) -> bool {
+        let before = report.errors;
+        let ipam = if let Ipam::Foreign(kind) = self.ipam { kind } else { "" };
+        for (kind, place) in [(self.kind, "type"), (ipam, "ipam.type")] {
+            if let Err(why) = delegate::verify_name(kind) {
+                report.say(Level::Error, &join(&self.path, place), &[&why.to_string()]);
+            }
+        }
+        report.errors > before
+    }
+
+    /// Keys that need another one, which is missing.
+    pub(super) fn find_dependents(&self, report: &mut Report) {
+        let ipam = if let Ipam::Ours(ipam) = self.ipam { Some(ipam) } else { None };
+        for Dependents { object, keys, needed, instead } in
+            self.plugin.into_iter().chain(ipam).flat_map(Plugin::dependents)
+        {
+            let Ok(Some(found)) = Object::top(self.map).object(object) else { continue };
+            for key in keys.iter().filter(|key| found.has(key) && !found.has(needed)) {
+                let place = join(&self.path, object);
+                let text = format!("has no effect without \"{needed}\"; it belongs at {place}.{instead}.{key}");
+                report.say(Level::Warning, &join(&place, key), &[&text]);
+            }
+        }
     }
 
     /// Plugins that are not ours, or not for this.
