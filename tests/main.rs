@@ -60,6 +60,7 @@ mod firewalld;
 mod flannel;
 mod flannel_after;
 mod gc_command;
+mod forwarding;
 mod gc_safety;
 mod golden_state;
 mod guest;

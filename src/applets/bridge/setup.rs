@@ -19,7 +19,7 @@ use crate::ipam::interface_record::InterfaceRecord;
 use crate::ipam::ranges::successor;
 use crate::net::bridge_ports::PortSettings;
 use crate::net::links::State;
-use crate::net::{Handle, Link, Mac, Netns, sysctls, veth};
+use crate::net::{Handle, Link, Mac, Netns, forwarding, sysctls, veth};
 
 /// Index of the container's interface in the result.
 const CONTAINER: i64 = 2;
@@ -145,7 +145,7 @@ impl Attaching<'_, '_> {
             }
         }
         let has = |v6: bool| gateways.iter().any(|gateway| gateway.addr().is_ipv6() == v6);
-        sysctls::enable_forwarding(has(false), has(true)).context("failed to enable forwarding")?;
+        forwarding::enable(has(false), has(true)).context("failed to enable forwarding")?;
         let Some(manner) = &self.manner else { return Ok(()) };
         ip_masq::begin(manner, &mut self.session, self.request, result, self.undo)
     }

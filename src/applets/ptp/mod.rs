@@ -25,7 +25,7 @@ use crate::ipam::detach::Attachment;
 use crate::ipam::interface_record::{self, InterfaceRecord};
 use crate::ipam::mtu::Mtu;
 use crate::ipam::point_to_point;
-use crate::net::{Handle, Netns, links, sysctls, veth};
+use crate::net::{Handle, Netns, forwarding, links, veth};
 
 /// Index of the container's interface in the result.
 const CONTAINER: i64 = 1;
@@ -92,7 +92,7 @@ impl Plugin for Ptp {
         }
         point_to_point::require_gateways(&result)?;
         let has = |v6: bool| result.ips.iter().any(|ip| ip.address.addr().is_ipv6() == v6);
-        sysctls::enable_forwarding(has(false), has(true)).with_context(|| {
+        forwarding::enable(has(false), has(true)).with_context(|| {
             let addresses: Vec<String> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
             format!("Could not enable IP forwarding for {}", addresses.join(", "))
         })?;
