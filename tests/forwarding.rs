@@ -7,7 +7,7 @@ use crate::bridge::sysctl;
 use crate::lab::{Call, Lab, bridge_config, merged, router, wait_for};
 
 /// A host that forwards nothing, with a container and a router on `up0` that has advertised itself.
-fn host() -> Lab {
+pub fn host() -> Lab {
     let lab = Lab::new();
     lab.netns("ns1");
     lab.sh("ip netns exec ns1 sh -c 'echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad'").success();
@@ -17,7 +17,7 @@ fn host() -> Lab {
     lab
 }
 
-fn advertise(lab: &Lab, link: &str) {
+pub fn advertise(lab: &Lab, link: &str) {
     router::advertise(lab, ("router", "r0"), ("", link));
 }
 
@@ -25,16 +25,16 @@ fn forwarding(lab: &Lab) -> String {
     sysctl(lab, "", "net/ipv6/conf/all/forwarding")
 }
 
-fn accept_ra(lab: &Lab, link: &str) -> String {
+pub fn accept_ra(lab: &Lab, link: &str) -> String {
     sysctl(lab, "", &format!("net/ipv6/conf/{link}/accept_ra"))
 }
 
-fn set_accept_ra(lab: &Lab, link: &str, value: u8) {
+pub fn set_accept_ra(lab: &Lab, link: &str, value: u8) {
     lab.sh(&format!("echo {value} > /proc/sys/net/ipv6/conf/{link}/accept_ra")).success();
 }
 
 /// How many IPv6 default routes the host has over a link.
-fn defaults(lab: &Lab, link: &str) -> usize {
+pub fn defaults(lab: &Lab, link: &str) -> usize {
     let routes = lab.routes("", "-6").into_iter().filter(|route| route.starts_with("default"));
     routes.filter(|route| route.contains(&format!(" dev {link} "))).count()
 }

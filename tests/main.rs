@@ -25,6 +25,7 @@
 
 mod about;
 mod accidents;
+mod advertisements;
 mod announce;
 mod architecture;
 mod bandwidth;
@@ -59,8 +60,8 @@ mod firewall_policy;
 mod firewalld;
 mod flannel;
 mod flannel_after;
-mod gc_command;
 mod forwarding;
+mod gc_command;
 mod gc_safety;
 mod golden_state;
 mod guest;

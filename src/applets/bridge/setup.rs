@@ -117,7 +117,8 @@ impl Attaching<'_, '_> {
         }
         complete(self.conf, result);
         let name = &self.request.ifname;
-        let mut target = Target { netns: self.container, handle: inside, index, name };
+        let accept_ra = self.conf.accept_ra;
+        let mut target = Target { netns: self.container, handle: inside, index, name, accept_ra };
         apply::configure(&mut target, result, &|| prepare_container(name, self.conf.enable_dad))
     }
 
