@@ -25,6 +25,7 @@
 
 mod about;
 mod accidents;
+mod advertisements;
 mod announce;
 mod architecture;
 mod bandwidth;
@@ -65,6 +66,7 @@ mod firewall_policy;
 mod firewalld;
 mod flannel;
 mod flannel_after;
+mod forwarding;
 mod gc_command;
 mod gc_safety;
 mod golden_state;

@@ -3,24 +3,12 @@
 
 use serde_json::{Value, json};
 
-use crate::lab::{Call, Lab, PLUGINS, bridge_config, merged, wait_for};
-
-/// Sends router advertisements for 2001:db8:77::/64 to all nodes on the link `eth0`.
-const ROUTER: &str = r#"
-import socket, struct
-one = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
-link = socket.if_nametoindex("eth0")
-one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, link)
-one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
-prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 3600, 3600, 0) + socket.inet_pton(socket.AF_INET6, "2001:db8:77::")
-one.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + prefix, ("ff02::1", 0, 0, link))
-"#;
+use crate::lab::{Call, Lab, PLUGINS, bridge_config, merged, router, wait_for};
 
 /// A host that takes router advertisements wherever nothing forbids it, also while it forwards.
 fn credulous() -> Lab {
     let lab = Lab::new();
     lab.netns("ns1");
-    lab.write("/opt/router", ROUTER);
     // The container may use its link-local address at once.
     lab.sh("for name in all default; do echo 2 > /proc/sys/net/ipv6/conf/$name/accept_ra; done
         ip netns exec ns1 sh -c 'echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad'")
@@ -28,20 +16,9 @@ fn credulous() -> Lab {
     lab
 }
 
-/// Router advertisements that a link of the host has received.
-fn heard(lab: &Lab, link: &str) -> u32 {
-    let counters = lab.read(&format!("/proc/{}/net/dev_snmp6/{link}", lab.pid()));
-    let line = counters.lines().find_map(|line| line.strip_prefix("Icmp6InRouterAdvertisements"));
-    line.map_or(0, |number| number.trim().parse().unwrap())
-}
-
 /// The container advertises itself, until the link of the host has heard it.
 fn advertise(lab: &Lab, link: &str) {
-    let before = heard(lab, link);
-    wait_for(&format!("{link} to hear a router"), || {
-        lab.run(&["ip", "netns", "exec", "ns1", "python3", "/opt/router"]);
-        heard(lab, link) > before
-    });
+    router::advertise(lab, ("ns1", "eth0"), ("", link));
 }
 
 fn taken(lab: &Lab) -> String {
@@ -64,7 +41,7 @@ fn the_host_takes_no_route_and_no_address_from_a_container() {
         lab.sh(&format!("echo 2 > /proc/sys/net/ipv6/conf/{link}/accept_ra")).success();
         wait_for(&format!("{plugin}: the attack itself"), || {
             advertise(&lab, link);
-            taken(&lab).contains("2001:db8:77:")
+            taken(&lab).contains(router::PREFIX)
         });
     }
 }

@@ -1,8 +1,13 @@
-//! `dummy`: gives the container a device that swallows what it is given, to hold addresses. No keys of its own; `ipam` is
-//! required.
+//! `dummy`: gives the container a device that swallows what it is given, to hold addresses.
+//!
+//! | key | default | meaning |
+//! |---|---|---|
+//! | `acceptRA` | false | take advertised addresses and default routes beside those of IPAM |
+//! | `ipam` | required | address management plugin |
 
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Error, Result};
+use crate::ipam::advertisements;
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::plan;
 use crate::net::Handle;
@@ -10,6 +15,7 @@ use crate::net::devices::{Kind, Wanted};
 
 /// Its keys, see [`crate::cni::keys`].
 const KEYS: &str = "\
+acceptRA: bool
 ipam.type: string
 ";
 
@@ -30,6 +36,7 @@ impl Plugin for Dummy {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
+        advertisements::accepted(&request.config.top())?;
         match request.config.ipam_type()? {
             "" => Err(no_ipam()),
             _ => plan::check(request, 0),
@@ -37,6 +44,7 @@ impl Plugin for Dummy {
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
+        let accept_ra = advertisements::accepted(&request.config.top())?;
         let ipam = attach::find_ipam(request)?.ok_or_else(no_ipam)?;
         let container = attach::open_netns(request)?;
         let mut inside = Handle::inside(&container)?;
@@ -44,7 +52,7 @@ impl Plugin for Dummy {
         let wanted = Wanted { kind: Kind::Dummy, lower: None, mtu: 0, mac: None, container, ifname };
         let device = attach::create(&mut inside, &wanted, undo)?;
         let addresses = attach::addresses(&ipam, request, undo)?;
-        attach::configure(request, container, &device, addresses, undo)
+        attach::configure(request, container, &device, addresses, accept_ra, undo)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {

@@ -6,6 +6,7 @@
 //! | `mode` | `l2` | `l2`; `l3`: the host routes, without its netfilter; `l3s`: with it |
 //! | `mtu` | the master's | |
 //! | `linkInContainer` | false | the master is in the container |
+//! | `acceptRA` | false | take advertised addresses and default routes beside those of IPAM |
 //! | `ipam`, `dns` | | address management plugin; name resolution to report |
 //!
 //! Behind another plugin it lies on the one interface of prevResult, and without an IPAM plugin takes its addresses and
@@ -14,6 +15,7 @@
 use crate::cni::delegate::Delegate;
 use crate::cni::{CniResult, Plugin, Position, Request, Undo, Verb};
 use crate::error::{Context, Error, Result};
+use crate::ipam::advertisements;
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::master::Master;
 use crate::ipam::plan;
@@ -28,6 +30,7 @@ master: string
 mode: l2|l3|l3s
 mtu: ?0..4294967295|auto
 linkInContainer: bool
+acceptRA: bool
 ipam.type: string
 ";
 
@@ -44,6 +47,7 @@ struct Conf {
     master: Master,
     /// Index into `MODES`, which is the kernel's number.
     mode: u16,
+    accept_ra: bool,
 }
 
 /// Where the addresses come from.
@@ -100,7 +104,7 @@ impl Plugin for Ipvlan {
             Source::Previous(result) => result,
             Source::Ipam(ipam) => attach::addresses(&ipam, request, undo)?,
         };
-        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses, undo)? })
+        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses, conf.accept_ra, undo)? })
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -138,7 +142,8 @@ impl Conf {
     fn of(request: &Request<'_>) -> Result<Conf> {
         let top = request.config.top();
         let master = Master::decode(&request.config).context("failed to load netconf")?;
-        Ok(Conf { master, mode: mode_number(top.string("mode").context("failed to load netconf")?)? })
+        let accept_ra = advertisements::accepted(&top).context("failed to load netconf")?;
+        Ok(Conf { master, mode: mode_number(top.string("mode").context("failed to load netconf")?)?, accept_ra })
     }
 
     /// Without a name of its own, the master behind another plugin is what that one has made.

@@ -8,10 +8,12 @@
 //! | `mac` | random | hardware address; CNI_ARGS `MAC` overrides it, `runtimeConfig.mac` both |
 //! | `linkInContainer` | false | the master is in the container |
 //! | `bcqueuelen` | kernel's | broadcast packets that may wait on the master (Linux 5.11) |
+//! | `acceptRA` | false | take advertised addresses and default routes beside those of IPAM |
 //! | `ipam`, `dns` | | address management plugin, if there are to be addresses; name resolution to report |
 
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Result};
+use crate::ipam::advertisements;
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::master::Master;
 use crate::ipam::plan;
@@ -29,6 +31,7 @@ mtu: 0..4294967295|auto
 mac: mac
 linkInContainer: bool
 bcqueuelen: 0..4294967295
+acceptRA: bool
 ipam.type: string
 runtimeConfig.mac: mac
 ";
@@ -47,6 +50,7 @@ struct Conf {
     mode: u32,
     queue: u32,
     mac: Option<Mac>,
+    accept_ra: bool,
 }
 
 impl Plugin for Macvlan {
@@ -84,7 +88,7 @@ impl Plugin for Macvlan {
             Some(ipam) => attach::addresses(&ipam, request, undo)?,
             None => CniResult::default(),
         };
-        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses, undo)? })
+        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses, conf.accept_ra, undo)? })
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -123,6 +127,7 @@ impl Conf {
             mode: mode_number(top.string("mode").context("failed to load netconf")?)?,
             queue: top.u32_if_set("bcqueuelen").context("failed to load netconf")?.unwrap_or(0),
             mac: attach::wanted_mac(request)?,
+            accept_ra: advertisements::accepted(&top).context("failed to load netconf")?,
         })
     }
 }

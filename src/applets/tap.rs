@@ -8,6 +8,7 @@
 //! | `mac` | random | hardware address |
 //! | `bridge` | | a bridge in the container that it becomes a port of |
 //! | `selinuxContext` | ours | context that the device gets |
+//! | `acceptRA` | false | take advertised addresses and default routes beside those of IPAM |
 //! | `ipam`, `dns` | | address management plugin, which may be missing; name resolution to report |
 //!
 //! The hardware address is taken from `runtimeConfig.mac`, CNI_ARGS `MAC` or `mac`.
@@ -15,6 +16,7 @@
 use crate::cni::result::{Dns, Interface, IpConfig};
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Result, code};
+use crate::ipam::advertisements;
 use crate::ipam::apply::{self, Target};
 use crate::ipam::attach::{self, addresses, call_ipam, collect, find_ipam, open_netns, wanted_mac};
 use crate::ipam::interface_record::InterfaceRecord;
@@ -33,6 +35,7 @@ mtu: ?0..4294967295|auto
 mac: mac
 bridge: string
 selinuxContext: string
+acceptRA: bool
 ipam.type: string
 runtimeConfig.mac: mac
 ";
@@ -55,6 +58,7 @@ struct Conf {
     selinux_context: String,
     /// Empty for none.
     bridge: String,
+    accept_ra: bool,
     dns: Dns,
 }
 
@@ -74,6 +78,7 @@ impl Conf {
             group: top.u32_if_set("group")?,
             selinux_context: top.string("selinuxContext")?.to_string(),
             bridge: top.string("bridge")?.to_string(),
+            accept_ra: advertisements::accepted(&top)?,
             dns: request.config.dns()?,
         })
     }
@@ -128,7 +133,8 @@ impl Plugin for Tap {
         record.write(undo);
         result.ips = given.ips.into_iter().map(|ip| IpConfig { interface: Some(0), ..ip }).collect();
         result.routes = given.routes;
-        let mut target = Target { netns: &container, handle: &mut inside, index: link.index, name: &request.ifname };
+        let (index, name, accept_ra) = (link.index, &request.ifname, conf.accept_ra);
+        let mut target = Target { netns: &container, handle: &mut inside, index, name, accept_ra };
         apply::configure(&mut target, &result, &|| ())?;
         Ok(result)
     }

@@ -6,10 +6,12 @@
 //! | `vlanId` | 0 | the tag, 0 to 4094 |
 //! | `mtu` | the master's | at most the master's |
 //! | `linkInContainer` | false | the master is in the container |
+//! | `acceptRA` | false | take advertised addresses and default routes beside those of IPAM |
 //! | `ipam`, `dns` | required, none | address management plugin; name resolution to report |
 
 use crate::cni::{CniResult, Plugin, Request, Undo};
 use crate::error::{Context, Error, Result, code};
+use crate::ipam::advertisements;
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::master::Master;
 use crate::ipam::plan;
@@ -24,6 +26,7 @@ master: string
 vlanId: 0..4094
 mtu: 0..4294967295|auto
 linkInContainer: bool
+acceptRA: bool
 ipam.type: string
 ";
 
@@ -39,6 +42,7 @@ pub struct Vlan;
 struct Conf {
     master: Master,
     id: u16,
+    accept_ra: bool,
 }
 
 impl Plugin for Vlan {
@@ -77,7 +81,7 @@ impl Plugin for Vlan {
         };
         let device = attach::create(&mut handle, &wanted, undo)?;
         let addresses = attach::addresses(&ipam, request, undo).context(DELEGATING)?;
-        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses, undo)? })
+        Ok(CniResult { dns, ..attach::configure(request, &container, &device, addresses, conf.accept_ra, undo)? })
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -125,6 +129,7 @@ impl Conf {
         let valid = u16::try_from(id).ok().filter(|id| *id <= LAST_ID);
         // The reference's words: it refuses 4095 too.
         let invalid = || Error::internal(format!("invalid VLAN ID {id} (must be between 0 and 4095 inclusive)"));
-        Ok(Conf { master, id: valid.ok_or_else(invalid)? })
+        let accept_ra = advertisements::accepted(&config.top()).context("failed to load netconf")?;
+        Ok(Conf { master, id: valid.ok_or_else(invalid)?, accept_ra })
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::cni::CniResult;
 use crate::cni::result::{IpConfig, Route as CniRoute};
 use crate::error::{Context, Error, Result};
+use crate::ipam::advertisements;
 use crate::net::routes::Route;
 use crate::net::steps::Step;
 use crate::net::{Handle, Mac, Netns, possible, sysctls};
@@ -24,6 +25,9 @@ pub struct Target<'a> {
     pub index: u32,
     /// Interface name.
     pub name: &'a str,
+    /// The namespace's settings decide about router advertisements, whatever IPAM has given
+    /// (`acceptRA`).
+    pub accept_ra: bool,
 }
 
 /// Adds the addresses, sets the link up and adds the routes. `prepare` runs inside the namespace before anything else,
@@ -33,7 +37,7 @@ pub fn configure(target: &mut Target<'_>, result: &CniResult, prepare: &dyn Fn()
         return Err(Error::internal("no interfaces to configure"));
     }
     let ips = ips_of(target.name, result)?;
-    let name = target.name;
+    let (name, accept_ra) = (target.name, target.accept_ra);
     let has_v6 = ips.iter().any(|ip| ip.address.addr().is_ipv6());
     target.netns.run(|| {
         prepare();
@@ -41,7 +45,7 @@ pub fn configure(target: &mut Target<'_>, result: &CniResult, prepare: &dyn Fn()
             return Ok(());
         }
         announce_v6(name);
-        enable_v6(name)
+        prepare_v6(name, accept_ra, &result.routes)
     })??;
     let mut steps = link_steps(&ips);
     let routes = route_steps(&ips, result, target.index)?;
@@ -106,9 +110,14 @@ pub(super) fn ips_of<'r>(name: &str, result: &'r CniResult) -> Result<Vec<&'r Ip
     }
 }
 
-/// Switches IPv6 on, which some hosts have off by default, and keeps addresses when the link goes down. Kernels without
-/// the settings are left alone: adding the address will say what is wrong.
-pub(super) fn enable_v6(name: &str) -> Result<()> {
+/// Prepares a link for IPv6 addresses before it goes up. Limits router advertisements unless the
+/// link is to take them. Switches IPv6 on, which some hosts have off by default. Keeps addresses
+/// when the link goes down. Kernels without the settings are left alone: adding the address will
+/// say what is wrong.
+pub(super) fn prepare_v6(name: &str, accept_ra: bool, routes: &[CniRoute]) -> Result<()> {
+    if !accept_ra {
+        advertisements::limit(name, routes);
+    }
     for link in ["lo", name] {
         let setting = format!("net/ipv6/conf/{link}/disable_ipv6");
         if sysctls::read(&setting).is_ok_and(|value| value != "0") {

@@ -83,12 +83,14 @@ pub fn addresses(ipam: &Delegate, request: &Request<'_>, undo: &mut Undo) -> Res
     }
 }
 
-/// Puts the result's addresses and routes on the interface, which becomes the result's only one, and sets it up.
+/// Puts the result's addresses and routes on the interface, which becomes the result's only one,
+/// and sets it up. `accept_ra` as in [`Target`].
 pub fn configure(
     request: &Request<'_>,
     netns: &Netns,
     device: &Device,
     mut result: CniResult,
+    accept_ra: bool,
     undo: &mut Undo,
 ) -> Result<CniResult> {
     let Device { kind, index, name, mac } = device;
@@ -100,7 +102,7 @@ pub fn configure(
         return Ok(result);
     }
     result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
-    let mut target = Target { netns, handle: &mut handle, index: *index, name };
+    let mut target = Target { netns, handle: &mut handle, index: *index, name, accept_ra };
     // As in the reference, also for addresses that are not the result's.
     apply::configure(&mut target, &result, &|| apply::announce_v6(name))?;
     Ok(result)

@@ -3,6 +3,7 @@
 //! container have in common is here too (attach, master), and what `tuning` remembers of links (tuned), because this is where
 //! configurations and the kernel meet.
 
+pub mod advertisements;
 pub mod allocate;
 pub mod apply;
 pub mod attach;

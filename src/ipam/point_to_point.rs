@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::apply::{SETTLE_LIMIT, Target, enable_v6, gateway_of, in_step, ips_of, is_v6, perform, route_step};
+use super::apply::{SETTLE_LIMIT, Target, gateway_of, in_step, ips_of, is_v6, perform, prepare_v6, route_step};
 use super::plan::may_be_gateway;
 use crate::cni::CniResult;
 use crate::cni::result::IpConfig;
@@ -50,8 +50,8 @@ pub fn configure_container(target: &mut Target<'_>, result: &CniResult) -> Resul
     steps.push(Step::Up);
     let routes = route_steps(&ips, result, target.index)?;
     if has_v6 {
-        let name = target.name;
-        target.netns.run(|| enable_v6(name))??;
+        let (name, accept_ra) = (target.name, target.accept_ra);
+        target.netns.run(|| prepare_v6(name, accept_ra, &result.routes))??;
         // The kernel takes no route from an address that is tentative.
         perform(target, &steps)?;
         let settled = target.handle.settle_addresses(target.netns, name, SETTLE_LIMIT);

@@ -33,6 +33,11 @@ impl Address {
         self.flags & IFA_F_TENTATIVE != 0
     }
 
+    /// False for addresses with a lifetime, such as those from router advertisements.
+    pub fn is_permanent(&self) -> bool {
+        self.flags & IFA_F_PERMANENT != 0
+    }
+
     /// True when duplicate address detection found another owner.
     pub fn is_duplicate(&self) -> bool {
         self.flags & IFA_F_DADFAILED != 0

@@ -8,6 +8,7 @@ pub mod bridge_ports;
 pub mod bridges;
 pub mod devices;
 pub mod egress;
+pub mod forwarding;
 pub mod link_events;
 pub mod links;
 pub mod mac;

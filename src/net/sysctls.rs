@@ -21,25 +21,19 @@ pub fn read(name: &str) -> Result<String> {
     Ok(text.map_err(|error| explain(name, error))?.trim_end().to_string())
 }
 
-/// Sets a setting unless it has the value already, so that a read-only /proc/sys with the right values does no harm. A value
-/// that must not be read is written, as by the reference.
+/// Sets a setting unless it has the value already, so that a read-only /proc/sys with the right
+/// values does no harm.
 pub fn ensure(name: &str, value: &str) -> Result<()> {
-    match read(name) {
-        Ok(now) if now == value => Ok(()),
-        Err(error) if !error.is_refusal() => Err(error),
-        _ => write(name, value),
-    }
+    if differs(name, value)? { write(name, value) } else { Ok(()) }
 }
 
-/// Lets the host pass packets between its interfaces: the reference's `EnableForward`. Never undone.
-pub fn enable_forwarding(v4: bool, v6: bool) -> Result<()> {
-    if v4 {
-        ensure("net/ipv4/ip_forward", "1")?;
+/// True if a setting has another value, or must not be read: the reference writes without a look.
+pub fn differs(name: &str, value: &str) -> Result<bool> {
+    match read(name) {
+        Ok(now) => Ok(now != value),
+        Err(error) if error.is_refusal() => Ok(true),
+        Err(error) => Err(error),
     }
-    if v6 {
-        ensure("net/ipv6/conf/all/forwarding", "1")?;
-    }
-    Ok(())
 }
 
 /// Settings of IPv6 are missing on a kernel without IPv6, too.

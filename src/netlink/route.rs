@@ -85,6 +85,7 @@ pub const IFA_F_NODAD: u32 = 0x02;
 pub const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 pub const IFA_F_DADFAILED: u32 = 0x08;
 pub const IFA_F_TENTATIVE: u32 = 0x40;
+pub const IFA_F_PERMANENT: u32 = 0x80;
 
 pub const RTA_DST: u16 = 1;
 pub const RTA_OIF: u16 = 4;

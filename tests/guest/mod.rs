@@ -5,6 +5,7 @@
 //! other; if it calls a program, loads a module or compares with a reference plugin that no test here has needed before,
 //! scripts/vm-image.sh must be told. Programs start slowly in the guest: few calls, small loops.
 
+mod advertisements;
 mod again;
 mod bridge_vlans;
 mod chains;

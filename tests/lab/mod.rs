@@ -9,6 +9,7 @@ mod configs;
 pub mod dhcp;
 pub mod frames;
 pub mod fuse;
+pub mod router;
 mod state;
 
 use std::fs::{self, File};

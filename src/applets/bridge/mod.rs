@@ -18,6 +18,7 @@
 //! | `promiscMode` | false | the bridge takes all packets |
 //! | `enabledad` | false | IPv6 duplicate address detection in the container |
 //! | `disableContainerInterface` | false | the container's end stays down |
+//! | `acceptRA` | false | take advertised addresses and default routes beside those of IPAM |
 //! | `ipam`, `dns` | | address management plugin; name resolution to report |
 //!
 //! The container's hardware address is taken from `runtimeConfig.mac`, `args.cni.mac` or CNI_ARGS `MAC`.
@@ -50,6 +51,7 @@ use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::firewall::Session;
 use crate::ip_masq;
+use crate::ipam::advertisements;
 use crate::ipam::attach::{self, call_ipam, find_ipam, open_netns, release_lease};
 use crate::ipam::detach::Attachment;
 use crate::ipam::interface_record;
@@ -80,6 +82,7 @@ preserveDefaultVlan: bool
 promiscMode: bool
 enabledad: bool
 disableContainerInterface: bool
+acceptRA: bool
 ipam.type: string
 runtimeConfig.mac: mac
 args.cni.mac: mac
@@ -107,6 +110,7 @@ struct Conf {
     vlans: vlans::Wanted,
     enable_dad: bool,
     disable_container_interface: bool,
+    accept_ra: bool,
     mac: Option<Mac>,
     ipam: String,
     /// `dns` if the configuration sets anything there.
@@ -237,6 +241,7 @@ impl Conf {
             vlans,
             enable_dad: top.boolean("enabledad")?,
             disable_container_interface: top.boolean("disableContainerInterface")?,
+            accept_ra: advertisements::accepted(&top)?,
             mac,
             ipam: config.ipam_type()?.to_string(),
             dns: config.dns_if_set()?,

@@ -22,7 +22,7 @@ use crate::ipam::plan;
 use crate::ipam::ranges::successor;
 use crate::net::bridge_ports::PortSettings;
 use crate::net::links::State;
-use crate::net::{Handle, Link, Mac, Netns, sysctls, veth};
+use crate::net::{Handle, Link, Mac, Netns, forwarding, sysctls, veth};
 
 /// Index of the container's interface in the result.
 const CONTAINER: i64 = 2;
@@ -123,7 +123,8 @@ impl Attaching<'_, '_> {
             plan::verify_own_gateways(self.request, result)?;
         }
         let name = &self.request.ifname;
-        let mut target = Target { netns: self.container, handle: inside, index, name };
+        let accept_ra = self.conf.accept_ra;
+        let mut target = Target { netns: self.container, handle: inside, index, name, accept_ra };
         apply::configure(&mut target, result, &|| prepare_container(name, self.conf.enable_dad))
     }
 
@@ -152,7 +153,7 @@ impl Attaching<'_, '_> {
             }
         }
         let has = |v6: bool| gateways.iter().any(|gateway| gateway.addr().is_ipv6() == v6);
-        sysctls::enable_forwarding(has(false), has(true)).context("failed to enable forwarding")?;
+        forwarding::enable(has(false), has(true)).context("failed to enable forwarding")?;
         let Some(manner) = &self.manner else { return Ok(()) };
         ip_masq::begin(manner, &mut self.session, self.request, result, self.undo)
     }

@@ -7,6 +7,7 @@
 //! | `kernelpath` | | its folder below `/sys/devices/` |
 //! | `pciBusID` | | its PCI address |
 //! | `dpdkMode` | false | there is no link to move; only addresses are asked for. With a PCI device its driver decides |
+//! | `acceptRA` | false | take advertised addresses and default routes beside those of IPAM |
 //! | `ipam`, `dns` | | address management plugin; name resolution to report with addresses |
 //!
 //! `runtimeConfig.deviceID` takes the place of `pciBusID`; it is a PCI address or a name on the auxiliary bus. Of several
@@ -23,6 +24,7 @@ use crate::cni::delegate::Delegate;
 use crate::cni::result::{Dns, Interface};
 use crate::cni::{CniResult, Object, Plugin, Request, Undo, Verb};
 use crate::error::{Context, Error, Failures, Result};
+use crate::ipam::advertisements;
 use crate::ipam::apply::{self, Target};
 use crate::ipam::attach::{self, Attached};
 use crate::ipam::interface_record::InterfaceRecord;
@@ -37,6 +39,7 @@ hwaddr: mac
 kernelpath: string
 pciBusID: string
 dpdkMode: bool
+acceptRA: bool
 ipam.type: string
 runtimeConfig.deviceID: string
 ";
@@ -78,6 +81,7 @@ impl Plugin for HostDevice {
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::decode(request)?;
+        accept_ra(request)?;
         // STATUS is not told what a container will ask for.
         let is_named_later = request.verb != Verb::Add || runtime_names_device(request)?;
         if !is_named_later && !conf.selector.has_device_id() {
@@ -87,7 +91,7 @@ impl Plugin for HostDevice {
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
-        let conf = Conf::of(request)?;
+        let (conf, accept_ra) = (Conf::of(request)?, accept_ra(request)?);
         let ipam = attach::find_ipam(request)?;
         let container = attach::open_netns(request)?;
         let mut inside = Side::of(&container)?;
@@ -96,7 +100,8 @@ impl Plugin for HostDevice {
         let interfaces = vec![Interface::new(&request.ifname, mac, &request.netns)];
         // Other programs may want to send something to find an address; for our own it is early enough when the address
         // is there, and is then announced.
-        if let (Some(link), None | Some(Delegate::Program(_))) = (&link, &ipam) {
+        let is_up_early = matches!(ipam, None | Some(Delegate::Program(_)));
+        if let (Some(link), true) = (&link, is_up_early) {
             let up = inside.handle.set_up(link.index, true);
             up.with_context(|| format!("failed to set {:?} up", link.name)).map_err(in_moving)?;
         }
@@ -108,7 +113,10 @@ impl Plugin for HostDevice {
         let mut result = CniResult { interfaces, dns: conf.dns, ..given };
         result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
         if let Some(Link { index, name, .. }) = &link {
-            let mut target = Target { netns: &container, handle: &mut inside.handle, index: *index, name };
+            let mut target = Target { netns: &container, handle: &mut inside.handle, index: *index, name, accept_ra };
+            if is_up_early {
+                advertisements::limit_late(&mut target, &result)?;
+            }
             apply::configure(&mut target, &result, &|| {})?;
         }
         Ok(result)
@@ -148,6 +156,11 @@ impl Plugin for HostDevice {
         conf.selector.probe(conf.dpdk, runtime_names_device(request)?)?;
         attach::call_ipam(request)
     }
+}
+
+/// Not part of [`Conf`]: DEL does without.
+fn accept_ra(request: &Request<'_>) -> Result<bool> {
+    advertisements::accepted(&request.config.top()).context("failed to load netconf")
 }
 
 /// True if runtimes name the PCI or auxiliary device, which they do with an ADD.

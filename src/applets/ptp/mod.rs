@@ -5,6 +5,7 @@
 //! | `ipMasq` | false | traffic leaving the network is masqueraded |
 //! | `ipMasqBackend` | what the kernel has, `iptables` first | `iptables` or `nftables`: what keeps the rules for that |
 //! | `mtu` | kernel's | of both ends; `"auto"`: that of the host's default route |
+//! | `acceptRA` | false | take advertised addresses and default routes beside those of IPAM |
 //! | `ipam`, `dns` | | address management plugin (required); name resolution to report |
 //!
 //! The host's end has the gateway's address, and the host a route to each address of the container. The container sends
@@ -19,6 +20,7 @@ use crate::cni::{CniResult, NetworkConfig, Plugin, Request, Undo};
 use crate::error::{Context, Error, Failures, Result};
 use crate::firewall::Session;
 use crate::ip_masq;
+use crate::ipam::advertisements;
 use crate::ipam::apply::Target;
 use crate::ipam::attach::{self, open_netns, required_ipam};
 use crate::ipam::detach::Attachment;
@@ -26,7 +28,7 @@ use crate::ipam::interface_record::{self, InterfaceRecord};
 use crate::ipam::mtu::Mtu;
 use crate::ipam::plan;
 use crate::ipam::point_to_point;
-use crate::net::{Handle, Netns, links, sysctls, veth};
+use crate::net::{Handle, Netns, forwarding, links, veth};
 
 /// Index of the container's interface in the result.
 const CONTAINER: i64 = 1;
@@ -36,6 +38,7 @@ const KEYS: &str = "\
 ipMasq: bool
 ipMasqBackend: ?iptables|nftables
 mtu: ?0..4294967295|auto
+acceptRA: bool
 ipam.type: string
 ";
 
@@ -78,6 +81,7 @@ impl Plugin for Ptp {
     fn validate(&self, request: &Request<'_>) -> Result<()> {
         let conf = Conf::of(request)?;
         conf.mtu.verify().context("failed to make veth pair")?;
+        accept_ra(request)?;
         attach::require_ipam_type(request)?;
         ip_masq::manner(request, conf.masquerade)?;
         match plan::expected(request)? {
@@ -90,6 +94,7 @@ impl Plugin for Ptp {
     /// The IPAM comes first, as in the reference: a second ADD of the same interface gets its refusal.
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         let mut conf = Conf::of(request)?;
+        accept_ra(request)?;
         conf.mtu.resolve()?;
         let ipam = required_ipam(request)?;
         let manner = ip_masq::manner(request, conf.masquerade)?;
@@ -100,7 +105,7 @@ impl Plugin for Ptp {
         }
         point_to_point::require_gateways(&result)?;
         let has = |v6: bool| result.ips.iter().any(|ip| ip.address.addr().is_ipv6() == v6);
-        sysctls::enable_forwarding(has(false), has(true)).with_context(|| {
+        forwarding::enable(has(false), has(true)).with_context(|| {
             let addresses: Vec<String> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
             format!("Could not enable IP forwarding for {}", addresses.join(", "))
         })?;
@@ -184,8 +189,14 @@ fn connect(
     let port = port.ok_or_else(|| Error::internal(format!("failed to lookup {:?}: Link not found", pair.host_name)))?;
     point_to_point::configure_host(&mut host, port, result)?;
     let mut inside = Handle::inside(container)?;
-    let mut target = Target { netns: container, handle: &mut inside, index: pair.container_index, name };
+    let (index, accept_ra) = (pair.container_index, accept_ra(request)?);
+    let mut target = Target { netns: container, handle: &mut inside, index, name, accept_ra };
     point_to_point::configure_container(&mut target, result)
+}
+
+/// Not part of [`Conf`]: DEL does without.
+fn accept_ra(request: &Request<'_>) -> Result<bool> {
+    advertisements::accepted(&request.config.top()).context("failed to load netconf")
 }
 
 /// Passes the call on to the IPAM plugin, which there must be.

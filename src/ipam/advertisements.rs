@@ -1,0 +1,72 @@
+//! Router advertisements on a container's interface, and the key `acceptRA`.
+//!
+//! The kernel takes addresses and a default route from advertisements. Where IPAM gives IPv6
+//! addresses these are to be the interface's only ones, and so is IPAM's default route: the result
+//! names no others, no reservation or firewall rule knows them, and of two default routes the
+//! kernel chooses one. Without IPv6 addresses from IPAM, and with `acceptRA`, the interface takes
+//! what the namespace's settings say.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::cni::result::Route;
+use crate::cni::{CniResult, Object};
+use crate::error::{Context, Result};
+use crate::ipam::apply::{self, Target};
+use crate::net::addresses::Address;
+use crate::net::sysctls;
+
+/// The value of the key `acceptRA`.
+pub fn accepted(top: &Object<'_>) -> Result<bool> {
+    top.boolean("acceptRA")
+}
+
+/// Keeps advertisements from giving an interface addresses, and a default route if IPAM has given
+/// one. Runs inside the namespace, before the interface goes up. Best effort: a read-only /proc/sys
+/// does not fail the call, and the log tells.
+pub(super) fn limit(name: &str, routes: &[Route]) {
+    let _ = sysctls::write(&format!("net/ipv6/conf/{name}/autoconf"), "0");
+    if has_default(routes) {
+        let _ = sysctls::write(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
+    }
+}
+
+fn has_default(routes: &[Route]) -> bool {
+    routes.iter().any(|route| apply::is_v6(route) && route.dst.is_some_and(|dst| dst.prefix_len() == 0))
+}
+
+/// Applies the same limits to an interface that had to be up before IPAM gave addresses. If it has
+/// taken anything by then it is set down, which makes the kernel forget that; [`apply::configure`]
+/// sets it up again.
+pub fn limit_late(target: &mut Target<'_>, result: &CniResult) -> Result<()> {
+    if target.accept_ra || !result.ips.iter().any(|ip| ip.address.addr().is_ipv6()) {
+        return Ok(());
+    }
+    let name = target.name;
+    target.netns.run(|| limit(name, &result.routes))?;
+    let is_advertised = |address: &Address| address.net.addr().is_ipv6() && !address.is_permanent();
+    let mut has_taken = target.handle.addresses(target.index)?.iter().any(is_advertised);
+    if has_default(&result.routes) {
+        let routes = target.handle.routes_over(target.index, IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
+        has_taken |= routes.iter().any(|route| route.dst.prefix_len() == 0);
+    }
+    if !has_taken {
+        return Ok(());
+    }
+    target.handle.set_up(target.index, false).with_context(|| format!("failed to set {name:?} down"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_route_is_one_whatever_its_zeros_look_like() {
+        let is_default = |dst: &str| has_default(&[Route { dst: dst.parse().ok(), ..Route::default() }]);
+        for dst in ["::/0", "0::/0", "0:0:0:0:0:0:0:0/0", "::0.0.0.0/0", "fd00::1/0"] {
+            assert!(is_default(dst), "{dst}");
+        }
+        for dst in ["0.0.0.0/0", "::/1", "2000::/3", "::/128", ""] {
+            assert!(!is_default(dst), "{dst}");
+        }
+    }
+}
