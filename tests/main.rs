@@ -63,6 +63,7 @@ mod gc_command;
 mod gc_safety;
 mod golden_state;
 mod guest;
+mod hints;
 mod host_device;
 mod host_device_after;
 mod host_local;
