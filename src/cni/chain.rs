@@ -58,6 +58,12 @@ impl<'a> Chain<'a> {
         }
     }
 
+    /// The capability arguments that no plugin gets, sorted.
+    pub fn unused_capability_args(&self) -> Vec<String> {
+        let is_used = |key: &String| self.list.plugins.iter().any(|plugin| plugin.capabilities.contains(key));
+        self.attachment.capability_args.keys().filter(|key| !is_used(key)).cloned().collect()
+    }
+
     /// Verifies the attachment: all plugins in order, up to the first failure, each with the remembered result and, where
     /// none are supplied now, the remembered arguments (the specification wants those of the ADD).
     pub fn check(&self) -> Result<()> {

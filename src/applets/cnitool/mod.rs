@@ -17,6 +17,8 @@ mod container;
 mod list;
 mod validate;
 
+use std::cell::Cell;
+
 use command_line::Command;
 
 use crate::cni::attachment::{Attachment, parse_args};
@@ -81,12 +83,29 @@ Asks each plugin, from CNI 1.1.0 on, if it could serve an add; silent if all cou
 ";
 
 fn add(call: &mut Call<'_>) -> Result<()> {
-    call.stdout = call.on_chain(None, &|chain| chain.add().map(|result| json::pretty(&result)))?;
+    let unused = Cell::new(Vec::new());
+    let added = call.on_chain(None, &|chain| {
+        unused.set(chain.unused_capability_args());
+        chain.add().map(|result| json::pretty(&result))
+    });
+    let of_none = |key: String| format!("CAP_ARGS: no plugin of the network has the capability {key:?}");
+    call.warnings.extend(unused.take().into_iter().map(of_none));
+    call.stdout = added?;
     Ok(())
 }
 
 fn check(call: &mut Call<'_>) -> Result<()> {
-    call.on_chain(None, &|chain| chain.check())
+    let warning = Cell::new(None);
+    let checked = call.on_chain(None, &|chain| {
+        let checked = chain.check();
+        let (network, Attachment { container_id, ifname, .. }) = (&chain.list.name, chain.attachment);
+        if checked.is_err() && matches!(chain.cache.read(network, chain.attachment), Ok(None)) {
+            warning.set(Some(format!("no result of an add of {network} {container_id} {ifname} is in the cache")));
+        }
+        checked
+    });
+    call.warnings.extend(warning.take());
+    checked
 }
 
 fn del(call: &mut Call<'_>) -> Result<()> {
@@ -153,6 +172,10 @@ impl Call<'_> {
                 self.warnings.extend(loaded.shadowed);
                 loaded.list
             }
+            // No network has such a name.
+            (Err(error), _) if network.contains('/') => {
+                return Err(error.with_details("the network's name comes first, then the namespace"));
+            }
             (Err(error), Ok(attachment)) => {
                 let list = memory.and_then(|memory| memory(self, attachment)).ok_or_else(|| error.clone())?;
                 self.warnings.push(format!("using the configuration remembered since add: {error}"));
@@ -160,8 +183,15 @@ impl Call<'_> {
             }
             (Err(error), _) => return Err(error),
         };
+        let netns = self.is_about_one().then(|| self.command.word(1));
+        self.warnings.extend(netns.and_then(container::doubt));
         let (attachment, path) = (attachment?, self.host.variable("CNI_PATH"));
         run(&Chain { list: &list, attachment: &attachment, path: &path, cache: self.cache, host: self.host })
+    }
+
+    /// True for the verbs that are about one attachment. Others get a namespace only because the reference wants one.
+    fn is_about_one(&self) -> bool {
+        self.command.verb.words == ATTACHMENT
     }
 
     fn configuration_directory(&self) -> String {
@@ -172,11 +202,14 @@ impl Call<'_> {
         let host = self.host;
         let capability_args = match host.variable("CAP_ARGS").as_str() {
             "" => Ok(serde_json::Map::new()),
-            text => json::parse_object(text.as_bytes()),
+            text => json::parse_object(text.as_bytes()).map_err(|error| error.behind("invalid CAP_ARGS")),
         }?;
         let args = parse_args(&host.variable("CNI_ARGS"))?;
         let ifname = non_empty(self.command.ifname.clone(), &non_empty(host.variable("CNI_IFNAME"), DEFAULT_IFNAME));
-        let netns = container::absolute(self.command.word(1), host)?;
+        let netns = match self.command.words.get(1).map(String::as_str) {
+            Some("") if self.is_about_one() => return Err(Error::internal("the path of the namespace is empty")),
+            netns => container::absolute(netns.unwrap_or_default(), host)?,
+        };
         Ok(Attachment { container_id: container::id(&netns), netns, ifname, args, capability_args })
     }
 }
@@ -273,7 +306,7 @@ mod tests {
         let text = |line: &str, variables: &[(&str, &str)]| lab.run(line, variables).stderr;
         assert!(text("add x /x", &[("CAP_ARGS", "[]")]).starts_with("no net configuration with name \"x\" in "));
         let both = [("CAP_ARGS", "[]"), ("CNI_ARGS", "K=V;")];
-        assert_eq!(text("add n /x", &both), "json: cannot unmarshal array into an object\n");
+        assert_eq!(text("add n /x", &both), "invalid CAP_ARGS: json: cannot unmarshal array into an object\n");
         assert_eq!(text("del n /x", &both[1..]), "invalid CNI_ARGS pair \"\"\n");
         assert_eq!(text("add n /x", &[("CAP_ARGS", "null")]), "");
     }
