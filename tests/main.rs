@@ -62,6 +62,7 @@ mod flannel;
 mod flannel_after;
 mod gc_command;
 mod gc_safety;
+mod gc_words;
 mod golden_state;
 mod guest;
 mod hints;

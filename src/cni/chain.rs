@@ -3,6 +3,8 @@
 
 mod network;
 
+pub use network::Fate;
+
 use serde_json::Value;
 
 use crate::cni::attachment::Attachment;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cnitool add|check|del <network-name> <netns> [-i NAME]
-//! cnitool gc <network-name> [<netns>] [--valid CONTAINERID/IFNAME]...
+//! cnitool gc <network-name> [<netns>] [--dry-run] [--valid CONTAINERID/IFNAME]...
 //! cnitool status <network-name> [<netns>]
 //! cnitool list [<network-name>]
 //! cnitool validate [network|file]...
@@ -14,6 +14,7 @@
 
 mod command_line;
 mod container;
+mod gc;
 mod list;
 mod validate;
 
@@ -59,7 +60,7 @@ const VERBS: [Verb; 7] = [
         help: "",
         run: del,
     },
-    Verb { name: "gc", about: "Garbage collect network interfaces", words: NETWORK, help: GC_HELP, run: gc },
+    Verb { name: "gc", about: "Garbage collect network interfaces", words: NETWORK, help: gc::HELP, run: gc::run },
     Verb { name: "list", about: list::ABOUT, words: "[<network-name>]", help: list::HELP, run: list::run },
     Verb { name: "status", about: "Get status of network interfaces", words: NETWORK, help: STATUS_HELP, run: status },
     Verb { name: "validate", about: validate::ABOUT, words: validate::WORDS, help: "", run: validate::run },
@@ -69,14 +70,6 @@ const ATTACHMENT: &str = "<network-name> <netns>";
 
 /// The namespace is of no use; the reference wants one.
 const NETWORK: &str = "<network-name> [<netns>]";
-
-const GC_HELP: &str = "      --valid ID/IF     Attachment to keep, by container id and interface name as list shows
-                        them; once for each (only in cni-box)
-
-Ends every cached attachment of the network, those of container runtimes too (they share
-/var/lib/cni/results), except the valid ones. From CNI 1.1.0 on the plugins then remove
-what is left of others: with --valid all that belongs to no valid attachment.
-";
 
 const STATUS_HELP: &str = "
 Asks each plugin, from CNI 1.1.0 on, if it could serve an add; silent if all could.
@@ -112,12 +105,6 @@ fn del(call: &mut Call<'_>) -> Result<()> {
     call.on_chain(Some(remembered_list), &|chain| chain.del())
 }
 
-fn gc(call: &mut Call<'_>) -> Result<()> {
-    let valid = &call.command.valid;
-    let valid = (!valid.is_empty()).then_some(valid.as_slice());
-    call.on_chain(Some(any_remembered_list), &|chain| chain.gc(valid))
-}
-
 fn status(call: &mut Call<'_>) -> Result<()> {
     call.on_chain(None, &|chain| chain.status())
 }
@@ -130,7 +117,14 @@ pub fn run(arguments: &[String], host: &Host) -> Answer {
 fn run_with(arguments: &[String], host: &Host, cache: &Cache) -> Answer {
     match Command::parse(arguments) {
         Ok(command) => {
-            let call = Call { command: &command, host, cache, stdout: String::new(), warnings: Vec::new() };
+            let call = Call {
+                command: &command,
+                host,
+                cache,
+                stdout: String::new(),
+                warnings: Vec::new(),
+                notes: String::new(),
+            };
             call.answer()
         }
         Err(answer) => answer,
@@ -149,12 +143,15 @@ struct Call<'a> {
     stdout: String,
     /// For standard error, each on a line of its own.
     warnings: Vec<String>,
+    /// The same, lines that are no warnings.
+    notes: String,
 }
 
 impl Call<'_> {
     fn answer(mut self) -> Answer {
         let outcome = (self.command.verb.run)(&mut self).map_err(Error::with_hint);
         let mut stderr: String = self.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+        stderr.push_str(&self.notes);
         if let Err(error) = &outcome {
             stderr.push_str(&format!("{error}\n"));
         }
