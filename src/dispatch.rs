@@ -77,6 +77,7 @@ fn run(arguments: &[String], host: &Host) -> u8 {
     let answer = match rest.split_first() {
         _ if !called.starts_with(OWN_NAME) => unknown(called),
         Some((name, rest)) if name == collect::NAME => collect::run(rest, host),
+        Some((name, [])) if name == "help" => run_options(&[]),
         Some((name, rest)) if !name.starts_with('-') => match applets::find(base_name(name)) {
             Some(applet) => return run_applet(applet, rest, host),
             None => unknown(name),
@@ -127,9 +128,12 @@ fn printed(stdout: String) -> Answer {
 }
 
 fn run_options(arguments: &[String]) -> Answer {
-    let help = ["--help".to_string()];
-    let texts: Vec<&str> =
-        if arguments.is_empty() { &help[..] } else { arguments }.iter().map(String::as_str).collect();
+    let texts: Vec<&str> = match arguments {
+        [] => vec!["--help"],
+        [only] if only == "-h" => vec!["--help"],
+        [only] if only == "-V" => vec!["--version"],
+        all => all.iter().map(String::as_str).collect(),
+    };
     let options = match CommandLine::from_args(&[OWN_NAME], &texts) {
         Ok(options) => options,
         Err(exit) if exit.status.is_ok() => return printed(exit.output),

@@ -49,6 +49,8 @@ pub struct Failure {
     pub details: String,
     /// The kernel's error number, when the kernel refused something.
     pub errno: Option<Errno>,
+    /// The call was about a file, not about the network: the same number may mean another thing there.
+    pub about_file: bool,
 }
 
 impl Deref for Error {
@@ -75,7 +77,7 @@ impl Error {
     }
 
     fn with_text(code: u32, msg: String) -> Self {
-        Error(Box::new(Failure { code, msg, details: String::new(), errno: None }))
+        Error(Box::new(Failure { code, msg, details: String::new(), errno: None, about_file: false }))
     }
 
     /// An error without a CNI code of its own (999).
@@ -118,11 +120,11 @@ impl Error {
         self
     }
 
-    /// The same error with what can be done about it in its details, if the kernel refused something, one thing is usual
-    /// then, and nobody has said more.
+    /// The same error with the cause in its details, if the kernel's answer has only one cause and the details are empty.
+    /// (What the network's part of the kernel refuses is explained where the request is known: `netlink::hints`.)
     #[must_use]
     pub fn with_hint(self) -> Self {
-        match self.errno.and_then(hint) {
+        match self.errno.and_then(|errno| hint(errno, self.about_file)) {
             Some(hint) if self.details.is_empty() => self.with_details(hint),
             _ => self,
         }
@@ -159,17 +161,14 @@ pub fn unless_refused(step: Result<()>) -> Result<()> {
 const REFUSALS: [Errno; 6] =
     [Errno::ENOSYS, Errno::EPERM, Errno::EACCES, Errno::EOPNOTSUPP, Errno::EINVAL, Errno::ENOLCK];
 
-fn hint(errno: Errno) -> Option<&'static str> {
+fn hint(errno: Errno, about_file: bool) -> Option<&'static str> {
     Some(match errno {
-        Errno::EPERM | Errno::EACCES => "this takes root, or CAP_NET_ADMIN and CAP_SYS_ADMIN over the namespace",
-        Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
-            "the kernel lacks it: is the module there (modprobe), is IPv6 switched on?"
-        }
         Errno::EROFS => "the file system is read-only",
-        Errno::ENOSPC | Errno::EDQUOT => "is the disk full (df, df -i)?",
-        Errno::EMFILE | Errno::ENFILE => "too many files are open (ulimit -n, sysctl fs.file-max)",
-        // br_add_if, linux/net/bridge/br_if.c.
-        Errno::EXFULL => "a bridge takes 1,023 ports",
+        // Elsewhere these are limits on something else: namespaces, elements of a set, uses of a chain.
+        Errno::ENOSPC if about_file => "is the disk full (df, df -i)?",
+        Errno::EMFILE if about_file => "this process has too many open files (ulimit -n)",
+        Errno::ENFILE if about_file => "this machine has too many open files (sysctl fs.file-max)",
+        Errno::EACCES if about_file && !nix::unistd::geteuid().is_root() => "this process does not run as root",
         _ => return None,
     })
 }
@@ -199,7 +198,11 @@ impl From<Errno> for Error {
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         match error.raw_os_error() {
-            Some(number) => Errno::from_raw(number).into(),
+            Some(number) => {
+                let mut error = Error::from(Errno::from_raw(number));
+                error.about_file = true;
+                error
+            }
             None => Error::internal(error.to_string()),
         }
     }
@@ -279,6 +282,20 @@ mod tests {
         assert_eq!(Error::from(Errno::EROFS).with_hint().details, "the file system is read-only");
         assert_eq!(Error::from(Errno::EROFS).with_details("own").with_hint().details, "own");
         assert_eq!(Error::from(Errno::EEXIST).with_hint().details, "");
+    }
+
+    #[test]
+    fn a_number_that_means_several_things_is_no_hint() {
+        for (errno, word) in [(Errno::ENOSPC, "disk"), (Errno::EMFILE, "process"), (Errno::ENFILE, "machine")] {
+            let of_file = Error::from(std::io::Error::from(errno)).context("x").with_hint();
+            assert!(of_file.details.contains(word), "{}", of_file.details);
+            assert_eq!(Error::from(errno).with_hint().details, "", "{errno}");
+        }
+        for errno in [Errno::EPERM, Errno::EACCES, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT, Errno::EDQUOT, Errno::EXFULL]
+        {
+            assert_eq!(Error::from(errno).with_hint().details, "", "{errno}");
+        }
+        assert_eq!(Error::from(std::io::Error::from(Errno::EPERM)).with_hint().details, "", "chattr +i");
     }
 
     #[test]

@@ -205,7 +205,6 @@ fn better_list_shows_the_cached_attachments() {
     assert_eq!(rows.len(), 4);
     let ours = rows.iter().filter(|row| row[0] == "n" || row[0] == "NETWORK").cloned().collect::<Vec<_>>();
     assert_eq!(words(&["list", "n"]), ours);
-    assert_eq!(words(&["list", "nobody"]).len(), 1);
 }
 
 /// apptainer keeps the namespaces of its containers where only their own processes see them.

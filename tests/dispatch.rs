@@ -69,6 +69,18 @@ fn version_and_help_are_answered_on_stdout() {
     for word in ["--list", "--install", "--uninstall", "--version", "cnitool"] {
         assert!(help.contains(word), "{word} is not in: {help}");
     }
+    for word in ["-h", "help"] {
+        assert_eq!(lab.run(&[&binary(), word]).success().stdout, help, "{word}");
+    }
+    assert_eq!(lab.run(&[&binary(), "-V"]).success().stdout, version);
+    for word in ["--version", "-V"] {
+        let told = lab.run(&[&binary(), "cnitool", word]).success();
+        assert_eq!((told.stdout, told.stderr), (version.replace("cni-box", "cnitool (cni-box)"), String::new()));
+    }
+    for word in ["-h", "--help", "help"] {
+        let told = lab.run(&[&binary(), "cnitool", word]).success();
+        assert!(told.stdout.contains("cnitool add") && told.stderr.is_empty(), "{told:#?}");
+    }
     let under_plugin = lab.run(&[&binary(), "bridge", "--version"]).silent();
     assert!(under_plugin.stderr.starts_with("CNI bridge plugin "), "{under_plugin:#?}");
 }

@@ -20,8 +20,8 @@ fn pinned(lab: &Lab, path: &str) -> Background {
     pin
 }
 
-fn keeps(lab: &Lab, why: &str) {
-    let kept = gc(lab, &[]).run().success();
+pub fn keeps(lab: &Lab, words: &[&str], why: &str) {
+    let kept = gc(lab, words).run().success();
     assert_eq!(kept.stdout, "nothing to do\n", "{kept:?}");
     assert!(kept.stderr.contains(why), "{kept:?}");
 }
@@ -59,7 +59,7 @@ fn a_living_interface_counts_more_than_a_record() {
     assert_eq!(collect(&lab, &[]), "nothing to do\n");
     let name = name_of(&path).to_string();
     let pin = pinned(&lab, &path);
-    keeps(&lab, "the host's end veth");
+    keeps(&lab, &[], "the host's end veth");
     assert_eq!((cached(&lab).len(), lab.reserved("net").len()), (1, 1));
     lab.ok(&format!("ip netns attach {name} {}", pin.pid()));
     pings(&lab, &path, "10.1.2.1");
@@ -77,7 +77,7 @@ fn an_interface_whose_end_on_the_host_was_renamed_is_looked_for_everywhere() {
     add(&lab, "net", &path, "{}");
     lab.ok(&format!("ip link set {} name renamed", lab.veths()[0]));
     let pin = pinned(&lab, &path);
-    keeps(&lab, "but the host's end renamed is still there\n");
+    keeps(&lab, &[], "but the host's end renamed is still there\n");
     pin.kill();
     removes(&lab, &[], 1);
 }

@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 
-use crate::gc_command::{all_in_sight, collect};
+use crate::gc_command::all_in_sight;
+use crate::gc_safety::keeps;
 use crate::lab::{Lab, bridge_config, host_local_config, merged};
 
 /// A plugin, and a configuration with room for one container.
@@ -73,7 +74,7 @@ fn better_status_gc_and_a_requested_address_know_the_interface_that_moved_on() {
     let wanted =
         lab.plugin(plugin).config(&config).container("b").netns("/run/netns/b").args("IgnoreUnknown=1;IP=10.70.0.2");
     wanted.run().fails_with(999, &["requested IP address 10.70.0.2 is not available"]);
-    assert_eq!(collect(&lab, &[]), "nothing to do\n");
+    keeps(&lab, &[], "no record proves that its interface is gone (addresses: 10.70.0.2)");
     assert_eq!(lab.reserved("net"), reserved);
     lab.ok("ip -n inner link del moved");
     assert_eq!(wanted.run().result()["ips"][0]["address"], "10.70.0.2/30");

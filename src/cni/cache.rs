@@ -28,7 +28,7 @@ const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
 /// The result cache.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Cache {
     directory: PathBuf,
 }

@@ -3,6 +3,8 @@
 
 mod network;
 
+pub use network::Fate;
+
 use serde_json::Value;
 
 use crate::cni::attachment::Attachment;
@@ -56,6 +58,12 @@ impl<'a> Chain<'a> {
             }
             Err(cause) => Err(take_back(undo, cause)),
         }
+    }
+
+    /// The capability arguments that no plugin gets, sorted.
+    pub fn unused_capability_args(&self) -> Vec<String> {
+        let is_used = |key: &String| self.list.plugins.iter().any(|plugin| plugin.capabilities.contains(key));
+        self.attachment.capability_args.keys().filter(|key| !is_used(key)).cloned().collect()
     }
 
     /// Verifies the attachment: all plugins in order, up to the first failure, each with the remembered result and, where

@@ -46,8 +46,43 @@ pub fn load(directory: &str, name: &str) -> Result<Loaded> {
         validate_network_name(&list.name).map_err(|error| in_file(&path, error))?;
         return Ok(Loaded { list, shadowed: search.shadowed(&path, all()), skipped: search.skipped });
     }
-    let nothing = lists.is_empty() && singles.is_empty();
-    Err(search.not_found(directory, nothing))
+    Err(search.not_found(directory, &all().cloned().collect::<Vec<_>>()))
+}
+
+/// The names of the networks in `directory`, sorted, also of those whose configuration has mistakes.
+fn names(directory: &str) -> Result<Vec<String>> {
+    let mut paths = files(Path::new(directory), &LISTS)?;
+    paths.extend(files(Path::new(directory), &SINGLES)?);
+    Ok(names_in(&paths))
+}
+
+fn names_in(paths: &[PathBuf]) -> Vec<String> {
+    let mut names: Vec<String> = paths.iter().filter_map(|path| name_in(&read(path).ok()?)).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn name_in(bytes: &[u8]) -> Option<String> {
+    let map = json::parse_object(bytes).ok()?;
+    let name = Object::top(&map).string("name").ok()?;
+    (!name.is_empty()).then(|| name.to_string())
+}
+
+/// Fails unless a configuration in `directory` has this name, be it one with mistakes. The error is that of [`load`].
+pub fn require(directory: &str, name: &str) -> Result<()> {
+    match names(directory)?.iter().any(|known| known == name) {
+        true => Ok(()),
+        false => load(directory, name).map(drop),
+    }
+}
+
+/// The first names, in a form that is no command to a terminal.
+fn listed(names: &[String]) -> String {
+    const MOST: usize = 20;
+    let shown: Vec<String> = names.iter().take(MOST).map(|name| name.escape_debug().to_string()).collect();
+    let rest = names.len().saturating_sub(MOST);
+    shown.join(", ") + &if rest > 0 { format!(" and {rest} more") } else { String::new() }
 }
 
 /// All networks of `directory`, in the order of their files. Files that cannot be used are passed over; only the directory
@@ -113,19 +148,26 @@ impl Search<'_> {
         same.map(|path| format!("network {name:?} is taken from {used}, not from {}", path.display())).collect()
     }
 
-    fn is_wanted(&self, bytes: &[u8]) -> bool {
-        json::parse_object(bytes).is_ok_and(|map| Object::top(&map).string("name") == Ok(self.name))
+    /// The details say which networks there are, and which files were skipped.
+    fn not_found(self, directory: &str, paths: &[PathBuf]) -> Error {
+        if paths.is_empty() {
+            let error = Error::internal(format!("no net configurations found in {directory}"));
+            let hint = "there is no such directory; NETCONFPATH names the directory of configurations";
+            return if Path::new(directory).exists() { error } else { error.with_details(hint) };
+        }
+        let (names, mut details) = (names_in(paths), Vec::new());
+        if !names.is_empty() {
+            details.push(format!("there are: {}", listed(&names)));
+        }
+        if !self.skipped.is_empty() {
+            details.push(format!("skipped: {}", self.skipped.join("; ")));
+        }
+        let error = Error::internal(format!("no net configuration with name {:?} in {directory}", self.name));
+        error.with_details(details.join("; "))
     }
 
-    fn not_found(self, directory: &str, nothing: bool) -> Error {
-        if nothing {
-            return Error::internal(format!("no net configurations found in {directory}"));
-        }
-        let error = Error::internal(format!("no net configuration with name \"{}\" in {directory}", self.name));
-        if self.skipped.is_empty() {
-            return error;
-        }
-        error.with_details(format!("skipped: {}", self.skipped.join("; ")))
+    fn is_wanted(&self, bytes: &[u8]) -> bool {
+        name_in(bytes).as_deref() == Some(self.name)
     }
 }
 
@@ -238,7 +280,7 @@ mod tests {
         let used = "network \"n\" is taken from DIR/15.conflist, not from DIR";
         assert_eq!(shadowed, format!("{used}/20.conflist\n{used}/10.conf"));
         assert_eq!(load(directory.path(), "j").unwrap().shadowed, [""; 0]);
-        assert_eq!(error(&directory, "x"), "no net configuration with name \"x\" in DIR");
+        assert_eq!(error(&directory, "x"), "no net configuration with name \"x\" in DIR; there are: j, n");
     }
 
     #[test]
@@ -250,7 +292,14 @@ mod tests {
         let unreadable = load(&directory.file("file"), "n").unwrap_err().to_string();
         assert_eq!(unreadable, format!("open {}: not a directory", directory.file("file")));
         directory.write("a.conflist", r#"{"name":"a","plugins":[{"type":"x"}]}"#);
-        assert_eq!(error(&directory, "n"), "no net configuration with name \"n\" in DIR");
+        assert_eq!(error(&directory, "n"), "no net configuration with name \"n\" in DIR; there are: a");
+    }
+
+    #[test]
+    fn many_names_are_cut_and_none_is_a_command_to_the_terminal() {
+        let many: Vec<String> = (10..40).map(|number| format!("n{number}")).collect();
+        assert!(listed(&many).ends_with("n28, n29 and 10 more"), "{}", listed(&many));
+        assert_eq!(listed(&["\u{1b}[2J".to_string()]), "\\u{1b}[2J");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
@@ -35,10 +37,10 @@ impl Delegate {
         let built_in = (request.host.plugins)(name);
         let directories: Vec<&str> = request.path.split(':').collect();
         if request.path.is_empty() {
-            return built_in.map(Delegate::BuiltIn).ok_or_else(|| not_found(name, &["built-in"]));
+            return built_in.map(Delegate::BuiltIn).ok_or_else(|| not_found(name, "built-in"));
         }
         let found = directories.iter().map(|directory| join(directory, name)).find_map(regular);
-        let (path, metadata) = found.ok_or_else(|| not_found(name, &directories))?;
+        let (path, metadata) = found.ok_or_else(|| not_found_in(name, &directories))?;
         match built_in {
             Some(plugin) if is_own_executable(&metadata) => Ok(Delegate::BuiltIn(plugin)),
             _ => Ok(Delegate::Program(path)),
@@ -131,8 +133,31 @@ fn join(directory: &str, name: &str) -> String {
     }
 }
 
-fn not_found(name: &str, directories: &[&str]) -> Error {
-    Error::internal(format!("failed to find plugin {name:?} in path [{}]", directories.join(" ")))
+fn not_found(name: &str, path: &str) -> Error {
+    Error::internal(format!("failed to find plugin {name:?} in path [{path}]"))
+}
+
+fn not_found_in(name: &str, directories: &[&str]) -> Error {
+    let error = not_found(name, &directories.join(" "));
+    if !directories.iter().any(|directory| Path::new(directory).exists()) {
+        return error.with_details("no such directory");
+    }
+    match directories.iter().find_map(|directory| why_not(&join(directory, name))) {
+        Some(cause) => error.with_details(cause),
+        None => error,
+    }
+}
+
+/// Why what is at this path is no plugin; `None` when nothing is there.
+fn why_not(path: &str) -> Option<String> {
+    match fs::metadata(path) {
+        Ok(_) => Some(format!("{path} is no regular file")),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+            is_link.then(|| format!("{path} is a link that leads nowhere"))
+        }
+        Err(error) => Some(format!("{path}: {}", Error::from(error))),
+    }
 }
 
 fn regular(path: String) -> Option<(String, Metadata)> {

@@ -198,7 +198,9 @@ pub fn check_netns(request: &Request<'_>) -> Result<()> {
     }
     let Some(theirs) = netns::identity_at(&request.netns) else { return Ok(()) };
     let own = Netns::home().and_then(Netns::identity);
-    let own = own.map_err(|_| Error::new(code::INVALID_NETNS, "get plugin's netns failed"))?;
+    let failed =
+        |cause: Error| Error::new(code::INVALID_NETNS, "get plugin's netns failed").with_details(cause.to_string());
+    let own = own.map_err(failed)?;
     if own == theirs {
         let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
         return Err(Error::new(code::INVALID_NETNS, msg));

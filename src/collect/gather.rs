@@ -1,8 +1,12 @@
-//! Finding all attachments of the host: those in the result cache, and those with reservations of host-local.
+//! Finding all attachments of the host: those in the result cache, and those with reservations of host-local. Each file is read
+//! once; the second look at an attachment reads only its own.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Command;
+use crate::cni::attachment::Attachment;
+use crate::cni::cache::Cached;
 use crate::cni::conflist::NetworkList;
 use crate::cni::kept::Kept;
 use crate::error::Result;
@@ -10,22 +14,17 @@ use crate::ipam::evidence::{Found, Key, add_stores};
 use crate::ipam::store::survey::{Life, survey};
 use crate::ipam::store::{DEFAULT_DATA_DIR, Store};
 
-/// Sorted.
-pub(super) type Attachments = Vec<Found>;
+/// All that is known.
+pub(super) type Attachments = BTreeMap<Key, Found>;
 
-/// The place of an attachment, which is made if it is new.
-fn entry(attachments: &mut Attachments, key: Key) -> Option<&mut Found> {
-    let place = attachments.binary_search_by(|found| found.key.cmp(&key));
-    let at = place.unwrap_or_else(|at| {
-        attachments.insert(at, Found { key, cached: None, reservations: Vec::new() });
-        at
-    });
-    attachments.get_mut(at)
+fn entry(attachments: &mut Attachments, key: Key) -> &mut Found {
+    let new = |key: &Key| Found { key: key.clone(), cached: None, reservations: Vec::new() };
+    attachments.entry(key).or_insert_with_key(new)
 }
 
 impl Command<'_> {
-    /// All attachments that are known, or one container's, of every network. Changes nothing on a dry run.
-    pub(super) fn gather(&self, only: Option<&str>) -> Result<Attachments> {
+    /// All attachments that are known. Changes nothing on a dry run.
+    pub(super) fn gather(&self) -> Result<Attachments> {
         let mut attachments = Attachments::new();
         let mut stores = Vec::new();
         // Names of networks obey the same rule as those of containers.
@@ -39,28 +38,17 @@ impl Command<'_> {
             if let Ok(list) = NetworkList::parse(&cached.config) {
                 add_stores(&mut stores, &list);
             }
-            let attachment = &cached.attachment;
-            let (container, ifname) = (attachment.container_id.clone(), attachment.ifname.clone());
-            if only.is_none_or(|only| only == container)
-                && let Some(found) = entry(&mut attachments, Key { network, container, ifname })
-            {
-                found.cached = Some(cached);
-            }
+            let (container, ifname) = (cached.attachment.container_id.clone(), cached.attachment.ifname.clone());
+            entry(&mut attachments, Key { network, container, ifname }).cached = Some(cached);
         }
         for (data_dir, network) in stores {
-            self.add_reservations(&mut attachments, &data_dir, &network, only)?;
+            self.add_reservations(&mut attachments, &data_dir, &network)?;
         }
         Ok(attachments)
     }
 
-    fn add_reservations(
-        &self,
-        attachments: &mut Attachments,
-        data_dir: &Path,
-        network: &str,
-        only: Option<&str>,
-    ) -> Result<()> {
-        let reservations = survey(data_dir, network, only)?;
+    fn add_reservations(&self, attachments: &mut Attachments, data_dir: &Path, network: &str) -> Result<()> {
+        let reservations = survey(data_dir, network, None)?;
         if !self.dry_run
             && self.wants(network)
             && reservations.iter().any(|one| one.life == Life::Unknown && !one.ifname.is_empty())
@@ -71,10 +59,31 @@ impl Command<'_> {
         for reservation in reservations {
             let (container, ifname) = (reservation.container.clone(), reservation.ifname.clone());
             let key = Key { network: network.to_string(), container, ifname };
-            if let Some(found) = entry(attachments, key) {
-                found.reservations.push((data_dir.to_path_buf(), reservation));
-            }
+            entry(attachments, key).reservations.push((data_dir.to_path_buf(), reservation));
         }
         Ok(())
+    }
+
+    /// True if nothing has touched what tells of an attachment since it was found. An ADD of the same container and interface
+    /// replaces the reservation first and the file of the cache last.
+    pub(super) fn is_unchanged(&self, found: &Found) -> bool {
+        let mut reservations = found.reservations.iter();
+        reservations.all(|(data_dir, one)| one.is_unchanged(data_dir, &found.key.network))
+            && matches!(self.read_cache(found), Ok(cached) if cached == found.cached)
+    }
+
+    /// True if nothing tells any more of an attachment that was found.
+    pub(super) fn is_no_more(&self, found: &Found) -> bool {
+        let mut reservations = found.reservations.iter();
+        !reservations.any(|(data_dir, one)| one.is_held(data_dir, &found.key.network))
+            && matches!(self.read_cache(found), Ok(None))
+    }
+
+    fn read_cache(&self, found: &Found) -> Result<Option<Cached>> {
+        let Key { network, container, ifname } = &found.key;
+        let (container_id, ifname) = (container.clone(), ifname.clone());
+        let attachment = Attachment { container_id, ifname, ..Attachment::default() };
+        // Without an interface there is no file, only reservations of old releases.
+        if attachment.ifname.is_empty() { Ok(None) } else { self.cache.read(network, &attachment) }
     }
 }

@@ -2,7 +2,10 @@
 //! there is of them, and makes up for the DEL.
 //!
 //! What cannot be proved to be dead stays: `ipam::evidence` holds what counts as a proof. One attachment after the other is
-//! looked at once more just before it goes, and taken away by `removal`; what there is of it, `parts` tells.
+//! looked at once more just before it goes (`death`), and taken away by `removal`; what there is of it, `parts` tells.
+//!
+//! The cost is in proportion to the number of attachments: everything is looked at once, and just before an attachment goes only
+//! what tells of it.
 //!
 //! # Why no living attachment can look dead
 //!
@@ -13,6 +16,8 @@
 //!   container and interface, in a new namespace, makes the names live again. It replaces the reservation and then the
 //!   cache file, and the second look sees either. What is left is the time between that look and the end of the DEL, a few
 //!   milliseconds with our plugins.
+//! - An ADD on other terms (another network or interface of the same container) that begins between the looks is seen only where
+//!   it replaces a file of an attachment that was found.
 //! - With other address management (static, dhcp, a stranger's) such an ADD shows by nothing before the cache file is
 //!   replaced. Until then its lease or its rules may go, if the old file proves the death of its predecessor. (The Go
 //!   host-local refuses such an ADD while the old reservation is there.)
@@ -23,10 +28,12 @@
 //!   and `1c` are `net1` and `c`. Names of saved settings are those of a container and an interface, whichever network it
 //!   is on. So nothing goes as long as another attachment that shares such a name is not dead as well.
 
+mod death;
 mod gather;
 mod parts;
 mod removal;
 
+use std::fs;
 use std::path::Path;
 
 use crate::cni::Host;
@@ -35,9 +42,9 @@ use crate::cni::conflist::NetworkList;
 use crate::cni::conflist_files;
 use crate::cni::environment::validate_network_name;
 use crate::cni::serve::Answer;
-use crate::error::{Error, Result};
-use crate::ipam::evidence::{self, Found, Key, Verdict};
-use crate::ipam::interface_search::Search;
+use crate::error::{Context, Error, Result};
+use crate::ipam::evidence::{self, Found};
+use death::Deaths;
 use gather::Attachments;
 
 /// The command's name.
@@ -63,8 +70,9 @@ Environment:
 pub(crate) struct Command<'a> {
     host: &'a Host,
     cache: Cache,
-    /// The networks that are configured today.
+    /// The networks that are configured today, and where.
     lists: Vec<NetworkList>,
+    directory: String,
     /// CNI_PATH.
     path: String,
     dry_run: bool,
@@ -108,20 +116,24 @@ impl<'a> Command<'a> {
             text if text.is_empty() => default.to_string(),
             text => text,
         };
-        let lists = conflist_files::all(&or("NETCONFPATH", CONFIGURATIONS))?;
+        let directory = or("NETCONFPATH", CONFIGURATIONS);
+        if directory != CONFIGURATIONS {
+            fs::read_dir(&directory).with_context(|| format!("NETCONFPATH: open {directory}"))?;
+        }
+        let lists = conflist_files::all(&directory)?;
         let path = or("CNI_PATH", if Path::new(PLUGINS).is_dir() { PLUGINS } else { "" });
-        Ok(Command { host, cache: Cache::new(cache::DIRECTORY), lists, path, dry_run, network })
+        Ok(Command { host, cache: Cache::new(cache::DIRECTORY), lists, directory, path, dry_run, network })
     }
 
     /// True if nothing failed. Nothing is removed unless everything could be looked at.
     fn collect(&self, answer: &mut Answer) -> Result<bool> {
-        let attachments = self.gather(None)?;
+        let attachments = self.gather()?;
+        self.prove_known(&attachments)?;
+        let mut deaths = self.deaths(&attachments, answer);
+        let firewall = parts::firewall_addresses()?;
         let (mut removed, mut success) = (0, true);
-        let doomed = self.doomed(&attachments, answer)?;
-        for (found, reason) in &doomed {
-            let stays = |other: &Found| !doomed.iter().any(|(dead, _)| dead.key == other.key);
-            let is_shared = attachments.iter().any(|other| found.shares_address_with(other) && stays(other));
-            match self.end(found, &attachments, reason, is_shared, answer) {
+        for (found, reason) in deaths.wanted() {
+            match self.end(found, &reason, &mut deaths, &firewall, answer) {
                 Ok(gone) => removed += usize::from(gone),
                 Err(error) => {
                     success = false;
@@ -133,13 +145,20 @@ impl<'a> Command<'a> {
         Ok(success)
     }
 
+    /// Fails if nothing is known of the network that was named.
+    fn prove_known(&self, attachments: &Attachments) -> Result<()> {
+        let Some(network) = &self.network else { return Ok(()) };
+        let is_known = attachments.keys().any(|key| key.network == *network) || evidence::has_store(network);
+        if is_known { Ok(()) } else { conflist_files::require(&self.directory, network) }
+    }
+
     /// False for an attachment that is not dead any more.
     fn end(
         &self,
         found: &Found,
-        attachments: &Attachments,
         reason: &str,
-        is_shared: bool,
+        deaths: &mut Deaths<'_>,
+        firewall: &parts::FirewallAddresses,
         answer: &mut Answer,
     ) -> Result<bool> {
         let (network, today) = (&found.key.network, self.lists.iter().find(|list| list.name == found.key.network));
@@ -150,47 +169,19 @@ impl<'a> Command<'a> {
         });
         let list = remembered.or(today);
         let header = if self.dry_run { "would remove " } else { "" };
-        let block = parts::describe(found, attachments, list)?;
+        let block = parts::describe(found, deaths.attachments(), firewall, list)?;
         let block = format!("{header}{}: {reason}\n{block}", found.key);
         if !self.dry_run {
             // The DELs of others may have taken minutes.
-            let now = self.gather(Some(&found.key.container))?;
-            let doomed = self.doomed(&now, &mut Answer::default())?;
-            if !doomed.iter().any(|(now, _)| now.key == found.key) {
+            if !deaths.are_certain(self, found) {
+                answer.stderr.push_str(&format!("kept {}: something has changed it since the first look\n", found.key));
                 return Ok(false);
             }
-            self.remove(found, list, is_shared)?;
+            self.remove(found, list, deaths.shares_address(found))?;
+            deaths.note_removed(found);
         }
         answer.stdout.push_str(&block);
         Ok(true)
-    }
-
-    /// The attachments that are dead, with the reason. Of those that may be dead the reason why they stay is said.
-    fn doomed<'f>(&self, attachments: &'f Attachments, answer: &mut Answer) -> Result<Vec<(&'f Found, String)>> {
-        let mut keep = |key: &Key, why: &str| {
-            if !why.is_empty() && self.wants(&key.network) {
-                answer.stderr.push_str(&format!("kept {key}: {why}\n"));
-            }
-        };
-        let mut search = Search::default();
-        let (mut doomed, mut spared): (Vec<(&Found, String)>, Vec<&Key>) = Default::default();
-        // Reservations of old releases name no interface: they go with their container's.
-        for found in attachments.iter().filter(|found| !found.key.ifname.is_empty()) {
-            match evidence::verdict(found, &mut search) {
-                Verdict::Gone(reason) => doomed.push((found, reason)),
-                Verdict::Lives => spared.push(&found.key),
-                Verdict::Unknown(why) => {
-                    keep(&found.key, &why);
-                    spared.push(&found.key);
-                }
-            }
-        }
-        doomed.retain(|(Found { key, .. }, _)| {
-            let other = spared.iter().find(|other| other.shares_names_with(key));
-            other.iter().for_each(|other| keep(key, &format!("its container may live, see {other}")));
-            other.is_none() && self.wants(&key.network)
-        });
-        Ok(doomed)
     }
 
     fn wants(&self, network: &str) -> bool {

@@ -1,5 +1,7 @@
 //! What there is of a dead attachment, in words, found without changing anything.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::gather::Attachments;
@@ -9,7 +11,7 @@ use crate::cni::conflist::NetworkList;
 use crate::cni::names::own_name;
 use crate::error::Result;
 use crate::firewall::masquerade::Masquerade;
-use crate::firewall::owners::Owners;
+use crate::firewall::owners::{Owner, Owners};
 use crate::firewall::{Session, names};
 use crate::ipam::evidence::{Found, Key};
 use crate::ipam::store::survey::Reservation;
@@ -22,24 +24,40 @@ const LINK_NAME: usize = 15;
 /// Where `tuning` and `flannel` keep what DEL needs, unless their configuration says otherwise.
 const SAVED: [(&str, &str); 2] = [("tuning", "/run/cni/tuning"), ("flannel", "/var/lib/cni/flannel")];
 
+/// The addresses for which the firewall has rules, by attachment.
+pub(super) type FirewallAddresses = BTreeMap<Key, Vec<IpAddr>>;
+
+/// See [`FirewallAddresses`].
+pub(super) fn firewall_addresses() -> Result<FirewallAddresses> {
+    let mut addresses = FirewallAddresses::new();
+    for (address, Owner { network, container, ifname, .. }) in Owners::open().all()? {
+        addresses.entry(Key { network, container, ifname }).or_default().push(address);
+    }
+    Ok(addresses)
+}
+
 /// An indented line for each part.
-pub(super) fn describe(found: &Found, attachments: &Attachments, list: Option<&NetworkList>) -> Result<String> {
+pub(super) fn describe(
+    found: &Found,
+    attachments: &Attachments,
+    firewall: &FirewallAddresses,
+    list: Option<&NetworkList>,
+) -> Result<String> {
     let key @ Key { network, container, ifname } = &found.key;
     let mut lines = Vec::new();
     if found.cached.is_some() {
         lines.push(format!("result cache {}/{network}-{container}-{ifname}", cache::DIRECTORY));
     }
     // Its own, and those of old releases for its container.
-    let is_holder = |other: &&Found| {
-        let Key { network: of, container: whose, ifname: at } = &other.key;
-        (of, whose) == (network, container) && (at == ifname || at.is_empty())
-    };
-    for holder in attachments.iter().filter(is_holder) {
+    let old = attachments.get(&Key { ifname: String::new(), ..key.clone() });
+    for holder in old.into_iter().chain([found]) {
         for (data_dir, Reservation { address, .. }) in &holder.reservations {
             lines.push(format!("address {address} ({}/{network}/{address})", data_dir.display()));
         }
     }
     rules(key, &mut lines)?;
+    let allowed = firewall.get(key).into_iter().flatten();
+    lines.extend(allowed.map(|address| format!("firewall rules of {address}")));
     let mut host = Handle::current()?;
     for name in [container.clone(), format!("{container}/{ifname}")] {
         let name = names::hashed("bwp", network, &name, LINK_NAME);
@@ -64,8 +82,6 @@ fn rules(Key { network, container, ifname }: &Key, lines: &mut Vec<String>) -> R
     if session.has_nat_chain(&chain)? {
         lines.push(format!("port mappings {chain}"));
     }
-    let owned = Owners::open().all()?.into_iter().filter(|(_, owner)| owner.is(network, container, ifname));
-    lines.extend(owned.map(|(address, _)| format!("firewall rules of {address}")));
     Ok(())
 }
 

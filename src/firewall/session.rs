@@ -160,7 +160,9 @@ impl Session {
 
     /// nf_tables, for a caller that cannot do without.
     fn require_nftables(&mut self) -> Result<&mut Nftables> {
-        self.nftables()?.ok_or_else(|| Error::from(Errno::EOPNOTSUPP).context("the kernel has no nf_tables"))
+        let missing = || Error::from(Errno::EOPNOTSUPP).context("the kernel has no nf_tables");
+        let why = "its module nf_tables is not loaded (modprobe nf_tables), or the kernel was built without it";
+        self.nftables()?.ok_or_else(|| missing().with_details(why))
     }
 
     /// True when the kernel has nf_tables.

@@ -15,10 +15,11 @@
 //! Times prove nothing: clocks may begin in 1970 at each boot, so a file that looks older than this boot need not be. What
 //! the cache alone tells of, and whose path leads to a namespace, therefore stays.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -47,17 +48,19 @@ pub struct Key {
 }
 
 impl Key {
-    /// Something of theirs may have the same name. Those of chains and ifbs are hashes of network and container in one word
-    /// (`firewall::names::hashed`).
-    pub fn shares_names_with(&self, other: &Key) -> bool {
-        let word = |key: &Key| key.network.clone() + &key.container;
-        self.container == other.container && self.ifname == other.ifname || word(self) == word(other)
+    /// Attachments that have one of these in common may have something of the same name: saved settings by container and
+    /// interface; chains and ifbs by network and container in one word (`firewall::names::hashed`).
+    pub fn shared_names(&self) -> [(bool, String); 2] {
+        let Key { network, container, ifname } = self;
+        [(true, format!("{container}/{ifname}")), (false, format!("{network}{container}"))]
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} {} {}", self.network, self.container, self.ifname)
+        let Key { network, container, ifname } = self;
+        let space = if ifname.is_empty() { "" } else { " " };
+        write!(out, "{network} {container}{space}{ifname}")
     }
 }
 
@@ -73,21 +76,25 @@ pub struct Found {
 }
 
 impl Found {
-    /// The cache tells of this address.
-    fn tells(&self, address: IpAddr) -> bool {
-        self.cached.iter().any(|cached| cached.result.ips.iter().any(|ip| ip.address.addr() == address))
+    /// The addresses of which the cache tells.
+    pub fn told(&self) -> impl Iterator<Item = IpAddr> {
+        self.cached.iter().flat_map(|cached| cached.result.ips.iter().map(|ip| ip.address.addr()))
     }
 
-    /// The cache tells of an address that is reserved for the other.
-    fn tells_reserved(&self, other: &Found) -> bool {
-        other.reservations.iter().any(|(_, reservation)| self.tells(reservation.address))
+    /// The addresses that are reserved.
+    pub fn reserved(&self) -> impl Iterator<Item = IpAddr> {
+        self.reservations.iter().map(|(_, reservation)| reservation.address)
     }
 
-    /// An address that the cache tells of is another container's, too.
-    pub fn shares_address_with(&self, other: &Found) -> bool {
-        let told_of_other = other.cached.iter().flat_map(|cached| &cached.result.ips);
-        self.key.container != other.key.container
-            && (self.tells_reserved(other) || told_of_other.map(|ip| ip.address.addr()).any(|ip| self.tells(ip)))
+    /// The cache tells of an address that is reserved.
+    fn tells_reserved(&self) -> bool {
+        self.reserved().any(|address| self.told().any(|told| told == address))
+    }
+
+    /// Its addresses in words.
+    fn addresses(&self) -> String {
+        let all: BTreeSet<IpAddr> = self.told().chain(self.reserved()).collect();
+        all.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -122,6 +129,11 @@ impl Found {
     }
 }
 
+/// True if host-local has a directory for the network where configurations leave the place to host-local.
+pub fn has_store(network: &str) -> bool {
+    validate_network_name(network).is_ok() && Path::new(DEFAULT_DATA_DIR).join(network).is_dir()
+}
+
 /// Adds the `dataDir`s of all `ipam` in a configuration, however deep.
 pub fn add_stores(stores: &mut Vec<(PathBuf, String)>, list: &NetworkList) {
     let mut directories = Vec::new();
@@ -153,39 +165,61 @@ pub fn verdict(found: &Found, search: &mut Search) -> Verdict {
     match &found.cached {
         _ if lives().any(|life| life == Life::Lives) => Verdict::Lives,
         None if is_over => Verdict::Gone(reason),
-        None => Verdict::Unknown(String::new()),
-        Some(cached) => match sign_of_life(found, cached, is_over && found.tells_reserved(found), search) {
-            None => Verdict::Gone(reason),
-            Some(why) if why.is_empty() => Verdict::Lives,
-            Some(why) => Verdict::Unknown(format!("namespace {path} is not to be found, but {why}")),
-        },
+        None => Verdict::Unknown(without_cache(found)),
+        Some(cached) => {
+            let is_proved = is_over && found.tells_reserved();
+            sign_of_life(found, cached, is_proved, search).unwrap_or(Verdict::Gone(reason))
+        }
     }
 }
 
-/// Why an attachment in the cache may live; empty if there is nothing to wonder about. It `is_proved` if records say that it
-/// is dead.
-fn sign_of_life(found: &Found, cached: &Cached, is_proved: bool, search: &mut Search) -> Option<String> {
+/// Why an attachment stays of which only reservations tell.
+fn without_cache(found: &Found) -> String {
+    let why = match found.key.ifname.as_str() {
+        "" => "its reservation names no interface",
+        _ => "no record proves that its interface is gone",
+    };
+    format!("no result is in the cache, and {why} (addresses: {})", found.addresses())
+}
+
+/// Why an attachment in the cache lives, or may live. It `is_proved` if records say that it is dead.
+fn sign_of_life(found: &Found, cached: &Cached, is_proved: bool, search: &mut Search) -> Option<Verdict> {
     let (path, ifname, told) = (&cached.attachment.netns, &found.key.ifname, &cached.result.interfaces);
     let own = told.iter().find(|interface| !interface.sandbox.is_empty() && interface.name == *ifname);
-    let holds = |place: &str| holds(place, ifname, own.map_or("", |interface| &interface.mac));
     let leads_somewhere = Netns::open_if_left(path).is_ok_and(|netns| netns.is_some());
-    if leads_somewhere && (!is_proved || holds(path)) || path.is_empty() && !is_proved {
-        return Some(String::new());
+    if leads_somewhere && holds(path, ifname, own.map_or("", |interface| &interface.mac)) {
+        return Some(Verdict::Lives);
     }
+    let missing = |why| Some(Verdict::Unknown(format!("namespace {path} is not to be found, but {why}")));
     let traces = traces(found, cached);
-    if let Some(sign) = interface_search::host_end(&traces) {
-        return Some(in_words(&sign, ifname));
-    }
+    let host_end = interface_search::host_end(&traces).map(|sign| in_words(&sign, ifname));
     if is_proved {
-        return None;
+        return host_end.and_then(missing);
+    }
+    if leads_somewhere || path.is_empty() {
+        return Some(without_proof(found, path, host_end));
+    }
+    if let Some(why) = host_end {
+        return missing(why);
     }
     let is_own_cache = File::open(cache::DIRECTORY).is_ok_and(|directory| file::is_local(&directory));
     match search.presence_at(path) {
-        Presence::Here => Some("one with its name is".to_string()),
-        Presence::Gone if !is_own_cache => Some("other machines may have the cache, too".to_string()),
-        Presence::Gone => search.anywhere(&traces).map(|sign| in_words(&sign, ifname)),
-        _ => Some(in_words(&Sign::Hidden, ifname)),
+        Presence::Here => missing("one with its name is".to_string()),
+        Presence::Gone if !is_own_cache => missing("other machines may have the cache, too".to_string()),
+        Presence::Gone => search.anywhere(&traces).and_then(|sign| missing(in_words(&sign, ifname))),
+        _ => missing(in_words(&Sign::Hidden, ifname)),
     }
+}
+
+/// An attachment without a record whose path leads to a namespace without its interface, or that has no path.
+fn without_proof(found: &Found, path: &str, host_end: Option<String>) -> Verdict {
+    let (ifname, addresses) = (&found.key.ifname, found.addresses());
+    let place = match path {
+        "" => "the result in the cache names no namespace".to_string(),
+        path => format!("namespace {path} is there without its interface {ifname}"),
+    };
+    let why = host_end.unwrap_or_else(|| "no record proves that it had another one".to_string());
+    Verdict::Unknown(format!("{place}, and {why} (addresses: {addresses})"))
 }
 
 /// What the cached result tells, and the record of the same ADD.

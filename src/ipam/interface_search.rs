@@ -6,6 +6,7 @@
 //! would say too little: networks in a container that is a host itself (a node of a test cluster, a builder) use the same ones.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use crate::cni::attachment::Attachment;
 use crate::cni::cache::{self, Cache};
@@ -132,8 +133,9 @@ fn shares_mac(kind: &str) -> bool {
 }
 
 /// A search through the namespaces of this host, which remembers what it has seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Search {
+    began: Instant,
     census: Census,
     /// The veths of the host.
     host: Option<Vec<Link>>,
@@ -147,7 +149,20 @@ struct Seen {
     incomplete: bool,
 }
 
+impl Default for Search {
+    fn default() -> Self {
+        Search { began: Instant::now(), census: Census::default(), host: None, seen: None }
+    }
+}
+
 impl Search {
+    /// Begins anew if what was seen is older than `limit`.
+    pub fn renew_after(&mut self, limit: Duration) {
+        if self.began.elapsed() > limit {
+            *self = Search::default();
+        }
+    }
+
     /// See [`Census::presence_at`].
     pub fn presence_at(&mut self, path: &str) -> Presence {
         self.census.presence_at(path)

@@ -107,6 +107,20 @@ struct Found {
     file: FileId,
 }
 
+impl Found {
+    fn read(path: &Path) -> Option<Found> {
+        let file = file::open_plain(path).ok()?;
+        let metadata = file.metadata().ok()?;
+        if !metadata.is_file() || metadata.len() > LONGEST_CONTENT {
+            return None;
+        }
+        let mut bytes = Vec::with_capacity(128);
+        file.take(LONGEST_CONTENT).read_to_end(&mut bytes).ok()?;
+        let content = bytes.trim_ascii().to_vec();
+        Some(Found { content, file: FileId::of(&metadata) }).filter(|found| !found.content.is_empty())
+    }
+}
+
 impl Store {
     /// Opens the store of a network, creating it when it is missing, and waits for its lock.
     pub fn open(data_dir: &Path, network: &str) -> Result<Store> {
@@ -299,15 +313,7 @@ impl Store {
 
     /// What a reservation says, without surrounding white space; `None` when it says nothing.
     fn read(&self, address: IpAddr) -> Option<Found> {
-        let file = file::open_plain(&self.file_of(address)).ok()?;
-        let metadata = file.metadata().ok()?;
-        if !metadata.is_file() || metadata.len() > LONGEST_CONTENT {
-            return None;
-        }
-        let mut bytes = Vec::with_capacity(128);
-        file.take(LONGEST_CONTENT).read_to_end(&mut bytes).ok()?;
-        let content = bytes.trim_ascii().to_vec();
-        Some(Found { content, file: FileId::of(&metadata) }).filter(|found| !found.content.is_empty())
+        Found::read(&self.file_of(address))
     }
 
     fn network(&self) -> &str {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::error::{Errno, Error, Result};
 use crate::netlink::attributes::Attributes;
 use crate::netlink::family::{explain, has_no_entries, is_asked_for};
+use crate::netlink::hints;
 use crate::netlink::message::{ACK, ALIGNMENT, DUMP, HEADER_LENGTH, Message};
 use crate::netlink::names::Names;
 use crate::sys::background::close_later;
@@ -307,10 +308,17 @@ impl<'a> Reply<'a> {
             return Ok(());
         }
         let mut error = Error::from(Errno::from_raw(number.wrapping_neg()));
-        if let Some(text) = self.kernel_text() {
+        let text = self.kernel_text();
+        if let Some(text) = &text {
             error.msg = format!("{} ({text})", error.msg);
         }
-        Err(error)
+        Err(hints::explain(error, self.refused_kind(), text.as_deref().unwrap_or_default()))
+    }
+
+    /// The type of the request that an error is about: its header follows the errno. 0 at the end of a dump.
+    fn refused_kind(self) -> u16 {
+        let bytes = self.body.get(8..10).filter(|_| self.kind == ERROR);
+        bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_ne_bytes)
     }
 
     /// The extended acknowledgement's text, which follows the errno and the request's header (or, on kernels that do not

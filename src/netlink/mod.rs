@@ -9,6 +9,7 @@ pub mod attributes;
 pub mod connection;
 pub mod conntrack;
 mod family;
+mod hints;
 pub mod message;
 mod names;
 pub mod nftables;

@@ -17,6 +17,7 @@ pub mod output;
 pub mod packet_socket;
 pub mod process;
 pub mod random;
+pub mod rights;
 pub mod socket;
 pub mod tun;
 pub mod unix;

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use crate::error::{Errno, Result};
 use crate::sys::netns::{Handle, Netns, OWN, cookie_of_current};
+use crate::sys::rights::{self, Capability};
 
 /// What is known of a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,12 +253,8 @@ fn door() -> Option<File> {
 fn may_open_all() -> bool {
     const FIRST: [(&str, &str); 2] =
         [("/proc/self/ns/user", "user:[4026531837]"), ("/proc/self/ns/pid", "pid:[4026531836]")];
-    const CAP_SYS_ADMIN: u32 = 21;
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
     let is_first = |(path, first): &(&str, &str)| fs::read_link(path).is_ok_and(|link| link.as_os_str() == *first);
-    FIRST.iter().all(is_first) && effective >> CAP_SYS_ADMIN & 1 == 1
+    FIRST.iter().all(is_first) && rights::holds(Capability::SysAdmin) == Some(true)
 }
 
 /// Whether the kernel opens the network namespace with this cookie, which is its number.

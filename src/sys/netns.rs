@@ -11,6 +11,7 @@ use nix::sys::statfs::fstatfs;
 
 use crate::error::{Context, Errno, Error, Result};
 use crate::sys::lock::{Lock, Mode};
+use crate::sys::rights::{self, Capability};
 
 /// Namespace of the process.
 pub(super) const OWN: &str = "/proc/self/ns/net";
@@ -149,8 +150,10 @@ impl Netns {
     }
 
     fn enter(&self) -> Result<()> {
-        setns(&self.file, CloneFlags::CLONE_NEWNET)
-            .map_err(|errno| Error::from(errno).context(&format!("Error switching to ns {}", self.path)))
+        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| {
+            let error = Error::from(errno).context(&format!("Error switching to ns {}", self.path));
+            rights::explain_in(error, Capability::SysAdmin, Some(&self.file))
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::error::{Errno, Result, unless_refused};
 use crate::sys::background::ClosedApart;
+use crate::sys::rights::{self, Capability};
 
 /// An instruction of the kernel's classic packet filter: code, jump if true, jump if false, operand.
 pub type Instruction = (u16, u8, u8, u32);
@@ -50,7 +51,8 @@ impl PacketSocket {
     pub fn open(index: u32, filter: &[Instruction]) -> Result<Self> {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: socket(2) takes no memory of ours. Protocol 0: it hears nothing before it is bound.
-        let raw = Errno::result(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+        let raw = Errno::result(unsafe { libc::socket(libc::AF_PACKET, kind, 0) });
+        let raw = raw.map_err(|errno| rights::explain(errno.into(), Capability::NetRaw))?;
         // SAFETY: `raw` is a descriptor that socket(2) has just given us and that nobody else owns.
         let socket = PacketSocket { socket: unsafe { OwnedFd::from_raw_fd(raw) }.into(), index };
         unless_refused(socket.attach(filter))?;

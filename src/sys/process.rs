@@ -2,17 +2,19 @@
 //! exec changes the SELinux context.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write, pipe};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::statvfs::{FsFlags, statvfs};
 
-use crate::error::{Context, Errno, Result};
+use crate::error::{Context, Errno, Error, Result};
 use crate::sys::child::Child;
 use crate::sys::ending::Ending;
 use crate::sys::events::{pause, set_nonblocking};
@@ -59,13 +61,23 @@ pub fn run(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Re
 fn run_to_its_end(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]) -> Result<Finished> {
     let mut ending = Ending::watch();
     let spawned = spawn(path, environment, &mut ending).with_context(|| format!("fork/exec {path}"));
-    let (mut child, pipes) = spawned.map_err(|error| match error.errno {
-        Some(Errno::EACCES) => error.with_details("is it executable (chmod +x)?"),
-        _ => error,
-    })?;
+    let (mut child, pipes) = spawned.map_err(|error| explain(path, error))?;
     let (stdout, stderr) = converse(&mut child, pipes, stdin, &mut ending);
     let status = child.wait().with_context(|| format!("failed to wait for {path}"))?;
     Ok(Finished { failure: describe(status), stdout, stderr, interrupted: ending.finish() })
+}
+
+/// Adds why a file that is there could not be executed, where its mode, its mount or its presence tells.
+fn explain(path: &str, error: Error) -> Error {
+    let Ok(file) = fs::metadata(path) else { return error };
+    let is_noexec = || statvfs(path).is_ok_and(|mount| mount.flags().contains(FsFlags::ST_NOEXEC));
+    match error.errno {
+        Some(Errno::EACCES) if file.mode() & 0o111 == 0 => error.with_details("is it executable (chmod +x)?"),
+        Some(Errno::EACCES) if is_noexec() => error.with_details("its file system is mounted noexec"),
+        Some(Errno::ENOENT) => error
+            .with_details("the file is there: the interpreter in its first line, or its dynamic loader, is missing"),
+        _ => error,
+    }
 }
 
 /// Runs this program once more, with these arguments and in an SELinux context, to its end. Gives its exit code; `None` when

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::error::{Context, Errno, Result};
 use crate::sys::log::Step;
+use crate::sys::rights::{self, Capability};
 
 /// Address family of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +41,8 @@ impl TableSocket {
         };
         // SAFETY: socket(2) takes no memory of ours.
         let raw = unsafe { libc::socket(domain, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) };
-        let raw = Errno::result(raw).context("failed to open a raw socket")?;
+        let raw = Errno::result(raw).context("failed to open a raw socket");
+        let raw = raw.map_err(|error| rights::explain(error, Capability::NetRaw))?;
         // SAFETY: `raw` is a descriptor that socket(2) has just given us and that nobody else owns.
         Ok(TableSocket { socket: unsafe { OwnedFd::from_raw_fd(raw) }, level })
     }

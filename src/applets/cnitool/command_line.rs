@@ -18,6 +18,8 @@ pub(super) struct Command {
     pub(super) ifname: String,
     /// Attachments that GC leaves alone: container ids with interface names.
     pub(super) valid: Vec<(String, String)>,
+    /// GC only says what it would do.
+    pub(super) dry_run: bool,
 }
 
 /// Options and words as they stand on the command line.
@@ -30,6 +32,9 @@ struct CommandLine {
     /// attachment that gc leaves alone
     #[argh(option)]
     valid: Vec<String>,
+    /// gc only says what it would do
+    #[argh(switch)]
+    dry_run: bool,
     /// verb, network, namespace; what follows is ignored
     #[argh(positional)]
     words: Vec<String>,
@@ -44,6 +49,10 @@ impl Command {
         if arguments.is_empty() || options.iter().any(|option| ["-h", "--help"].contains(option)) {
             return Err(help(options.iter().find_map(|word| verb(word))));
         }
+        if let ["--version" | "-V"] = options {
+            let stdout = format!("cnitool (cni-box) {}\n", env!("CARGO_PKG_VERSION"));
+            return Err(Answer { stdout, success: true, ..Answer::default() });
+        }
         let line = CommandLine::from_args(&["cnitool"], &arguments)
             .map_err(|exit| mistake(arguments.iter().find_map(|word| verb(word)), &option_mistake(&exit.output)))?;
         let mut words = line.words.into_iter().map(|word| if word == DASH { "-".to_string() } else { word });
@@ -57,8 +66,12 @@ impl Command {
         if received < least {
             return Err(mistake(Some(verb), &format!("requires at least {least} arg(s), only received {received}")));
         }
+        if line.dry_run && verb.name != "gc" {
+            return Err(mistake(Some(verb), "unknown flag: --dry-run"));
+        }
         let valid = valid(verb, &line.valid).map_err(|text| mistake(Some(verb), &text))?;
-        Ok(Command { verb, words, ifname: line.ifname.into_iter().next_back().unwrap_or_default(), valid })
+        let ifname = line.ifname.into_iter().next_back().unwrap_or_default();
+        Ok(Command { verb, words, ifname, valid, dry_run: line.dry_run })
     }
 
     /// The word at this place after the verb; empty when it is left out.
@@ -161,7 +174,8 @@ fn usage(verb: Option<&Verb>) -> String {
     let lines: String = VERBS.iter().map(line).collect();
     format!(
         "cnitool: Add, check, remove, gc or status network interfaces from a network namespace\n{lines}\n\
-         Flags:\n  -h, --help            help for cnitool\n{OPTIONS}\n\
+         Flags:\n  -h, --help            help for cnitool\n\
+         \x20 -V, --version         version of cni-box\n{OPTIONS}\n\
          Environment:\n\
          \x20 NETCONFPATH   directory of network configurations (default {DEFAULT_DIRECTORY})\n\
          \x20 CNI_PATH      directories of plugins, separated by ':' (default: the plugins of this executable)\n\
@@ -228,12 +242,23 @@ mod tests {
     }
 
     #[test]
+    fn the_version_goes_to_standard_output() {
+        for line in ["--version", "-V"] {
+            let answer = parse(line).map(|_| ()).unwrap_err();
+            let stdout = format!("cnitool (cni-box) {}\n", env!("CARGO_PKG_VERSION"));
+            assert_eq!(answer, Answer { stdout, success: true, ..Answer::default() });
+        }
+    }
+
+    #[test]
     fn a_mistake_ends_with_the_references_text() {
         for (line, text, usage) in [
             ("add", "requires at least 2 arg(s), only received 0", "Usage:\n  cnitool add <network-name>"),
             ("check n", "requires at least 2 arg(s), only received 1", "Usage:\n  cnitool check <network-name>"),
             ("add n /x --x=1", "unknown flag: --x", "Usage:\n  cnitool add"),
-            ("--version", "unknown flag: --version", "cnitool: Add, check, remove"),
+            ("--versions", "unknown flag: --versions", "cnitool: Add, check, remove"),
+            ("add n /x --version", "unknown flag: --version", "Usage:\n  cnitool add"),
+            ("del n /x --dry-run", "unknown flag: --dry-run", "Usage:\n  cnitool del"),
             ("add -x n /x", "unknown shorthand flag: 'x' in -x", "Usage:\n  cnitool add"),
             ("add n /x -i", "flag needs an argument: -i", "Usage:\n  cnitool add"),
             ("foo n /x", "unknown command \"foo\" for \"cnitool\"", "Run 'cnitool --help' for usage.\n"),

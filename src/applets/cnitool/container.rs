@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use crate::cni::Host;
 use crate::digest::sha512_hex;
 use crate::error::{Context, Result};
+
+/// Where iproute2 names namespaces.
+const NAMED: &str = "/run/netns";
 
 /// The namespace's path stands for the container: the first ten bytes of its SHA-512 are the id.
 pub(super) fn id(netns: &str) -> String {
@@ -30,6 +34,14 @@ pub(super) fn absolute(path: &str, host: &Host) -> Result<String> {
         }
     }
     Ok(format!("/{}", parts.join("/")))
+}
+
+/// A warning about the namespace's path as it stands on the command line: a bare name that is in no working directory but
+/// among those of iproute2 (`ip netns`).
+pub(super) fn doubt(word: &str) -> Option<String> {
+    let named = Path::new(NAMED).join(word);
+    let is_meant = !word.is_empty() && !word.contains('/') && !Path::new(word).exists() && named.exists();
+    is_meant.then(|| format!("there is no {word:?} in the working directory; did you mean {}?", named.display()))
 }
 
 /// `$PWD` where it is right, because it keeps the links by which the user came; the kernel's answer otherwise.

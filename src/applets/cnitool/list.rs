@@ -3,6 +3,7 @@
 use super::Call;
 use crate::cni::attachment::Attachment;
 use crate::cni::cache::Cached;
+use crate::cni::conflist_files;
 use crate::error::Result;
 use crate::ipam::evidence::{self, Found, Verdict};
 use crate::ipam::interface_search::Search;
@@ -22,6 +23,9 @@ const HEADER: [&str; 5] = ["NETWORK", "CONTAINER ID", "IFNAME", "NETNS", "ADDRES
 pub(super) fn run(call: &mut Call<'_>) -> Result<()> {
     let network = call.command.word(0);
     let cached = call.cache.list((!network.is_empty()).then_some(network))?;
+    if !network.is_empty() && cached.is_empty() && !evidence::has_store(network) {
+        conflist_files::require(&call.configuration_directory(), network)?;
+    }
     let mut search = Search::default();
     let rows: Result<Vec<_>> = cached.into_iter().map(|(network, cached)| row(network, cached, &mut search)).collect();
     call.stdout = table(&rows?);

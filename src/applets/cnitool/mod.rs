@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cnitool add|check|del <network-name> <netns> [-i NAME]
-//! cnitool gc <network-name> [<netns>] [--valid CONTAINERID/IFNAME]...
+//! cnitool gc <network-name> [<netns>] [--dry-run] [--valid CONTAINERID/IFNAME]...
 //! cnitool status <network-name> [<netns>]
 //! cnitool list [<network-name>]
 //! cnitool validate [network|file]...
@@ -14,8 +14,11 @@
 
 mod command_line;
 mod container;
+mod gc;
 mod list;
 mod validate;
+
+use std::cell::Cell;
 
 use command_line::Command;
 
@@ -57,7 +60,7 @@ const VERBS: [Verb; 7] = [
         help: "",
         run: del,
     },
-    Verb { name: "gc", about: "Garbage collect network interfaces", words: NETWORK, help: GC_HELP, run: gc },
+    Verb { name: "gc", about: "Garbage collect network interfaces", words: NETWORK, help: gc::HELP, run: gc::run },
     Verb { name: "list", about: list::ABOUT, words: "[<network-name>]", help: list::HELP, run: list::run },
     Verb { name: "status", about: "Get status of network interfaces", words: NETWORK, help: STATUS_HELP, run: status },
     Verb { name: "validate", about: validate::ABOUT, words: validate::WORDS, help: "", run: validate::run },
@@ -68,35 +71,38 @@ const ATTACHMENT: &str = "<network-name> <netns>";
 /// The namespace is of no use; the reference wants one.
 const NETWORK: &str = "<network-name> [<netns>]";
 
-const GC_HELP: &str = "      --valid ID/IF     Attachment to keep, by container id and interface name as list shows
-                        them; once for each (only in cni-box)
-
-Ends every cached attachment of the network, those of container runtimes too (they share
-/var/lib/cni/results), except the valid ones. From CNI 1.1.0 on the plugins then remove
-what is left of others: with --valid all that belongs to no valid attachment.
-";
-
 const STATUS_HELP: &str = "
 Asks each plugin, from CNI 1.1.0 on, if it could serve an add; silent if all could.
 ";
 
 fn add(call: &mut Call<'_>) -> Result<()> {
-    call.stdout = call.on_chain(None, &|chain| chain.add().map(|result| json::pretty(&result)))?;
+    let unused = Cell::new(Vec::new());
+    let added = call.on_chain(None, &|chain| {
+        unused.set(chain.unused_capability_args());
+        chain.add().map(|result| json::pretty(&result))
+    });
+    let of_none = |key: String| format!("CAP_ARGS: no plugin of the network has the capability {key:?}");
+    call.warnings.extend(unused.take().into_iter().map(of_none));
+    call.stdout = added?;
     Ok(())
 }
 
 fn check(call: &mut Call<'_>) -> Result<()> {
-    call.on_chain(None, &|chain| chain.check())
+    let warning = Cell::new(None);
+    let checked = call.on_chain(None, &|chain| {
+        let checked = chain.check();
+        let (network, Attachment { container_id, ifname, .. }) = (&chain.list.name, chain.attachment);
+        if checked.is_err() && matches!(chain.cache.read(network, chain.attachment), Ok(None)) {
+            warning.set(Some(format!("no result of an add of {network} {container_id} {ifname} is in the cache")));
+        }
+        checked
+    });
+    call.warnings.extend(warning.take());
+    checked
 }
 
 fn del(call: &mut Call<'_>) -> Result<()> {
     call.on_chain(Some(remembered_list), &|chain| chain.del())
-}
-
-fn gc(call: &mut Call<'_>) -> Result<()> {
-    let valid = &call.command.valid;
-    let valid = (!valid.is_empty()).then_some(valid.as_slice());
-    call.on_chain(Some(any_remembered_list), &|chain| chain.gc(valid))
 }
 
 fn status(call: &mut Call<'_>) -> Result<()> {
@@ -111,7 +117,14 @@ pub fn run(arguments: &[String], host: &Host) -> Answer {
 fn run_with(arguments: &[String], host: &Host, cache: &Cache) -> Answer {
     match Command::parse(arguments) {
         Ok(command) => {
-            let call = Call { command: &command, host, cache, stdout: String::new(), warnings: Vec::new() };
+            let call = Call {
+                command: &command,
+                host,
+                cache,
+                stdout: String::new(),
+                warnings: Vec::new(),
+                notes: String::new(),
+            };
             call.answer()
         }
         Err(answer) => answer,
@@ -130,12 +143,15 @@ struct Call<'a> {
     stdout: String,
     /// For standard error, each on a line of its own.
     warnings: Vec<String>,
+    /// The same, lines that are no warnings.
+    notes: String,
 }
 
 impl Call<'_> {
     fn answer(mut self) -> Answer {
         let outcome = (self.command.verb.run)(&mut self).map_err(Error::with_hint);
         let mut stderr: String = self.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+        stderr.push_str(&self.notes);
         if let Err(error) = &outcome {
             stderr.push_str(&format!("{error}\n"));
         }
@@ -153,6 +169,10 @@ impl Call<'_> {
                 self.warnings.extend(loaded.shadowed);
                 loaded.list
             }
+            // No network has such a name.
+            (Err(error), _) if network.contains('/') => {
+                return Err(error.with_details("the network's name comes first, then the namespace"));
+            }
             (Err(error), Ok(attachment)) => {
                 let list = memory.and_then(|memory| memory(self, attachment)).ok_or_else(|| error.clone())?;
                 self.warnings.push(format!("using the configuration remembered since add: {error}"));
@@ -160,8 +180,15 @@ impl Call<'_> {
             }
             (Err(error), _) => return Err(error),
         };
+        let netns = self.is_about_one().then(|| self.command.word(1));
+        self.warnings.extend(netns.and_then(container::doubt));
         let (attachment, path) = (attachment?, self.host.variable("CNI_PATH"));
         run(&Chain { list: &list, attachment: &attachment, path: &path, cache: self.cache, host: self.host })
+    }
+
+    /// True for the verbs that are about one attachment. Others get a namespace only because the reference wants one.
+    fn is_about_one(&self) -> bool {
+        self.command.verb.words == ATTACHMENT
     }
 
     fn configuration_directory(&self) -> String {
@@ -172,11 +199,14 @@ impl Call<'_> {
         let host = self.host;
         let capability_args = match host.variable("CAP_ARGS").as_str() {
             "" => Ok(serde_json::Map::new()),
-            text => json::parse_object(text.as_bytes()),
+            text => json::parse_object(text.as_bytes()).map_err(|error| error.behind("invalid CAP_ARGS")),
         }?;
         let args = parse_args(&host.variable("CNI_ARGS"))?;
         let ifname = non_empty(self.command.ifname.clone(), &non_empty(host.variable("CNI_IFNAME"), DEFAULT_IFNAME));
-        let netns = container::absolute(self.command.word(1), host)?;
+        let netns = match self.command.words.get(1).map(String::as_str) {
+            Some("") if self.is_about_one() => return Err(Error::internal("the path of the namespace is empty")),
+            netns => container::absolute(netns.unwrap_or_default(), host)?,
+        };
         Ok(Attachment { container_id: container::id(&netns), netns, ifname, args, capability_args })
     }
 }
@@ -273,7 +303,7 @@ mod tests {
         let text = |line: &str, variables: &[(&str, &str)]| lab.run(line, variables).stderr;
         assert!(text("add x /x", &[("CAP_ARGS", "[]")]).starts_with("no net configuration with name \"x\" in "));
         let both = [("CAP_ARGS", "[]"), ("CNI_ARGS", "K=V;")];
-        assert_eq!(text("add n /x", &both), "json: cannot unmarshal array into an object\n");
+        assert_eq!(text("add n /x", &both), "invalid CAP_ARGS: json: cannot unmarshal array into an object\n");
         assert_eq!(text("del n /x", &both[1..]), "invalid CNI_ARGS pair \"\"\n");
         assert_eq!(text("add n /x", &[("CAP_ARGS", "null")]), "");
     }

@@ -1,6 +1,8 @@
 //! What concerns a network as a whole and no attachment: GC and STATUS (`libcni/api.go` `GCNetworkList`,
 //! `GetStatusNetworkList` of the reference library). Plugins know both from 1.1.0 on.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::{Chain, failed_above, is_interrupted};
@@ -11,19 +13,36 @@ use crate::cni::plugin_config::PluginConfig;
 use crate::cni::version;
 use crate::error::{Failures, Result};
 
+/// What becomes of a remembered attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is ended.
+    Stale,
+    /// It is kept: the caller has named it.
+    Valid,
+    /// It is kept: the network's configuration has `disableGC`.
+    Disabled,
+}
+
 impl Chain<'_> {
     /// Ends every remembered attachment to the network that is not a `valid` one (container id, interface name), as DEL
     /// does; then all plugins remove what else belongs to none of these. Goes on past failures, each of which becomes a
     /// line of the error.
     ///
     /// `None` is what a runtime says that keeps no account: no remembered attachment is valid, and plugins are not told.
-    pub fn gc(&self, valid: Option<&[(String, String)]>) -> Result<()> {
+    /// `say` hears of each remembered attachment that is kept or has been ended.
+    pub fn gc(&self, valid: Option<&[(String, String)]>, say: &dyn Fn(Fate, &Attachment)) -> Result<()> {
+        let mut failures = Failures::default();
+        let remembered = failures.note(self.fates(valid.unwrap_or_default())).unwrap_or_default();
+        let (stale, kept): (Vec<_>, Vec<_>) = remembered.iter().partition(|(fate, _)| *fate == Fate::Stale);
+        kept.iter().for_each(|(fate, attachment)| say(*fate, attachment));
         if self.list.disable_gc {
             return Ok(());
         }
-        let mut failures = Failures::default();
-        let cached = failures.note(self.cache.list(Some(&self.list.name))).unwrap_or_default();
-        let stale = cached.iter().map(|(_, cached)| self.end_stale(&cached.attachment, valid.unwrap_or_default()));
+        let stale = stale.iter().map(|(fate, attachment)| {
+            let ended = self.end_stale(attachment);
+            ended.inspect(|()| say(*fate, attachment))
+        });
         let told = told(valid);
         let known = if self.is_known_to_plugins() { self.list.plugins.as_slice() } else { &[] };
         let collected = known.iter().map(|plugin| self.collect(plugin, &told));
@@ -35,6 +54,18 @@ impl Chain<'_> {
             }
         }
         failures.finish_joined("\n")
+    }
+
+    /// What [`Chain::gc`] does with each remembered attachment to the network.
+    pub fn fates(&self, valid: &[(String, String)]) -> Result<Vec<(Fate, Attachment)>> {
+        let valid: BTreeSet<(&str, &str)> = valid.iter().map(|(id, ifname)| (&**id, &**ifname)).collect();
+        let fate = |Attachment { container_id, ifname, .. }: &Attachment| match self.list.disable_gc {
+            true => Fate::Disabled,
+            false if valid.contains(&(&**container_id, &**ifname)) => Fate::Valid,
+            false => Fate::Stale,
+        };
+        let remembered = self.cache.list(Some(&self.list.name))?;
+        Ok(remembered.into_iter().map(|(_, cached)| (fate(&cached.attachment), cached.attachment)).collect())
     }
 
     fn collect(&self, plugin: &PluginConfig, told: &[(&str, Value)]) -> Result<()> {
@@ -57,11 +88,8 @@ impl Chain<'_> {
         version::at_least(&self.list.cni_version, version::WITH_GC)
     }
 
-    fn end_stale(&self, attachment: &Attachment, valid: &[(String, String)]) -> Result<()> {
+    fn end_stale(&self, attachment: &Attachment) -> Result<()> {
         let Attachment { container_id, ifname, .. } = attachment;
-        if valid.iter().any(|(id, name)| (id, name) == (container_id, ifname)) {
-            return Ok(());
-        }
         let ended = Chain { attachment, ..*self }.del();
         ended.map_err(|error| error.behind(&format!("failed to delete stale attachment {container_id} {ifname}")))
     }

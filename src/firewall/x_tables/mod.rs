@@ -23,6 +23,7 @@ use crate::firewall::session::{Look, PlanOfOne};
 use crate::sys::file;
 use crate::sys::ipv6;
 use crate::sys::lock::{Lock, Mode};
+use crate::sys::rights::{self, Capability};
 use crate::sys::xtables::{self, GET_ENTRIES, GET_INFO, TableSocket};
 
 /// The lock of every iptables since 1.4.20.
@@ -154,7 +155,8 @@ fn entries(answer: &[u8]) -> &[u8] {
 fn get_info(socket: &TableSocket, table: &str) -> Result<Info> {
     let mut bytes = [0; INFO_LENGTH];
     put(&mut bytes, 0, table.as_bytes());
-    socket.get(GET_INFO, &mut bytes).context("failed to read its size")?;
+    let got = socket.get(GET_INFO, &mut bytes).context("failed to read its size");
+    got.map_err(|error| rights::explain(error, Capability::NetAdmin))?;
     let mut numbers = [0; 3 + 2 * HOOKS];
     for (index, number) in numbers.iter_mut().enumerate() {
         *number = u32_at(&bytes, TABLE_NAME_LENGTH + 4 * index)?;

@@ -9,7 +9,7 @@ use super::{Found, Store};
 use crate::cni::environment::{validate_container_id, validate_ifname};
 use crate::error::{Context, Result};
 use crate::ipam::index::Index;
-use crate::ipam::record::{Host, Judge, Record, Suspect};
+use crate::ipam::record::{FileId, Host, Judge, Record, Suspect};
 use crate::sys::file;
 use crate::sys::lock::{Lock, Mode};
 
@@ -26,6 +26,22 @@ pub struct Reservation {
     pub ifname: String,
     /// What is known of the attachment.
     pub life: Life,
+    /// Which file it is.
+    file: FileId,
+}
+
+impl Reservation {
+    /// True if the file is the one that was read, untouched. Reads nothing else.
+    pub fn is_unchanged(&self, data_dir: &Path, network: &str) -> bool {
+        let found = Found::read(&data_dir.join(network).join(self.address.to_string()));
+        found.is_some_and(|found| found.file == self.file)
+    }
+
+    /// True if the address is reserved for this attachment by now. Reads nothing else.
+    pub fn is_held(&self, data_dir: &Path, network: &str) -> bool {
+        let found = Found::read(&data_dir.join(network).join(self.address.to_string()));
+        found.is_some_and(|found| found.content == format!("{}\r\n{}", self.container, self.ifname).as_bytes())
+    }
 }
 
 /// The reservations of a network, in order of address: all of them, or `only` those of one container. None when there is no
@@ -80,6 +96,6 @@ impl Store {
             self.index.words(&content, address).and_then(|words| Record::read(words, &content, address, file))
         };
         let (container, ifname) = (container.to_string(), ifname.to_string());
-        Some((Reservation { address, container, ifname, life: Life::Unknown }, record))
+        Some((Reservation { address, container, ifname, life: Life::Unknown, file }, record))
     }
 }
