@@ -65,6 +65,7 @@ mod golden_state;
 mod guest;
 mod host_device;
 mod host_device_after;
+mod host_device_evidence;
 mod host_local;
 mod host_local_life;
 mod host_local_power;
