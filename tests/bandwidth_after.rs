@@ -105,7 +105,7 @@ fn better_a_failed_add_is_undone() {
     let (lab, config) = attached(&both());
     let veth = host_end(&config);
     for (obstacle, text) in [
-        (format!("tc qdisc add dev {veth} clsact"), "create ingress qdisc: file exists"),
+        (format!("tc qdisc add dev {veth} ingress_block 7 ingress"), "add filter: "),
         (
             format!("tc qdisc add dev {veth} root handle 7: tbf rate 1mbit burst 2000 limit 2000"),
             "create qdisc: file exists",

@@ -200,26 +200,85 @@ fn better_a_late_del_leaves_the_container_alone_that_is_at_the_path_now() {
 /// Attachments of the Go plugins have no record: prevResult's host end tells, and without one DEL acts as theirs.
 #[test]
 fn better_a_late_del_of_an_attachment_of_the_go_plugin_goes_by_its_hosts_end() {
-    let config = json!({"cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "cni7",
-        "ipam": {"type": "host-local", "subnet": "10.71.0.0/24"}});
-    let lab = Lab::new();
-    let reference = |container: &str| {
-        let call = lab.reference("bridge").config(&config).container(container).netns("/run/netns/slot");
-        call.run().result()
-    };
+    for plugin in ["bridge", "ptp"] {
+        let config = json!({"cniVersion": "1.0.0", "name": "net", "type": plugin, "bridge": "cni7",
+            "ipam": {"type": "host-local", "subnet": "10.71.0.0/24"}});
+        let lab = Lab::new();
+        goes_by_the_hosts_end(&lab, plugin, &config, &|container| {
+            let call = lab.reference(plugin).config(&config).container(container).netns("/run/netns/slot");
+            call.run().result()
+        });
+    }
+}
+
+/// `attach` makes an attachment without a record in the namespace `slot`.
+pub fn goes_by_the_hosts_end(lab: &Lab, plugin: &str, config: &Value, attach: &dyn Fn(&str) -> Value) {
+    let links = || lab.ok("ip -n slot -br link");
     lab.netns("slot");
-    let dead = reference("dead");
+    let dead = attach("dead");
     lab.sh("ip netns del slot; ip netns add slot").success();
-    let alive = reference("alive");
-    del(&lab, "bridge", &config, ("dead", "slot"), Some(&dead));
-    assert!(lab.ok("ip -n slot -br link").contains("eth0"));
-    lab.sh("ip -n slot link set eth0 down; ip -n slot link set eth0 name lan").success();
-    del(&lab, "bridge", &config, ("alive", "slot"), Some(&alive));
-    assert!(!lab.ok("ip -n slot -br link").contains("lan"));
-    assert_eq!(lab.reserved("net"), [""; 0]);
-    reference("third");
-    del(&lab, "bridge", &config, ("third", "slot"), None);
-    assert!(!lab.ok("ip -n slot -br link").contains("eth0"), "no evidence");
+    let alive = attach("alive");
+    del(lab, plugin, config, ("dead", "slot"), Some(&dead));
+    assert!(links().contains("eth0"), "{plugin}");
+    // As KubeVirt's binding for virtual machines does.
+    let mac = lab.link_in("slot", "eth0")["address"].as_str().unwrap().to_string();
+    let bind = format!(
+        "ip link set eth0 down; ip link set eth0 name lan address 02:00:00:00:00:07
+         ip link add eth0 type bridge; ip link set eth0 address {mac}"
+    );
+    lab.sh(&format!("ip netns exec slot sh -ec '{bind}'")).success();
+    del(lab, plugin, config, ("alive", "slot"), Some(&alive));
+    assert!(!links().contains("lan") && links().contains("eth0"), "{plugin}: {}", links());
+    assert_eq!(lab.reserved("net"), [""; 0], "{plugin}");
+    lab.ok("ip -n slot link del eth0");
+    attach("third");
+    del(lab, plugin, config, ("third", "slot"), None);
+    assert!(!links().contains("eth0"), "{plugin}: no evidence");
+    assert_eq!(lab.reserved("net"), [""; 0], "{plugin}");
+}
+
+/// KubeVirt's binding: the interface has another name and hardware address, and a link of any kind has those that it had.
+#[test]
+fn better_del_ends_the_interface_that_a_virtual_machine_is_bound_to() {
+    for (plugin, config) in configurations() {
+        for decoy in ["bridge", "veth", "macvlan link lan"] {
+            let lab = Lab::new();
+            lab.sh("ip link add up0 type veth peer name up1; ip link set up0 up; ip netns add a").success();
+            let result = add(&lab, plugin, &config, "a", "a").result();
+            let mac = lab.link_in("a", "eth0")["address"].as_str().unwrap().to_string();
+            let (kind, link) = decoy.split_once(' ').unwrap_or((decoy, ""));
+            let bind = format!(
+                "ip link set eth0 down; ip link set eth0 name lan address 02:00:00:00:00:07
+                 ip link add {link} name eth0 type {kind}; ip link set eth0 address {mac}"
+            );
+            lab.sh(&format!("ip netns exec a sh -ec '{bind}'")).success();
+            del(&lab, plugin, &config, ("a", "a"), Some(&result));
+            let left = lab.ok("ip -n a -br link");
+            // A macvlan goes with the device that it lies on.
+            let stays = kind != "macvlan" || plugin == "macvlan";
+            assert_eq!((left.contains("lan"), left.contains("eth0")), (false, stays), "{plugin} {decoy}: {left}");
+            assert_eq!(lab.reserved("net"), [""; 0], "{plugin} {decoy}");
+        }
+    }
+}
+
+/// The container has moved its end on, and put a pair in its place that has the same numbers.
+#[test]
+fn better_del_ends_the_pair_and_not_one_that_looks_like_it() {
+    for plugin in ["bridge", "ptp"] {
+        let (_, config) = configurations().into_iter().find(|(name, _)| *name == plugin).unwrap();
+        let lab = Lab::new();
+        lab.sh("ip link add up0 type veth peer name up1; ip netns add a; ip netns add inner").success();
+        let result = add(&lab, plugin, &config, "a", "a").result();
+        let eth0 = lab.link_in("a", "eth0");
+        let (own, peer) = (eth0["ifindex"].clone(), eth0["link_index"].clone());
+        lab.ok("ip -n a link set eth0 netns inner");
+        lab.ok(&format!("ip -n a link add eth0 index {own} type veth peer name x index {peer}"));
+        del(&lab, plugin, &config, ("a", "a"), Some(&result));
+        assert!(!lab.ok("ip -n inner -br link").contains("eth0"), "{plugin}");
+        assert!(lab.ok("ip -n a -br link").contains("eth0"), "{plugin}");
+        assert_eq!(lab.reserved("net"), [""; 0], "{plugin}");
+    }
 }
 
 /// A DEL that finds the interface in no place of its own, while it works on elsewhere.

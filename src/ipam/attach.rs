@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Failures, Result};
 use crate::ipam::apply::{self, Target};
 use crate::ipam::interface_record::{self, InterfaceRecord};
 use crate::ipam::interface_search::{Search, Sign, Traces};
+use crate::ipam::own_card::OwnCard;
 use crate::ipam::own_link::{Evidence, Own};
 use crate::ipam::plan;
 use crate::ipam::verify;
@@ -190,16 +191,23 @@ fn remove_link(request: &Request<'_>) -> Result<bool> {
     Ok(matches!(own, Own::Link(_)))
 }
 
-/// The container has handed its interface on to another namespace.
-fn has_moved_on(request: &Request<'_>) -> bool {
-    let sign = InterfaceRecord::of(request)
-        .and_then(|record| Search::default().anywhere(&Traces::of_record(&request.ifname, record)));
-    sign == Some(Sign::Interface)
+/// True if the container has handed its interface on to another namespace, as the record of ADD tells.
+pub fn has_moved_on(request: &Request<'_>) -> bool {
+    let Some(record) = InterfaceRecord::of(request).filter(|record| !record.is_outdated()) else { return false };
+    match OwnCard::of(&record).filter(|card| card.is_distinct()) {
+        Some(card) => matches!(card.find_elsewhere(), Ok(Some(_))),
+        None => Search::default().anywhere(&Traces::of_record(&request.ifname, record)) == Some(Sign::Interface),
+    }
 }
 
 /// The last steps of a DEL, once the interface is gone: its record and its addresses.
 pub fn end(request: &Request<'_>, released: Option<bool>, failures: &mut Failures) {
     failures.note(interface_record::forget(request));
+    free_addresses(request, released, failures);
+}
+
+/// Lets IPAM free the addresses, if [`release_lease`] has left that for later.
+pub fn free_addresses(request: &Request<'_>, released: Option<bool>, failures: &mut Failures) {
     if released == Some(false) {
         failures.note(call_ipam(request));
     }

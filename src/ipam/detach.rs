@@ -18,7 +18,7 @@ pub struct Attachment {
 #[derive(Debug)]
 enum Inside {
     /// The container's namespace can be entered; the interface may be missing.
-    Reachable(Handle, Option<Link>),
+    Reachable(Handle, Option<Box<Link>>),
     /// The namespace is gone, its path is not known any more or leads to another container.
     Unreachable,
 }
@@ -50,15 +50,16 @@ impl Attachment {
         Ok((others || !addresses.is_empty()).then_some(addresses))
     }
 
-    /// Deletes the pair: from the container's end, or from the host's end where the container's cannot be found. The
-    /// container may have renamed it or moved it on.
+    /// Deletes the pair: from the host's end if that is known, otherwise from the container's. The container may have moved its
+    /// end on, and put a pair that looks the same in its place.
     pub fn remove(self, request: &Request<'_>) -> Result<()> {
-        match self.inside {
-            Inside::Reachable(mut inside, Some(link)) => {
+        match (self.evidence.host_end(), self.inside) {
+            (Some(end), _) => veth::delete(&end.name),
+            (None, Inside::Reachable(mut inside, Some(link))) => {
                 let deleted = inside.delete_link(link.index);
                 deleted.with_context(|| format!("failed to delete {:?} in {:?}", link.name, request.netns))
             }
-            _ => self.evidence.host_end().map_or(Ok(()), |end| veth::delete(&end.name)),
+            _ => Ok(()),
         }
     }
 }
@@ -67,7 +68,7 @@ impl Inside {
     fn find(evidence: &Evidence, container: &Netns, request: &Request<'_>) -> Result<Self> {
         let mut inside = Handle::inside(container)?;
         Ok(match evidence.find(container, &mut inside, &request.ifname)? {
-            Own::Link(link) => Inside::Reachable(inside, Some(link)),
+            Own::Link(link) => Inside::Reachable(inside, Some(Box::new(link))),
             Own::Missing => Inside::Reachable(inside, None),
             Own::Elsewhere => Inside::Unreachable,
         })

@@ -6,16 +6,19 @@
 //!
 //! A file is named after a hash of network, container and interface, and has eight lines: [`FORMAT`], network, container,
 //! interface, inode and cookie of the container's namespace, the same of the host's, the interface (kind, index, hardware
-//! address), and the host's end of a veth pair (name, hardware address).
+//! address), and the host's end of a veth pair (name, hardware address). A device of the host that was moved has a ninth
+//! line, see [`Card`].
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use crate::cni::{Request, Undo};
 use crate::digest::sha512_hex;
 use crate::error::{Context, Errno, Error, Failures, Result};
+use crate::ipam::card::Card;
 use crate::ipam::record::Sandbox;
-use crate::net::{Mac, Netns, veth};
+use crate::net::{Link, Mac, Netns, veth};
 use crate::sys::{file, log};
 
 /// Where the files are.
@@ -45,6 +48,8 @@ pub struct InterfaceRecord {
     pub mac: String,
     /// The other end of a veth pair.
     pub host_end: Option<HostEnd>,
+    /// A device of the host that was moved.
+    pub card: Option<Card>,
 }
 
 /// The host's end of a veth pair.
@@ -69,7 +74,14 @@ impl InterfaceRecord {
             index,
             mac: mac.to_string(),
             host_end: None,
+            card: None,
         }
+    }
+
+    /// The record of a device of the host that was moved, as `link` of the container.
+    pub fn of_card(request: &Request<'_>, container: &Netns, link: &Link, card: Card) -> Self {
+        let record = InterfaceRecord::new(request, container, &link.kind, link.index, &link.mac);
+        InterfaceRecord { card: Some(card), ..record }
     }
 
     /// The record of a veth pair.
@@ -123,6 +135,17 @@ impl InterfaceRecord {
         records.any(|record| record.sandbox == sandbox && record.ifname == ifname)
     }
 
+    /// True if a later record of another attachment is about the same device of the host: that container has it now.
+    pub(super) fn is_outdated(&self) -> bool {
+        let of_same_card = |name: &String| {
+            let other = read_named(name).filter(|other| other.card.is_some());
+            other.is_some_and(|other| other.card == self.card || (&other.kind, &other.mac) == (&self.kind, &self.mac))
+        };
+        let own = file_name(&self.network, &self.container, &self.ifname);
+        let others = || names().into_iter().filter(|name| *name != own && of_same_card(name));
+        self.card.is_some() && others().any(|other| written(&other) >= written(&own))
+    }
+
     /// True for the record of this attachment.
     fn is_of(&self, network: &str, container: &str, ifname: &str) -> bool {
         (self.network.as_str(), self.container.as_str(), self.ifname.as_str()) == (network, container, ifname)
@@ -133,7 +156,8 @@ impl InterfaceRecord {
         let interface = format!("{} {} {}", self.kind, self.index, self.mac);
         let end = self.host_end.as_ref().map_or(String::new(), |end| format!("{} {}", end.name, end.mac));
         let lines = [FORMAT, &self.network, &self.container, &self.ifname, &netns, &host, &interface, &end];
-        lines.join("\n")
+        let card = self.card.as_ref().map_or(String::new(), |card| format!("\n{card}"));
+        lines.join("\n") + &card
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -155,6 +179,7 @@ impl InterfaceRecord {
             index,
             mac: mac.to_string(),
             host_end: end.map(|(name, mac)| HostEnd { name: name.to_string(), mac: mac.to_string() }),
+            card: lines.next().and_then(Card::parse),
         })
     }
 }
@@ -206,6 +231,11 @@ fn read_named(name: &str) -> Option<InterfaceRecord> {
     InterfaceRecord::parse(std::str::from_utf8(&bytes).ok()?)
 }
 
+/// Time of a file.
+fn written(name: &str) -> Option<SystemTime> {
+    fs::metadata(PathBuf::from(DIRECTORY).join(name)).and_then(|file| file.modified()).ok()
+}
+
 fn remove_named(name: &str) -> Result<()> {
     const NONE: [Errno; 4] = [Errno::ENOENT, Errno::ENOTDIR, Errno::EACCES, Errno::EROFS];
     let path = PathBuf::from(DIRECTORY).join(name);
@@ -230,6 +260,7 @@ mod tests {
             index: 7,
             mac: "02:00:00:00:00:01".to_string(),
             host_end: Some(HostEnd { name: "veth1234".to_string(), mac: "fe:00:00:00:00:01".to_string() }),
+            card: None,
         }
     }
 
@@ -239,7 +270,11 @@ mod tests {
         assert_eq!(record().text(), text);
         assert_eq!(InterfaceRecord::parse(text), Some(record()));
         let moved = InterfaceRecord { kind: String::new(), host_end: None, ..record() };
-        assert_eq!(InterfaceRecord::parse(&moved.text()), Some(moved));
+        assert_eq!(InterfaceRecord::parse(&moved.text()), Some(moved.clone()));
+        let card = Card { name: "eno1".to_string(), lower: None, permanent_mac: "02:00:00:00:00:02".to_string() };
+        let card = InterfaceRecord { card: Some(card), ..moved };
+        assert!(card.text().ends_with("\n\neno1 0 02:00:00:00:00:02"), "{}", card.text());
+        assert_eq!(InterfaceRecord::parse(&card.text()), Some(card));
     }
 
     #[test]

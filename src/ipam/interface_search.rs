@@ -26,6 +26,8 @@ pub struct Traces {
     mac: Option<String>,
     /// As in the record; `None` when there is no record.
     kind: Option<String>,
+    /// It is a device of the host that was moved.
+    is_card: bool,
     addresses: Vec<IpAddr>,
     /// Hardware address of the end on this host. That end is all that has to be looked for.
     end_on_host: Option<String>,
@@ -107,6 +109,7 @@ impl Traces {
         let end = record.host_end.as_ref().filter(|_| record.host == Sandbox::of_this_process());
         self.end_on_host = end.map(|end| end.mac.clone());
         self.host_ends.extend(record.host_end);
+        self.is_card = record.card.is_some() || record.kind.is_empty();
         self.mac = Some(record.mac);
         self.kind = Some(record.kind);
     }
@@ -120,7 +123,7 @@ impl Traces {
         match self.kind.as_deref() {
             None => same_name && (same_mac || mac.is_empty()),
             // The kernel gives a device back to the host when the namespace goes that it was moved to.
-            Some("") => same_mac && link.kind.is_empty() && !on_host,
+            Some(kind) if self.is_card => same_mac && link.kind == kind && !on_host,
             Some(kind) if shares_mac(kind) => same_mac && link.kind == kind && (same_name || same_address()),
             Some(kind) => same_mac && link.kind == kind,
         }
@@ -253,7 +256,8 @@ mod tests {
     fn traces(kind: Option<&str>, mac: &str) -> Traces {
         let address = IpAddr::from([10, 0, 0, 2]);
         let (ifname, mac, kind) = ("eth0".to_string(), Some(mac.to_string()), kind.map(str::to_string));
-        Traces { ifname, mac, kind, addresses: vec![address], ..Traces::default() }
+        let is_card = kind.as_deref() == Some("");
+        Traces { ifname, mac, kind, is_card, addresses: vec![address], ..Traces::default() }
     }
 
     /// Kind in the record, and what fits: on the host or not, with an address or none.

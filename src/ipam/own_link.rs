@@ -9,6 +9,7 @@ use crate::cni::Request;
 use crate::cni::result::Interface;
 use crate::error::Result;
 use crate::ipam::interface_record::{HostEnd, InterfaceRecord};
+use crate::ipam::own_card::OwnCard;
 use crate::ipam::record::Sandbox;
 use crate::net::{Handle, Link, Netns, veth};
 
@@ -50,9 +51,26 @@ impl Evidence {
         Ok(Evidence { record, host_end, has_host_end: !ends.is_empty(), told })
     }
 
+    /// What the record tells, for GC.
+    pub fn recorded(network: &str, container: &str, ifname: &str) -> Result<Self> {
+        let record = InterfaceRecord::read(network, container, ifname);
+        let ends: Vec<HostEnd> = record.iter().filter_map(|record| record.host_end.clone()).collect();
+        Ok(Evidence { host_end: find_host_end(&ends)?, has_host_end: !ends.is_empty(), record, told: None })
+    }
+
     /// The host's end of the pair.
     pub fn host_end(&self) -> Option<&Link> {
         self.host_end.as_ref()
+    }
+
+    /// True if a host's end is known, whether it is there or not.
+    pub fn has_host_end(&self) -> bool {
+        self.has_host_end
+    }
+
+    /// The record of a device of the host that was moved.
+    pub fn card(&self) -> Option<OwnCard<'_>> {
+        self.record.as_ref().and_then(OwnCard::of)
     }
 
     /// Finds the interface in the namespace that the path leads to now.
@@ -62,13 +80,7 @@ impl Evidence {
         match &self.record {
             Some(record) if record.sandbox.is_other_than(here) && self.is_elsewhere(here, ifname) => Ok(Own::Elsewhere),
             Some(record) if !record.sandbox.is_other_than(here) => {
-                match named.filter(|link| self.is_of_record(record, link)) {
-                    Some(link) => Ok(Own::Link(link)),
-                    None => {
-                        let mut links = inside.all_links()?.into_iter();
-                        Ok(links.find(|link| self.is_of_record(record, link)).map_or(Own::Missing, Own::Link))
-                    }
-                }
+                Ok(self.find_recorded(record, inside, named)?.map_or(Own::Missing, Own::Link))
             }
             _ => Ok(match named {
                 Some(link) if self.may_be_told(&link) => Own::Link(link),
@@ -84,12 +96,33 @@ impl Evidence {
         self.host_end.is_some() || InterfaceRecord::is_recorded(here, ifname)
     }
 
-    /// A link of the container's namespace that ADD has made. Only the container's root could make another one like it, there.
-    fn is_of_record(&self, record: &InterfaceRecord, link: &Link) -> bool {
-        match &self.host_end {
-            Some(end) => is_pair(end, link),
-            None => link.kind == record.kind && (link.index == record.index || link.mac.to_string() == record.mac),
+    /// Finds the link of the container's namespace that ADD has made. The index counts before the hardware address, which the
+    /// container's root can give to another link.
+    fn find_recorded(
+        &self,
+        record: &InterfaceRecord,
+        inside: &mut Handle,
+        named: Option<Link>,
+    ) -> Result<Option<Link>> {
+        let index = self.host_end.as_ref().map_or(Some(record.index), |end| end.lower);
+        let at_index = match named.filter(|link| Some(link.index) == index) {
+            Some(link) => Some(link),
+            None => index.map_or(Ok(None), |index| inside.find_link_at(index))?,
+        };
+        if let Some(end) = &self.host_end {
+            return Ok(at_index.filter(|link| is_pair(end, link)));
         }
+        if let Some(link) = at_index
+            && is_recorded(record, inside, &link)?
+        {
+            return Ok(Some(link));
+        }
+        for link in inside.all_links()? {
+            if is_recorded(record, inside, &link)? {
+                return Ok(Some(link));
+            }
+        }
+        Ok(None)
     }
 
     /// A link with the right name, of an attachment without a record.
@@ -100,6 +133,14 @@ impl Evidence {
             // The pair is gone, or the host's end has another name.
             None => !self.has_host_end || has_told_mac(),
         }
+    }
+}
+
+/// True for a link that may be the recorded one, in the namespace of the record.
+fn is_recorded(record: &InterfaceRecord, inside: &mut Handle, link: &Link) -> Result<bool> {
+    match OwnCard::of(record) {
+        Some(card) => card.is(inside, link, true),
+        None => Ok(link.kind == record.kind && (link.index == record.index || link.mac.to_string() == record.mac)),
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::cni::config::Object;
 use crate::cni::{Request, Undo, json};
 use crate::error::{Context, Errno, Error, Failures, Result};
+use crate::ipam::own_link::{Evidence, Own};
 use crate::net::tuning::Property;
 use crate::net::{Handle, Mac, Netns};
 use crate::sys::file;
@@ -77,11 +78,11 @@ impl Originals {
 
     /// Gives the link back what was saved, and forgets it; also if the link or its namespace (`None`) is gone. What the
     /// kernel refuses stays saved.
-    pub fn restore(&self, netns: Option<&Netns>, ifname: &str) -> Result<()> {
+    pub fn restore(&self, netns: Option<&Netns>, ifname: &str, evidence: &Evidence) -> Result<()> {
         let saved = self.read();
         if let Some(netns) = netns.filter(|netns| !saved.is_empty() && self.record().is_none_or(|of| of.is_in(netns))) {
             let mut handle = Handle::inside(netns)?;
-            if let Some(link) = handle.find_link(ifname)? {
+            if let Own::Link(link) = evidence.find(netns, &mut handle, ifname)? {
                 let restored = handle.tune(link.index, &saved);
                 restored.map_err(|(_, error)| error).with_context(|| format!("failed to restore {ifname:?}"))?;
             }
@@ -130,7 +131,9 @@ pub fn collect(request: &Request<'_>, directory: &str) -> Result<()> {
         let Some(record) = originals.record().filter(|record| record.network == request.config.name) else { continue };
         if !valid.iter().any(|(id, ifname)| record.container == *id && record.ifname == *ifname) {
             let netns = Netns::open_if_left(&record.path).ok().flatten();
-            failures.note(originals.restore(netns.as_ref(), &record.ifname));
+            let evidence = Evidence::recorded(&record.network, &record.container, &record.ifname);
+            let restored = evidence.and_then(|evidence| originals.restore(netns.as_ref(), &record.ifname, &evidence));
+            failures.note(restored);
         }
     }
     failures.finish()

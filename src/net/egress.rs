@@ -66,14 +66,20 @@ fn is_up(link: &Link) -> bool {
 }
 
 fn peer_at_home(inside: &mut Handle, link: &Link) -> Result<Option<u32>> {
-    if link.kind != "veth" || link.lower_netns.is_none() {
-        return Ok(None);
-    }
-    let home = inside.id_of(Netns::home()?)?;
-    Ok(link.lower.filter(|_| home == link.lower_netns))
+    if link.kind == "veth" { inside.lower_at_home(link) } else { Ok(None) }
 }
 
 impl Handle {
+    /// Index of the peer or lower device of a link of this namespace, if that is in the namespace of this process, and this
+    /// namespace is another one.
+    pub fn lower_at_home(&mut self, link: &Link) -> Result<Option<u32>> {
+        if link.lower_netns.is_none() {
+            return Ok(None);
+        }
+        let home = self.id_of(Netns::home()?)?;
+        Ok(link.lower.filter(|_| home == link.lower_netns))
+    }
+
     /// The id by which this namespace calls another (`ip netns list-id`); `None` when it has none for it.
     fn id_of(&mut self, netns: &Netns) -> Result<Option<u32>> {
         let mut request = Message::new(RTM_GETNSID, 0);

@@ -34,6 +34,9 @@ pub struct Link {
     pub follows_first_port: bool,
     /// Hardware address.
     pub mac: Mac,
+    /// Hardware address that the device was made with, which no one can change; empty before Linux 5.6 and for most virtual
+    /// devices.
+    pub permanent_mac: Mac,
     /// Maximum transmission unit in bytes.
     pub mtu: u32,
     /// Packets that may wait to be sent.
@@ -127,6 +130,7 @@ impl Link {
                 IFLA_IFALIAS => link.alias = attribute.text(),
                 IFLA_LINKINFO => link.read_kind(attribute).unwrap_or_default(),
                 IFLA_ADDRESS => link.mac = Mac::from_bytes(attribute.payload),
+                IFLA_PERM_ADDRESS => link.permanent_mac = Mac::from_bytes(attribute.payload),
                 IFLA_MTU => link.mtu = attribute.u32().unwrap_or(0),
                 IFLA_TXQLEN => link.queue = attribute.u32().unwrap_or(0),
                 IFLA_OPERSTATE => link.state = State(attribute.u8().unwrap_or(0)),

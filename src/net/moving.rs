@@ -61,11 +61,11 @@ pub fn give_back(inside: &mut Side<'_>, link: &Link, host: &mut Side<'_>, name: 
     moved.with_context(|| format!("failed to move {name:?} to hostNS"))
 }
 
-/// Gives a link that is down its name back and removes its alias; when it cannot be renamed both stay.
-pub fn rename(handle: &mut Handle, link: &Link) -> Result<()> {
-    let mut request = rename_message(link.index, &link.alias);
+/// Gives a link that is down another name and removes its alias; when it cannot be renamed both stay.
+pub fn rename(handle: &mut Handle, link: &Link, name: &str) -> Result<()> {
+    let mut request = rename_message(link.index, name);
     request.attribute(IFLA_IFALIAS, &[]);
-    handle.connection.request(request).with_context(|| format!("failed to rename {:?} to {:?}", link.name, link.alias))
+    handle.connection.request(request).with_context(|| format!("failed to rename {:?} to {name:?}", link.name))
 }
 
 /// Makes a link that has come back what it was: its name, part of its bridge or the like, and up.

@@ -2,6 +2,7 @@
 //! filter sends what comes in through another link (an ifb), where it can be limited on its way out.
 
 mod htb;
+mod redirect;
 
 use ipnet::IpNet;
 
@@ -16,19 +17,12 @@ use crate::netlink::traffic::*;
 use crate::netlink::{Attribute, Attributes, Message};
 
 pub use htb::{Hierarchy, Remote};
+pub use redirect::Redirect;
 
 /// Length of `struct tcmsg` in bytes.
 const TCMSG: usize = 20;
 /// Handle of the qdiscs that limit: `1:`.
 const OURS: u32 = 0x1_0000;
-/// Handle of an ingress qdisc: `ffff:`.
-const INGRESS: u32 = 0xffff_0000;
-/// Handle of the filter in its table: the one that the kernel would choose for the first. So that there are never two.
-const FILTER: u32 = 0x800;
-/// Where the filter's packets would go if there were classes: `1:1`.
-const REDIRECT_CLASS: u32 = OURS | 1;
-/// The first of all filters, for every protocol.
-const FIRST: u32 = priority(1, ETH_P_ALL);
 /// Length of a tick in nanoseconds, since Linux 2.6.31 (`PSCHED_SHIFT`; the first two numbers of /proc/net/psched).
 const TICK: u64 = 64;
 /// How long a packet may wait for the bucket in microseconds, the reference's `latencyInMillis`.
@@ -70,14 +64,6 @@ pub enum Root {
     Htb(Hierarchy),
     /// Somebody else's.
     Foreign,
-}
-
-/// A filter that sends what comes in through another link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Redirect {
-    handle: u32,
-    /// Index of the other link; 0 when it is gone.
-    pub target: u32,
 }
 
 impl Tbf {
@@ -154,42 +140,14 @@ impl Handle {
         self.delete_qdisc(tcmsg(RTM_DELQDISC, 0, link, OURS, TC_H_ROOT, 0))
     }
 
-    /// Gives a link an ingress qdisc. False when it has one.
-    pub fn add_ingress(&mut self, link: u32) -> Result<bool> {
-        match self.connection.request(ingress_message(link)) {
-            Err(error) if error.is(Errno::EEXIST) && self.has_ingress(link) => Ok(false),
-            result => result.map(|()| true),
-        }
-    }
-
-    /// Removes the ingress qdisc of a link with its filters; one that is gone already counts as removed.
-    pub fn delete_ingress(&mut self, link: u32) -> Result<()> {
-        self.delete_qdisc(tcmsg(RTM_DELQDISC, 0, link, INGRESS, TC_H_INGRESS, 0))
-    }
-
-    /// Sends what comes in through a link out through another one. False when there is a filter in its place.
-    pub fn add_redirect(&mut self, link: u32, target: u32) -> Result<bool> {
-        match self.connection.request(redirect_message(link, target)) {
-            Err(error) if error.is(Errno::ENOSPC) => Ok(false),
-            result => result.map(|()| true),
-        }
-    }
-
-    /// Removes a filter.
-    pub fn delete_redirect(&mut self, link: u32, redirect: Redirect) -> Result<()> {
-        let mut request = tcmsg(RTM_DELTFILTER, 0, link, redirect.handle, INGRESS, FIRST);
-        request.string(TCA_KIND, "u32");
-        self.connection.request(request)
-    }
-
-    /// The filters of a link that look like [`Handle::add_redirect`]'s. None if it has no ingress qdisc, or is gone.
-    pub fn redirects(&mut self, link: u32) -> Result<Vec<Redirect>> {
-        self.filters(link, INGRESS, read_redirect)
-    }
-
     /// What `read` makes of the filters below a qdisc, if it and its link are there.
     fn filters<T>(&mut self, link: u32, parent: u32, read: fn(&[u8]) -> Result<Option<T>>) -> Result<Vec<T>> {
-        let listed = self.connection.dump(&tcmsg(RTM_GETTFILTER, 0, link, 0, parent, 0), Vec::new, |found, reply| {
+        self.list(RTM_GETTFILTER, link, parent, read)
+    }
+
+    /// The same for filters or chains.
+    fn list<T>(&mut self, kind: u16, link: u32, parent: u32, read: fn(&[u8]) -> Result<Option<T>>) -> Result<Vec<T>> {
+        let listed = self.connection.dump(&tcmsg(kind, 0, link, 0, parent, 0), Vec::new, |found, reply| {
             found.extend(read(reply.body)?);
             Ok(())
         });
@@ -199,32 +157,10 @@ impl Handle {
         }
     }
 
-    /// Indices of the links that have an ingress qdisc.
-    pub fn links_with_ingress(&mut self) -> Result<Vec<u32>> {
-        let listed = self.connection.dump(&tcmsg(RTM_GETQDISC, 0, 0, 0, 0, 0), Vec::new, |links, reply| {
-            links.extend((word(reply.body, 12) == TC_H_INGRESS).then_some(word(reply.body, 4)));
-            Ok(())
-        });
-        listed.context("failed to list qdiscs")
-    }
-
     /// Creates an ifb that is up; `EEXIST` when the name is taken. Like the reference's it has no transmit queue of its own.
     pub fn create_ifb(&mut self, name: &str, mtu: u32, mac: Option<&Mac>) -> Result<Link> {
         self.connection.request(ifb_message(name, mtu, mac))?;
         self.link(name)
-    }
-
-    /// True when a link has an ingress qdisc without anybody else's filters.
-    pub fn has_own_ingress(&mut self, link: u32) -> Result<bool> {
-        let foreign = |body: &[u8]| Ok((word(body, 16) != FIRST).then_some(()));
-        Ok(self.has_ingress(link) && self.filters(link, INGRESS, foreign)?.is_empty())
-    }
-
-    fn has_ingress(&mut self, link: u32) -> bool {
-        let request = tcmsg(RTM_GETQDISC, ACK | ECHO, link, 0, TC_H_INGRESS, 0);
-        let kind = |body: &[u8]| Ok(Attributes::after(body, TCMSG)?.find(TCA_KIND).map(Attribute::text));
-        // It is an error not to have one.
-        matches!(self.connection.get(&request, kind), Ok(Some(Some(kind))) if kind == "ingress")
     }
 
     fn delete_qdisc(&mut self, request: Message) -> Result<()> {
@@ -285,31 +221,6 @@ fn tbf_message(link: u32, flags: u16, tbf: &Tbf) -> Message {
     request
 }
 
-fn ingress_message(link: u32) -> Message {
-    let mut request = tcmsg(RTM_NEWQDISC, CREATE | EXCL, link, INGRESS, TC_H_INGRESS, 0);
-    request.string(TCA_KIND, "ingress").attribute(TCA_OPTIONS, &[]);
-    request
-}
-
-/// As the reference's library makes it, but for the handle: one key that matches everything, and a second action that is never reached.
-fn redirect_message(link: u32, target: u32) -> Message {
-    let mut request = tcmsg(RTM_NEWTFILTER, CREATE | EXCL, link, FILTER, INGRESS, FIRST);
-    request.string(TCA_KIND, "u32").container(TCA_OPTIONS, |options| {
-        options.attribute(TCA_U32_SEL, &selector(&[[0; 3]])).u32(TCA_U32_CLASSID, REDIRECT_CLASS);
-        options.container(TCA_U32_ACT, |actions| {
-            for (order, verdict) in [(1, TC_ACT_STOLEN), (2, TC_ACT_OK)] {
-                actions.container(order, |action| {
-                    action.string(TCA_ACT_KIND, "mirred").container(TCA_ACT_OPTIONS, |options| {
-                        let parameters = [0, 0, verdict, 0, 0, TCA_EGRESS_REDIR, target];
-                        options.attribute(TCA_MIRRED_PARMS, &words(&parameters));
-                    });
-                });
-            }
-        });
-    });
-    request
-}
-
 /// `struct tc_u32_sel` with keys: mask and value in network order, and the offset behind the link layer's header.
 fn selector(keys: &[[u32; 3]]) -> Vec<u8> {
     let mut bytes = vec![0; 16];
@@ -353,25 +264,6 @@ fn read_root(body: &[u8]) -> Result<Found> {
         (OURS, "htb") => return Ok(Found::Htb(options.and_then(htb::read_default).unwrap_or(0))),
         _ => Root::Foreign,
     }))
-}
-
-fn read_redirect(body: &[u8]) -> Result<Option<Redirect>> {
-    let (handle, info) = (word(body, 8), word(body, 16));
-    let attributes = Attributes::after(body, TCMSG)?;
-    let is_u32 = attributes.find(TCA_KIND).map(Attribute::text).as_deref() == Some("u32");
-    let target = attributes.find(TCA_OPTIONS).and_then(redirect_target);
-    Ok(target.filter(|_| is_u32 && info == FIRST).map(|target| Redirect { handle, target }))
-}
-
-/// Where the first action sends everything.
-fn redirect_target(options: Attribute<'_>) -> Option<u32> {
-    let options = options.nested().ok()?;
-    let matches_all = options.find(TCA_U32_SEL)?.payload.get(16..24)? == [0; 8];
-    let action = options.find(TCA_U32_ACT)?.nested().ok()?.find(1)?.nested().ok()?;
-    let is_mirred = action.find(TCA_ACT_KIND)?.text() == "mirred";
-    let parameters = action.find(TCA_ACT_OPTIONS)?.nested().ok()?.find(TCA_MIRRED_PARMS)?.payload;
-    let redirects = word(parameters, 20) == TCA_EGRESS_REDIR;
-    (matches_all && is_mirred && redirects).then(|| word(parameters, 24))
 }
 
 /// The error for a link whose qdisc or name somebody else has.

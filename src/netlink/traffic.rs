@@ -10,12 +10,16 @@ pub const RTM_GETTCLASS: u16 = 42;
 pub const RTM_NEWTFILTER: u16 = 44;
 pub const RTM_DELTFILTER: u16 = 45;
 pub const RTM_GETTFILTER: u16 = 46;
+pub const RTM_GETCHAIN: u16 = 102;
 
 pub const TC_H_ROOT: u32 = 0xffff_ffff;
 pub const TC_H_INGRESS: u32 = 0xffff_fff1;
+/// Parent of the filters for what comes in, of `ingress` and `clsact` (`TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)`).
+pub const TC_H_MIN_INGRESS: u32 = 0xffff_fff2;
 
 pub const TCA_KIND: u16 = 1;
 pub const TCA_OPTIONS: u16 = 2;
+pub const TCA_CHAIN: u16 = 11;
 
 pub const TCA_TBF_PARMS: u16 = 1;
 pub const TCA_TBF_RATE64: u16 = 4;

@@ -42,7 +42,8 @@ fn card(lab: &Lab) -> Value {
     // By its path: busybox has an `ip` of its own.
     let text = lab.ok("nsenter --net=/proc/1/ns/net /usr/sbin/ip -d -j link show");
     let links: Value = serde_json::from_str(&text).unwrap();
-    links.as_array().unwrap().iter().find(|link| link["address"] == CARD).cloned().unwrap_or(Value::Null)
+    let is_card = |link: &&Value| link["address"] == CARD || link["permaddr"] == CARD;
+    links.as_array().unwrap().iter().find(is_card).cloned().unwrap_or(Value::Null)
 }
 
 /// A card is virtio's, found by its PCI address; its namespace ends and the kernel gives it to the first namespace.
@@ -57,6 +58,9 @@ fn better_a_card_whose_namespace_ended_gets_its_name_back() {
         (json!({"device": null, "runtimeConfig": {"deviceID": id}}), "gone"),
         (json!({"device": name}), "gone"),
         (json!({"device": null, "pciBusID": id}), "alive"),
+        (json!({"device": null, "pciBusID": id}), "disguised"),
+        (json!({"device": null, "pciBusID": id}), "disguised, gone"),
+        (json!({"device": null, "pciBusID": id}), "disguised, moved on"),
     ] {
         lab.netns("ns1");
         let mut config = config(&keys);
@@ -66,12 +70,29 @@ fn better_a_card_whose_namespace_ended_gets_its_name_back() {
         config["prevResult"] = run("ADD", &config).result();
         assert_eq!(lab.link_in("ns1", "net1")["address"], CARD, "{keys}");
         run("CHECK", &config).silent();
-        if how == "gone" {
-            lab.ok("ip netns del ns1");
-            wait_for("the card", || card(&lab)["ifname"] == "net1");
+        if how.starts_with("disguised") {
+            lab.ok("ip -n ns1 link set net1 down");
+            lab.ok("ip -n ns1 link set net1 name uplink alias cni0 address 02:00:00:00:00:77");
+        }
+        match how {
+            "gone" => {
+                lab.ok("ip netns del ns1");
+                wait_for("the card", || card(&lab)["ifname"] == "net1");
+            }
+            "disguised, gone" => {
+                lab.ok("ip netns del ns1");
+                wait_for("the card", || card(&lab)["ifname"] == "uplink");
+            }
+            "disguised, moved on" => {
+                lab.sh("ip netns add inner; ip -n ns1 link set uplink netns inner").success();
+            }
+            _ => {}
         }
         run("DEL", &merged(config, &json!({}))).silent();
         assert_eq!((&card(&lab)["ifname"], &card(&lab)["ifalias"]), (&json!(name), &Value::Null), "{keys}");
+        // The card keeps the address that the container gave it.
+        lab.ok(&format!("nsenter --net=/proc/1/ns/net /usr/sbin/ip link set {name} address {CARD}"));
         lab.run(&["ip", "netns", "del", "ns1"]);
+        lab.run(&["ip", "netns", "del", "inner"]);
     }
 }

@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
+use super::Release::{Previous, This};
 use super::{WAYS, collect_after, install, lab_with, traces};
 use crate::flannel::{DUAL, SUBNET_FILE};
 use crate::lab::{Call, Lab, merged};
-use crate::{host_device, tuning};
+use crate::{host_device, interface_moved, tuning};
 
 /// `ipam` of host-local with a range in each subnet.
 fn local(subnets: &[&str]) -> Value {
@@ -79,9 +80,26 @@ fn a_device_that_one_has_moved_the_other_brings_home() {
         call(&lab, &config).ifname("net1").run().result();
         assert_eq!(lab.link("hd0"), Value::Null);
         install(&lab, second);
-        // Without prevResult only the alias tells the device's name.
+        // Without prevResult, and a record only if this release has attached it.
         call(&lab, &config).ifname("net1").verb("DEL").run().silent();
         assert_eq!(host_device::state(lab.link("hd0")), before);
+    }
+}
+
+/// The previous release has written no record.
+#[test]
+fn a_late_del_of_what_the_previous_release_attached_goes_by_its_hosts_end() {
+    for plugin in ["bridge", "ptp"] {
+        let ipam = json!({"type": "host-local", "subnet": "10.71.0.0/24"});
+        let config = json!({"cniVersion": "1.0.0", "name": "net", "type": plugin, "bridge": "cni7", "ipam": ipam});
+        let lab = lab_with(Previous);
+        interface_moved::goes_by_the_hosts_end(&lab, plugin, &config, &|container| {
+            install(&lab, Previous);
+            let result =
+                lab.plugin(plugin).config(&config).container(container).netns("/run/netns/slot").run().result();
+            install(&lab, This);
+            result
+        });
     }
 }
 

@@ -2,10 +2,10 @@
 
 use super::conf::Conf;
 use super::ifb;
-use super::remove::{release, unredirect};
+use super::remove::{remove_filters, unredirect};
 use crate::cni::{Request, Undo};
 use crate::error::{Context, Errno, Result};
-use crate::net::traffic::{Limit, Root, taken};
+use crate::net::traffic::{Limit, Redirect, Root, taken};
 use crate::net::{Handle, Link, SharedLinks};
 
 /// Limits at work on a host's end.
@@ -63,6 +63,7 @@ impl Shaper<'_> {
 
     fn forget_egress(&mut self, ifb: Link) -> Result<()> {
         let (link, index) = (self.link.index, ifb.index);
+        let made_qdisc = self.host.redirects(link)?.iter().any(|filter| filter.target == index && filter.made_qdisc);
         let root = self.host.root_qdisc(index)?;
         self.undo.push(move || {
             let mut host = Handle::current()?;
@@ -71,11 +72,11 @@ impl Shaper<'_> {
                 None => host.create_ifb(&ifb.name, ifb.mtu, Some(&ifb.mac))?.index,
             };
             put_back(new, &root)?;
-            host.add_ingress(link)?;
-            host.add_redirect(link, new).map(drop)
+            let made = host.add_ingress(link)? || made_qdisc;
+            host.add_redirect(link, new, made).map(drop)
         });
         // The filter goes before its target: what comes from the container would be dropped meanwhile.
-        release(self.host, self.link, index)?;
+        unredirect(self.host, link, Some(index))?;
         self.host.delete_link(index).context("failed to delete an ifb")
     }
 
@@ -95,9 +96,10 @@ impl Shaper<'_> {
             drop(shared);
             Ok(())
         });
+        let had_ifb = ifb::any(self.host, request)?;
         let ifb = self.ifb(request)?;
         self.limit(ifb.index, limit).context("create ifb qdisc")?;
-        self.redirect(&ifb)?;
+        self.redirect(&ifb, had_ifb)?;
         Ok(ifb)
     }
 
@@ -135,36 +137,31 @@ impl Shaper<'_> {
         Ok(ifb)
     }
 
-    /// One filter that leads to the ifb.
-    fn redirect(&mut self, ifb: &Link) -> Result<()> {
-        let link = self.link.index;
-        if self.host.add_ingress(link).context("create ingress qdisc")? {
-            self.undo.push(move || Handle::current()?.delete_ingress(link).context("failed to delete a qdisc"));
-        }
+    /// One filter that leads to the ifb. A qdisc without filters is from an ADD or DEL that was killed, if there was an ifb.
+    fn redirect(&mut self, ifb: &Link, had_ifb: bool) -> Result<()> {
+        let (link, target) = (self.link.index, ifb.index);
+        let is_own = |redirect: &Redirect| redirect.target == 0 && redirect.made_qdisc;
+        let had_own = self.host.redirects(link)?.iter().any(is_own);
         self.remove_dead(link)?;
-        if self.leads_to(ifb)? {
-            return Ok(());
+        let is_new = self.host.add_ingress(link).context("create ingress qdisc")?;
+        if is_new {
+            self.undo.push(move || Handle::current()?.delete_empty_ingress(link).context("failed to delete a qdisc"));
         }
-        if self.host.add_redirect(link, ifb.index).context("add filter")? {
-            let target = ifb.index;
-            self.undo.push(move || unredirect(&mut Handle::current()?, link, target));
-            return Ok(());
+        let made_qdisc = is_new || had_own || had_ifb && self.host.has_empty_ingress(link)?;
+        if self.host.add_redirect(link, target, made_qdisc).context("add filter")? {
+            self.undo.push(move || remove_filters(&mut Handle::current()?, link, target));
         }
-        // Another ADD of the same container was faster, or there is somebody's.
-        match self.leads_to(ifb)? {
-            true => Ok(()),
-            false => Err(taken().context("add filter")),
-        }
-    }
-
-    fn leads_to(&mut self, ifb: &Link) -> Result<bool> {
-        Ok(self.host.redirects(self.link.index)?.iter().any(|redirect| redirect.target == ifb.index))
+        Ok(())
     }
 }
 
 /// What was at the root of a link before.
 fn put_back(link: u32, old: &Root) -> Result<()> {
     let mut host = Handle::current()?;
+    // A bucket is changed: it may have got a queue of another program meanwhile.
+    if let (Root::Tbf(bucket), Root::Tbf(_)) = (old, host.root_qdisc(link)?) {
+        return host.change_tbf(link, bucket);
+    }
     host.delete_root(link)?;
     match old {
         Root::Tbf(bucket) => host.add_tbf(link, bucket),

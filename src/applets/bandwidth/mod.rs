@@ -173,9 +173,13 @@ fn peer_of(container: &Netns, ifname: &str) -> Result<(u32, u32)> {
     let cause = |cause: &str| Error::internal(format!("container interface {ifname} has no veth peer: {cause}"));
     match Handle::inside(container)?.find_link(ifname)? {
         None => Err(cause(&format!("could not look up {ifname:?}: Link not found"))),
-        Some(Link { kind, index, lower: Some(peer), .. }) if kind == "veth" => Ok((index, peer)),
-        Some(_) => Err(cause(&format!("interface {ifname:?} was not a veth interface"))),
+        Some(link) => indices_of(&link).ok_or_else(|| cause(&format!("interface {ifname:?} was not a veth interface"))),
     }
+}
+
+/// Indices of a veth and of its peer.
+fn indices_of(link: &Link) -> Option<(u32, u32)> {
+    link.lower.filter(|_| link.kind == "veth").map(|peer| (link.index, peer))
 }
 
 /// The limit of a link is as configured.
@@ -214,5 +218,5 @@ fn probe(conf: &Conf) -> Result<()> {
     let ifb = scratch.create_ifb("ifb", 0, None).context("adding link")?;
     scratch.add_limit(ifb.index, limit).context("create qdisc")?;
     scratch.add_ingress(LOOPBACK).context("create ingress qdisc")?;
-    scratch.add_redirect(LOOPBACK, ifb.index).context("add filter").map(drop)
+    scratch.add_redirect(LOOPBACK, ifb.index, true).context("add filter").map(drop)
 }

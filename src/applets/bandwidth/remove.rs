@@ -1,9 +1,10 @@
 //! DEL and GC. Both carry on past failures and report them together.
 
 use super::ifb::{self, PREFIX};
-use super::peer_of;
+use super::indices_of;
 use crate::cni::Request;
 use crate::error::{Context, Errno, Failures, Result};
+use crate::ipam::own_link::Evidence;
 use crate::net::traffic::Root;
 use crate::net::{Handle, Link, Netns, SharedLinks};
 
@@ -15,23 +16,24 @@ pub(super) fn del(request: &Request<'_>) -> Result<()> {
     let is_gone = matches!(container, Some(None));
     let ends = failures.note(host_ends(&mut host, request, container.flatten())).unwrap_or_default();
     let [plain, further] = ifb::names_for(request);
-    let mut found = Vec::new();
-    found.extend(failures.note(ifb::find(&mut host, &further)).flatten());
-    // It is the first interface's. Who has one of its own has no part in it. Without a namespace nobody has, even if the
-    // kernel has not come to taking down the host's end, of which we need not know.
-    if found.is_empty() {
+    let mut found = failures.note(ifb::find(&mut host, &further)).flatten();
+    // It is the first interface's. An interface with an ifb of its own has no part in it. Without a namespace none has, even
+    // if the kernel has not come to taking down the host's end, of which we need not know.
+    if found.is_none() {
         let plain = failures.note(ifb::find(&mut host, &plain)).flatten();
-        found.extend(plain.filter(|plain| is_gone || failures.note(is_free(&mut host, plain, &ends)).unwrap_or(false)));
+        found = plain.filter(|plain| is_gone || failures.note(is_free(&mut host, plain, &ends)).unwrap_or(false));
     }
-    // The filter goes before its target: what comes from the container would be dropped meanwhile.
+    let mut is_used = false;
+    // The filter goes before its target: what comes from the container would be dropped meanwhile, and for ever if the filter
+    // stayed.
     for end in &ends {
-        match unshape(&mut host, end) {
+        match unshape(&mut host, end, found.as_ref()) {
             // Its namespace goes at this moment, and takes it along.
             Err(error) if error.is(Errno::ENODEV) => {}
-            unshaped => drop(failures.note(unshaped)),
+            unshaped => is_used |= failures.note(unshaped).is_none(),
         }
     }
-    for ifb in found {
+    if let Some(ifb) = found.filter(|_| !is_used) {
         failures.note(host.delete_link(ifb.index).with_context(|| format!("failed to delete link {:?}", ifb.name)));
     }
     failures.finish()
@@ -66,16 +68,24 @@ pub(super) fn gc(request: &Request<'_>) -> Result<()> {
     failures.finish()
 }
 
-/// The host's ends that are left: the peer of the container's interface, or what prevResult says.
+/// The host's ends that are left: the one that ADD has made, as the record and prevResult tell, otherwise the peer of the
+/// container's interface.
 fn host_ends(host: &mut Handle, request: &Request<'_>, container: Option<Netns>) -> Result<Vec<Link>> {
-    if let Some(container) = container {
-        let Ok((index, peer)) = peer_of(&container, &request.ifname) else { return Ok(Vec::new()) };
-        let link = host.find_link_at(peer)?;
-        return Ok(link.filter(|link| link.kind == "veth" && link.lower == Some(index)).into_iter().collect());
+    let evidence = Evidence::of(request)?;
+    if evidence.has_host_end() {
+        return Ok(evidence.host_end().cloned().into_iter().collect());
     }
-    let Ok(Some(previous)) = request.config.prev_result() else { return Ok(Vec::new()) };
+    let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
+    let told: Vec<_> = previous.interfaces.iter().filter(|told| told.sandbox.is_empty()).collect();
+    if let Some(container) = container {
+        let named = Handle::inside(&container)?.find_link(&request.ifname)?;
+        let Some((index, peer)) = named.as_ref().and_then(indices_of) else { return Ok(Vec::new()) };
+        let is_told = |link: &Link| told.is_empty() || told.iter().any(|told| told.name == link.name);
+        let is_end = |link: &Link| link.kind == "veth" && link.lower == Some(index) && is_told(link);
+        return Ok(host.find_link_at(peer)?.filter(is_end).into_iter().collect());
+    }
     let mut ends = Vec::new();
-    for told in previous.interfaces.iter().filter(|told| told.sandbox.is_empty()) {
+    for told in told {
         let link = host.find_link(&told.name)?;
         ends.extend(
             link.filter(|link| link.kind == "veth" && (told.mac.is_empty() || told.mac == link.mac.to_string())),
@@ -94,32 +104,33 @@ fn is_free(host: &mut Handle, ifb: &Link, ends: &[Link]) -> Result<bool> {
     Ok(!ifb::redirections(host)?.iter().any(|(_, target)| *target == ifb.index))
 }
 
-/// Sends nothing from a link to an ifb any more. The ingress qdisc stays if somebody else uses it.
-pub(super) fn release(host: &mut Handle, end: &Link, ifb: u32) -> Result<()> {
-    match host.has_own_ingress(end.index)? {
-        true => delete_ingress(host, end),
-        false => unredirect(host, end.index, ifb),
+/// Sends nothing from a link to an ifb any more, nor to devices that are gone. The qdisc goes if it was made for that and no
+/// other program uses it; also if an ADD or DEL was killed that had made the ifb.
+pub(super) fn unredirect(host: &mut Handle, link: u32, ifb: Option<u32>) -> Result<()> {
+    let mut filters = host.redirects(link)?;
+    filters.retain(|filter| filter.target == 0 || Some(filter.target) == ifb);
+    for filter in &filters {
+        host.delete_redirect(link, *filter).context("failed to delete a filter")?;
+    }
+    let is_unfinished = ifb.is_some() && filters.is_empty();
+    match is_unfinished || filters.iter().any(|filter| filter.made_qdisc) {
+        true => host.delete_empty_ingress(link).context("failed to delete an ingress qdisc"),
+        false => Ok(()),
     }
 }
 
 /// Removes the filters of a link that lead to another.
-pub(super) fn unredirect(host: &mut Handle, link: u32, target: u32) -> Result<()> {
+pub(super) fn remove_filters(host: &mut Handle, link: u32, target: u32) -> Result<()> {
     for filter in host.redirects(link)?.iter().filter(|filter| filter.target == target) {
         host.delete_redirect(link, *filter).context("failed to delete a filter")?;
     }
     Ok(())
 }
 
-fn delete_ingress(host: &mut Handle, end: &Link) -> Result<()> {
-    host.delete_ingress(end.index).with_context(|| format!("failed to delete the ingress qdisc of {:?}", end.name))
-}
-
 /// Takes our limits from a link that stays.
-fn unshape(host: &mut Handle, end: &Link) -> Result<()> {
+fn unshape(host: &mut Handle, end: &Link, ifb: Option<&Link>) -> Result<()> {
     let name = &end.name;
-    if host.has_own_ingress(end.index)? {
-        delete_ingress(host, end)?;
-    }
+    unredirect(host, end.index, ifb.map(|ifb| ifb.index)).with_context(|| format!("{name:?}"))?;
     match host.root_qdisc(end.index)? {
         Root::Tbf(_) | Root::Htb(_) => {
             host.delete_root(end.index).with_context(|| format!("failed to delete the root qdisc of {name:?}"))

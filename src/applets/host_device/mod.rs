@@ -13,12 +13,14 @@
 //! `runtimeConfig.deviceID` takes the place of `pciBusID`; it is a PCI address or a name on the auxiliary bus. Of several
 //! keys the first counts, in this order, the auxiliary bus last.
 //!
-//! In the container the device has its host's name as alias, by which DEL finds it: ours or the reference's.
+//! In the container the device has its host's name as alias, by which the reference's DEL names it. Ours goes by the record of
+//! ADD.
 
 mod device;
 mod remove;
 
 use device::Selector;
+use remove::Outcome;
 
 use crate::cni::delegate::Delegate;
 use crate::cni::result::{Dns, Interface};
@@ -27,6 +29,7 @@ use crate::error::{Context, Error, Failures, Result};
 use crate::ipam::advertisements;
 use crate::ipam::apply::{self, Target};
 use crate::ipam::attach::{self, Attached};
+use crate::ipam::card::Card;
 use crate::ipam::interface_record::InterfaceRecord;
 use crate::ipam::plan;
 use crate::net::moving::{self, Side};
@@ -96,6 +99,8 @@ impl Plugin for HostDevice {
         let container = attach::open_netns(request)?;
         let mut inside = Side::of(&container)?;
         let link = if conf.dpdk { None } else { Some(move_in(&conf, request, &container, &mut inside, undo)?) };
+        let card = link.as_ref().map(|(card, link)| InterfaceRecord::of_card(request, &container, link, card.clone()));
+        let link = link.map(|(_, link)| link);
         let mac = link.as_ref().map_or(String::new(), |link| link.mac.to_string());
         let interfaces = vec![Interface::new(&request.ifname, mac, &request.netns)];
         // Other programs may want to send something to find an address; for our own it is early enough when the address
@@ -105,10 +110,11 @@ impl Plugin for HostDevice {
             let up = inside.handle.set_up(link.index, true);
             up.with_context(|| format!("failed to set {:?} up", link.name)).map_err(in_moving)?;
         }
+        // As early as can be: a DEL of a killed ADD goes by it, too.
+        let (early, late) = if InterfaceRecord::of(request).is_none() { (card, None) } else { (None, card) };
+        early.inspect(|card| card.write(undo));
         let given = ipam.as_ref().map(|ipam| attach::addresses(ipam, request, undo)).transpose()?;
-        if let Some(link) = &link {
-            InterfaceRecord::new(request, &container, &link.kind, link.index, &link.mac).write(undo);
-        }
+        late.inspect(|card| card.write(undo));
         let Some(given) = given else { return Ok(CniResult { interfaces, ..CniResult::default() }) };
         let mut result = CniResult { interfaces, dns: conf.dns, ..given };
         result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
@@ -139,10 +145,14 @@ impl Plugin for HostDevice {
         let conf = Conf::for_del(request)?;
         let mut failures = Failures::default();
         let released = attach::release_lease(request, &mut failures);
-        let given_back = if conf.dpdk { Ok(()) } else { remove::give_back(&conf, request) };
-        // A device that is still there keeps its address: somebody else would get it meanwhile.
-        if failures.note(given_back).is_some() {
-            attach::end(request, released, &mut failures);
+        let given_back = if conf.dpdk { Ok(Outcome::Home) } else { remove::give_back(&conf, request) };
+        // A device that is still there keeps its address: another container would get it meanwhile.
+        match failures.note(given_back) {
+            Some(Outcome::Missing) if attach::has_moved_on(request) => {}
+            Some(Outcome::Home | Outcome::Missing) => attach::end(request, released, &mut failures),
+            // The record stays: the next DEL may be able to name it.
+            Some(Outcome::Unnamed) => attach::free_addresses(request, released, &mut failures),
+            None => {}
         }
         failures.finish()
     }
@@ -201,21 +211,24 @@ impl<'a> Conf<'a> {
     }
 }
 
-/// Moves the device into the container and gives it as it is there.
+/// Moves the device into the container and gives it as it is there, and what DEL has to know of it.
 fn move_in(
     conf: &Conf<'_>,
     request: &Request<'_>,
     container: &Netns,
     inside: &mut Side<'_>,
     undo: &mut Undo,
-) -> Result<Link> {
+) -> Result<(Card, Link)> {
     let mut host = Side::host()?;
     let device = conf.selector.find(&mut host.handle).context("failed to find host device")?;
     let (container, ifname) = (container.clone(), request.ifname.clone());
     moving::take(&mut host, &device, inside, &ifname).map_err(in_moving)?;
+    let name = device.name.clone();
     undo.push(move || move_back(&container, &ifname, &device));
     let found = inside.handle.link(&request.ifname);
-    found.with_context(|| format!("failed to find {:?} in container NS", request.ifname)).map_err(in_moving)
+    let found = found.with_context(|| format!("failed to find {:?} in container NS", request.ifname));
+    let link = found.map_err(in_moving)?;
+    Ok((Card::new(&name, &mut inside.handle, &link)?, link))
 }
 
 /// The reference's words, which have no colon here.

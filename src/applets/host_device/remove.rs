@@ -1,44 +1,91 @@
-//! DEL: giving the device back, wherever it is by now.
+//! DEL: giving the device back, wherever it is by now. The record of ADD says which device that is, and its name on the host.
+//! Without a record it is the link CNI_IFNAME, as in the reference, and the configuration says its name. The alias, where the
+//! reference keeps the name, counts for nothing: the container's root can change it.
 
 use super::Conf;
 use crate::cni::Request;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::ipam::own_card::OwnCard;
 use crate::ipam::own_link::{Evidence, Own};
 use crate::net::moving::{self, Side};
 use crate::net::{Handle, Link, Netns};
 
+/// The place of the device after a DEL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// On the host, under its name.
+    Home,
+    /// On the host, under another name: its own is taken, or the device is in use by now.
+    Unnamed,
+    /// It was found nowhere.
+    Missing,
+}
+
 /// Moves the device out of the container. Nothing to move is a success: then it may have come back by itself.
-pub(super) fn give_back(conf: &Conf<'_>, request: &Request<'_>) -> Result<()> {
+pub(super) fn give_back(conf: &Conf<'_>, request: &Request<'_>) -> Result<Outcome> {
     let mut host = Side::host()?;
-    let Some(container) = Netns::open_if_left(&request.netns)? else {
-        return rename_returned(conf.selector.device, request, &mut host.handle);
-    };
-    let mut inside = Side::of(&container)?;
-    match Evidence::of(request)?.find(&container, &mut inside.handle, &request.ifname)? {
-        Own::Missing | Own::Elsewhere => rename_returned(conf.selector.device, request, &mut host.handle),
-        Own::Link(link) if link.alias.is_empty() => {
-            let name = &link.name;
-            let msg = format!("failed to find original ifname for {name:?} (alias is not set)");
-            Err(Error::internal(msg).with_details(format!("ip link set {name} alias NAME in the container names it")))
+    let evidence = Evidence::of(request)?;
+    let mut card = evidence.card();
+    if let Some(container) = Netns::open_if_left(&request.netns)? {
+        let mut inside = Side::of(&container)?;
+        let own = evidence.find(&container, &mut inside.handle, &request.ifname)?;
+        card = card.filter(|card| own == Own::Elsewhere || card.was_moved_to(&container));
+        let name = name_of(card, conf);
+        if let Own::Link(link) = own {
+            return move_home(&mut inside, &link, &mut host, name, &request.ifname);
         }
-        Own::Link(link) => moving::give_back(&mut inside, &link, &mut host, &link.alias, ""),
+        let moved_on = card.filter(|_| own == Own::Missing).map_or(Ok(None), OwnCard::find_elsewhere)?;
+        if let Some((netns, link)) = moved_on {
+            return move_home(&mut Side::of(&netns)?, &link, &mut host, name, &request.ifname);
+        }
     }
+    rename_returned(card, name_of(card, conf), request, &mut host.handle)
+}
+
+/// The device's name on the host; empty when it is not known.
+fn name_of<'a>(card: Option<OwnCard<'a>>, conf: &Conf<'a>) -> &'a str {
+    card.map_or(conf.selector.device, OwnCard::name)
+}
+
+/// Without a usable name the device gets one as from the kernel, when the container's namespace ends.
+fn move_home(inside: &mut Side<'_>, link: &Link, host: &mut Side<'_>, name: &str, ifname: &str) -> Result<Outcome> {
+    let fallback = format!("dev{}", link.index);
+    let name = match is_usable(&mut inside.handle, link, name)? {
+        true => name,
+        false if host.handle.find_link(ifname)?.is_none() => ifname,
+        false => &fallback,
+    };
+    moving::give_back(inside, link, host, name, "").map(|()| Outcome::Home)
+}
+
+/// False for an alternative name: the device has it in every namespace, and it cannot be the first one.
+fn is_usable(inside: &mut Handle, link: &Link, name: &str) -> Result<bool> {
+    if link.name == name || !moving::is_link_name(name) {
+        return Ok(link.name == name);
+    }
+    Ok(inside.find_link(name)?.is_none_or(|found| found.index != link.index))
 }
 
 /// When a namespace ends the kernel gives its physical devices to the host: down, with their aliases, and with the names
-/// that they had in the container. Gives such a device its name back, unless somebody else has it.
-fn rename_returned(device: &str, request: &Request<'_>, host: &mut Handle) -> Result<()> {
-    if !device.is_empty() && host.find_link(device)?.is_some_and(|link| link.name == device) {
-        return Ok(());
+/// that they had in the container. Gives such a device its name back, unless the name is taken.
+fn rename_returned(card: Option<OwnCard<'_>>, name: &str, request: &Request<'_>, host: &mut Handle) -> Result<Outcome> {
+    let taken = if name.is_empty() { None } else { host.find_link(name)? };
+    let is_home = taken.as_ref().is_some_and(|link| card.is_none_or(|card| card.looks_like(link)));
+    if name.is_empty() || is_home {
+        return Ok(Outcome::Missing);
     }
     let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
     let listed = previous.interfaces.iter().find(|interface| interface.name == request.ifname);
     let mac = listed.map(|interface| interface.mac.as_str()).filter(|mac| !mac.is_empty());
-    let known = |link: &Link| link.alias == device || mac.is_some_and(|mac| link.mac.to_string() == mac);
-    let mine = |link: &Link| is_returned(link, &request.ifname) && known(link);
-    match host.all_links()?.into_iter().find(mine) {
-        Some(link) if host.find_link(&link.alias)?.is_none() => moving::rename(host, &link),
-        _ => Ok(()),
+    let is_known = |link: &Link| link.alias == name || mac.is_some_and(|mac| link.mac.to_string() == mac);
+    let is_device = |link: &Link| match card {
+        Some(card) => card.looks_like(link),
+        None => is_returned(link, &request.ifname) && is_known(link),
+    };
+    match host.all_links()?.iter().find(|link| is_device(link)) {
+        Some(link) if taken.is_some() || link.is_up() => Ok(Outcome::Unnamed),
+        Some(link) => moving::rename(host, link, name).map(|()| Outcome::Home),
+        None => Ok(Outcome::Missing),
     }
 }
 

@@ -22,6 +22,7 @@ use conf::{Conf, data_directory, names_of};
 
 use crate::cni::{CniResult, Plugin, Position, Request, Undo};
 use crate::error::{Context, Errno, Error, Result, code};
+use crate::ipam::own_link::{Evidence, Own};
 use crate::ipam::tuned::{self, Originals};
 use crate::net::tuning::Property;
 use crate::net::{Handle, Netns, sysctls};
@@ -107,7 +108,13 @@ impl Plugin for Tuning {
         let netns = Netns::open(&request.netns)?;
         netns.run(|| names.into_iter().try_for_each(|name| Setting::look(name)?.verify()))??;
         let missing = || Error::internal(format!("Cannot find container link {}", request.ifname));
-        let link = Handle::inside(&netns)?.find_link(&request.ifname)?.ok_or_else(missing)?;
+        let mut inside = Handle::inside(&netns)?;
+        let Own::Link(link) = Evidence::of(request)?.find(&netns, &mut inside, &request.ifname)? else {
+            return Err(missing());
+        };
+        if link.name != request.ifname {
+            return Err(missing());
+        }
         conf.wanted.iter().try_for_each(|wanted| verify(wanted, &wanted.of(&link), &request.ifname))
     }
 
@@ -115,8 +122,9 @@ impl Plugin for Tuning {
     /// still to be called.
     fn del(&self, request: &Request<'_>) -> Result<()> {
         let originals = Originals::of(request, data_directory(request)?);
-        if let Ok(netns) = Netns::open_if_left(&request.netns) {
-            let _ = originals.restore(netns.as_ref(), &request.ifname);
+        let found = Netns::open_if_left(&request.netns).and_then(|netns| Ok((netns, Evidence::of(request)?)));
+        if let Ok((netns, evidence)) = found {
+            let _ = originals.restore(netns.as_ref(), &request.ifname, &evidence);
         }
         Ok(())
     }

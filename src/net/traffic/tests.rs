@@ -41,46 +41,6 @@ fn numbers_that_are_too_great_are_the_greatest() {
 }
 
 #[test]
-fn an_ingress_qdisc() {
-    #[rustfmt::skip]
-    let golden = [
-        0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 255, 255, 0xf1, 255, 255, 255, 0, 0, 0, 0, // tcmsg: link 7, ffff:, ffff:fff1
-        12, 0, 1, 0, b'i', b'n', b'g', b'r', b'e', b's', b's', 0,                // TCA_KIND
-        4, 0, 2, 0,                                                              // TCA_OPTIONS
-    ];
-    assert_eq!(ingress_message(7).body(), golden);
-}
-
-#[test]
-fn a_redirection() {
-    #[rustfmt::skip]
-    let golden = [
-        0, 0, 0, 0, 7, 0, 0, 0, 0, 8, 0, 0, 0, 0, 255, 255, 0, 3, 1, 0, // tcmsg: link 7, ::800, ffff:, priority 1, every protocol
-        8, 0, 1, 0, b'u', b'3', b'2', 0,                                // TCA_KIND
-        156, 0, 2, 0,                                                   // TCA_OPTIONS
-        36, 0, 5, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,    //   TCA_U32_SEL: terminal, 1 key
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,                 //     that matches everything
-        8, 0, 1, 0, 1, 0, 1, 0,                                         //   TCA_U32_CLASSID 1:1
-        108, 0, 7, 0,                                                   //   TCA_U32_ACT
-        52, 0, 1, 0,                                                    //     1
-        11, 0, 1, 0, b'm', b'i', b'r', b'r', b'e', b'd', 0, 0,          //       TCA_ACT_KIND
-        36, 0, 2, 0, 32, 0, 2, 0,                                       //       TCA_ACT_OPTIONS, TCA_MIRRED_PARMS
-        0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,     //         stolen
-        1, 0, 0, 0, 9, 0, 0, 0,                                         //         out through link 9
-        52, 0, 2, 0,                                                    //     2
-        11, 0, 1, 0, b'm', b'i', b'r', b'r', b'e', b'd', 0, 0,
-        36, 0, 2, 0, 32, 0, 2, 0,
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,     //         passed
-        1, 0, 0, 0, 9, 0, 0, 0,
-    ];
-    let mut golden = golden.to_vec();
-    assert_eq!(redirect_message(7, 9).body(), golden);
-    assert_eq!(read_redirect(&golden).unwrap(), Some(Redirect { handle: FILTER, target: 9 }));
-    golden[16] = 1;
-    assert_eq!(read_redirect(&golden).unwrap(), None, "another protocol");
-}
-
-#[test]
 fn an_ifb() {
     #[rustfmt::skip]
     let golden = [
