@@ -169,7 +169,7 @@ fn better_another_link_with_the_index_of_old_gets_none_of_the_lease() {
     assert!(is_up(&network, "eth0"));
 }
 
-/// The container still has the interface of an earlier ADD when the next one asks for the same name.
+/// The container still has the interface of an earlier ADD when the next asks for the same name.
 #[test]
 fn better_the_address_of_a_renamed_interface_goes_with_the_lease_to_the_next() {
     let network = network(60);
@@ -183,7 +183,8 @@ fn better_the_address_of_a_renamed_interface_goes_with_the_lease_to_the_next() {
     network.call(1).verb("CHECK").run().silent();
 }
 
-/// Each plugin whose devices this kernel has: DEL gives the lease back over the renamed interface, then ends that.
+/// Each plugin whose devices this kernel has: DEL gives the lease back over the renamed interface,
+/// then removes the interface or brings it home.
 #[test]
 fn better_del_of_a_plugin_gives_the_lease_of_its_renamed_interface_back() {
     let network = Network::with_dnsmasq(&[]);
