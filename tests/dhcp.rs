@@ -306,7 +306,7 @@ fn better_without_a_daemon_verbs_say_so_and_del_succeeds() {
     call.config(&other).run().fails(999, missing);
 }
 
-/// A socket that is missing, and one that nothing listens at, as SIGKILL leaves it; of every plugin that asks dhcp.
+/// A socket that is missing, and one that nothing listens at, as SIGKILL leaves it.
 #[test]
 fn better_without_a_daemon_the_details_say_how_to_start_it() {
     let mut network = Network::new();

@@ -3,7 +3,7 @@
 use crate::dhcp::Network;
 use crate::lab::{Call, PLUGINS, wait_for};
 
-/// Answers every DISCOVER with an OFFER and every REQUEST with an ACK, in the manner that it is told.
+/// Answers every DISCOVER with an OFFER and every REQUEST with an ACK, with one fault.
 const SERVER: &str = r#"
 import socket, struct, sys
 manner = sys.argv[1]

@@ -1,10 +1,10 @@
 //! Leases of interfaces that the container renames, swaps, moves or replaces.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::dhcp::{Network, POOL, address, config};
+use crate::dhcp::{Network, POOL, address, config, with_dhcp};
 use crate::lab::frames::Sniffer;
-use crate::lab::wait_for;
+use crate::lab::{merged, wait_for};
 
 /// A network whose leases are renewed after a second, and end after these seconds without a server.
 fn network(seconds: u32) -> Network {
@@ -169,7 +169,7 @@ fn better_another_link_with_the_index_of_old_gets_none_of_the_lease() {
     assert!(is_up(&network, "eth0"));
 }
 
-/// The container still has the interface of an earlier ADD when the next one asks for the same name.
+/// The container still has the interface of an earlier ADD when the next asks for the same name.
 #[test]
 fn better_the_address_of_a_renamed_interface_goes_with_the_lease_to_the_next() {
     let network = network(60);
@@ -181,6 +181,33 @@ fn better_the_address_of_a_renamed_interface_goes_with_the_lease_to_the_next() {
     assert!(is_up(&network, "eth0") && !is_up(&network, "lan7"));
     is_renewed(&network, 1, "eth0");
     network.call(1).verb("CHECK").run().silent();
+}
+
+/// Each plugin whose devices this kernel has: DEL gives the lease back over the renamed interface,
+/// then removes the interface or brings it home.
+#[test]
+fn better_del_of_a_plugin_gives_the_lease_of_its_renamed_interface_back() {
+    let network = Network::with_dnsmasq(&[]);
+    network.lab.netns("ns9");
+    network.lab.ok("ip link add m0 up type veth peer name m1");
+    network.lab.ok("ip link set m1 master cni0 up");
+    network.lab.ok("ip link add hd0 type veth peer name hd1");
+    network.lab.ok("ip link set hd1 master cni0 up");
+    let of = |kind: &str, changes: &Value| with_dhcp(&merged(json!({"type": kind, "bridge": null}), changes));
+    let configs = [
+        ("bridge", with_dhcp(&json!({}))),
+        ("macvlan", of("macvlan", &json!({"master": "m0"}))),
+        ("host-device", of("host-device", &json!({"device": "hd0"}))),
+    ];
+    for (plugin, config) in configs {
+        let call = network.of_container(network.lab.plugin(plugin).config(&config), 9);
+        let result = call.run().result();
+        network.lab.ok("ip -n ns9 link set eth0 name lan7");
+        call.config(&merged(config, &json!({"prevResult": result}))).verb("DEL").run().silent();
+        wait_for("the server to hear of the release", || network.leases() == 0);
+        assert!(network.lab.link_in("ns9", "lan7").is_null(), "{plugin}");
+    }
+    assert!(!network.lab.link("hd0").is_null());
 }
 
 #[test]

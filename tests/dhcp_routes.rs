@@ -1,4 +1,5 @@
-//! Routes that servers send in odd but legal forms: ADD makes them as other clients do, and CHECK is content.
+//! Routes that servers send in odd but legal forms: ADD makes them as other clients do, and CHECK
+//! is content.
 
 use serde_json::{Value, json};
 
@@ -73,7 +74,7 @@ fn better_a_router_outside_the_addresss_network_is_reached_over_the_link() {
     all_make(&["--dhcp-option=1,255.255.255.0"], &[DEFAULT, TO_ROUTER]);
 }
 
-/// As some hosters send it: the router on the link, and the default route through it, in either order.
+/// As some hosters send it: the router on the link, and the default route through it, in any order.
 /// (dnsmasq puts its own address for 0.0.0.0, but not into numbers.)
 #[test]
 fn better_the_route_to_the_router_may_stand_anywhere() {
@@ -95,7 +96,7 @@ fn better_host_bits_and_repetitions_do_no_harm() {
     all_make(&[&format!("--dhcp-option-force=249,{given}")], &expected);
 }
 
-/// A network, a host, and the network again. (A default route, which is not legal there, dnsmasq does not send.)
+/// A network, a host, and the network again. (dnsmasq sends no default route, which is illegal there.)
 #[test]
 fn better_static_routes_lead_to_networks_and_hosts() {
     let given = "--dhcp-option-force=33,172.20.0.0,10.1.0.8,192.168.7.9,10.1.0.9,172.20.0.0,10.1.0.8";

@@ -199,7 +199,8 @@ impl Client {
         }
     }
 
-    /// A packet has come, from this hardware address. An answer to us that does not count is an event, at most.
+    /// A packet has come, from this hardware address. An answer to us that does not count is an
+    /// event, at most.
     pub fn receive(&mut self, now: Moment, packet: &Packet, from: Option<[u8; 6]>) -> Output {
         let ours = packet.op == packet::REPLY && packet.hardware == self.settings.hardware;
         if !ours || !self.listening() {
@@ -311,7 +312,7 @@ impl Client {
         Ok(Output { event: Some(Event::Refused(message)), ..output })
     }
 
-    /// Fails unless this server's answer counts: to what was said to one server nobody else may answer.
+    /// Fails unless this server's answer counts: a message to one server has no answer of another.
     fn may_answer(&self, server: Ipv4Addr) -> std::result::Result<(), Reason> {
         let asked = match (self.stage, &self.lease) {
             (Stage::Requesting(chosen, _), _) => chosen,

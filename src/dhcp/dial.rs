@@ -52,8 +52,8 @@ impl Failure {
     }
 }
 
-/// Says how to get a daemon that listens at `socket`, if `error` shows that there is none; otherwise
-/// the details that the error has.
+/// Says how to get a daemon that listens at `socket`, if `error` shows that there is none.
+/// Otherwise returns the details that the error has.
 pub fn advice(error: &Error, socket: &str) -> String {
     match error.errno {
         Some(Errno::ENOENT | Errno::ECONNREFUSED) if socket == DEFAULT_SOCKET => {

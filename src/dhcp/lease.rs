@@ -49,8 +49,8 @@ const KEPT: [u8; 9] = [
 ];
 
 impl Lease {
-    /// The lease that an OFFER or ACK speaks of. Fails, with the reason in words, when it makes no sense: an address that no
-    /// host can have, no server, or a time that nobody can keep up with.
+    /// The lease that an OFFER or ACK speaks of. Fails, with the reason in words, when the lease makes
+    /// no sense: an address that no host can have, no server, or a time too short for renewals.
     pub fn granted(packet: &Packet, from: Option<[u8; 6]>, obtained: Moment) -> std::result::Result<Lease, String> {
         let options = &packet.options;
         let seconds = match options.get(code::LEASE_TIME) {

@@ -5,7 +5,7 @@
 //! | 1 subnet mask | prefix length of the address; there is no result without |
 //! | 3 routers | the first is the gateway, and the next hop of a default route |
 //! | 121 classless routes, or 249 | the routes; 3 and 33 then give none (RFC 3442) |
-//! | 33 static routes | routes to networks of their address's class, or to hosts; see [`crate::dhcp::routes`] |
+//! | 33 static routes | routes to networks and hosts, see [`crate::dhcp::routes`] |
 //! | 6, 15, 119 | name servers, domain and search list, if `dnsFromServer` is set: the reference gives none |
 //! | 26 MTU | the routes' `mtu`, if `mtuFromServer` is set |
 

@@ -51,8 +51,8 @@ fn next_hop((dst, router): LeasedRoute, address: Ipv4Net) -> LeasedRoute {
     (dst.trunc(), if is_none { Ipv4Addr::UNSPECIFIED } else { router })
 }
 
-/// Routes of option 121; `None` when it is empty, or not what the RFC says, which makes the whole of
-/// it void.
+/// Routes of option 121; `None` when the option is empty, or not what the RFC says, which makes the
+/// whole of it void.
 fn classless_routes(mut rest: &[u8]) -> Option<Vec<LeasedRoute>> {
     let mut routes = Vec::new();
     while let Some((length, tail)) = rest.split_first() {
@@ -90,7 +90,7 @@ mod tests {
     const ADDRESS: &str = "10.1.2.77/24";
     const CLASSLESS: u8 = code::CLASSLESS_ROUTES;
 
-    /// The routes of a lease of `address` with these options, the first router of option 3 among them.
+    /// The routes of a lease of `address` with these options.
     fn at(address: &str, given: &[(u8, &[u8])]) -> Vec<String> {
         let mut options = Options::default();
         for (code, value) in given {

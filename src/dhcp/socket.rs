@@ -13,12 +13,12 @@ use crate::sys::packet_socket::{Instruction, PacketSocket};
 /// Longer packets, which no server sends (we ask for at most 1500), are dropped.
 const LARGEST: usize = 4096;
 
-/// What has come from a server.
+/// An answer of a server.
 #[derive(Debug)]
 pub enum Received {
     /// A message, with the hardware address it came from.
     Packet(Packet, Option<[u8; 6]>),
-    /// It cannot be read, for this reason.
+    /// The answer cannot be read, for this reason.
     Damaged(&'static str),
 }
 
@@ -38,8 +38,8 @@ impl Socket {
         self.0.send(&frame, datagram.mac)
     }
 
-    /// What has come next; `None` when nothing more is queued. An error (`ENETDOWN`) says that the link went down; the socket
-    /// hears again when it is up.
+    /// Takes the next answer from the queue; `None` when the queue is empty. An error (`ENETDOWN`)
+    /// says that the link went down; the socket hears again when the link is up.
     pub fn receive(&self) -> Result<Option<Received>> {
         let mut buffer = [0; LARGEST];
         let Some(received) = self.0.receive(&mut buffer)? else { return Ok(None) };

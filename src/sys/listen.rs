@@ -42,8 +42,8 @@ pub fn passed(pid: &str, count: &str) -> Result<Option<UnixListener>> {
 }
 
 /// Listens at `path`; the directory is created. Only the socket's owner and group may connect, even
-/// if the umask would let others. To be called while the process has one thread. A socket that nobody listens at any more is replaced, a live one is not
-/// (`EADDRINUSE`).
+/// if the umask would let others. To be called while the process has one thread. A socket that
+/// nobody listens at any more is replaced, a live one is not (`EADDRINUSE`).
 pub fn bind(path: &Path) -> Result<UnixListener> {
     let mut lock = None;
     if let Some(directory) = path.parent() {
@@ -65,7 +65,7 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
     bound.with_context(|| format!("listen unix {}: bind", path.display()))
 }
 
-/// Creates the socket. Whoever may write to it may connect.
+/// Creates the socket. Permission to write to a socket is permission to connect.
 fn create(path: &Path) -> std::io::Result<UnixListener> {
     let old = umask(Mode::S_IWOTH);
     umask(old | Mode::S_IWOTH);

@@ -1,5 +1,5 @@
-//! Answers that the client does not believe: a server does answer then, and whoever looks for the
-//! cause of a failure should know why its answers do not count.
+//! Answers that the client does not believe. An error that speaks of silence alone would send the
+//! search for the cause to cables and firewalls.
 
 use std::net::Ipv4Addr;
 

@@ -63,7 +63,8 @@ impl Daemon {
         self.drop_keeper(held, gone);
     }
 
-    /// Looks whether a lease is still for the link in the namespace at `path` that has the name of old.
+    /// Looks whether a lease is still for the link in the namespace at `path` that has the name of
+    /// old.
     fn revisit(&mut self, held: usize, path: &str) -> Result<()> {
         let gone = || Error::internal("the lease is for another network namespace");
         let keeper = self.keepers.get_mut(held).ok_or_else(gone)?;
