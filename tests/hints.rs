@@ -136,3 +136,15 @@ fn better_a_program_that_cannot_be_executed_is_told_why() {
         assert_eq!(details, wanted, "{kind}");
     }
 }
+
+/// More refusals than fit into the buffer of a socket.
+#[test]
+fn better_the_first_of_many_refused_routes_is_named() {
+    let lab = lab();
+    let route = |number: usize| json!({"dst": format!("20.{}.{}.0/24", number >> 8, number & 255), "gw": "99.9.9.9"});
+    let routes: Vec<Value> = (0..2000).map(route).collect();
+    let config = merged(bridge_config(&json!({})), &json!({"ipam": {"routes": routes}}));
+    let (msg, _) = error(lab.plugin("bridge").config(&config));
+    assert!(msg.contains("20.0.0.0/24 via 99.9.9.9") && msg.contains("network is unreachable"), "{msg}");
+    assert_eq!((lab.veths().len(), lab.reserved("net").len()), (0, 0));
+}

@@ -290,3 +290,20 @@ fn better_del_needs_only_name_and_data_dir() {
     call(&lab, &json!({})).verb("DEL").args("nonsense").run().silent();
     assert_eq!(lab.reserved("net"), [""; 0]);
 }
+
+/// A FIFO, or a device, whose reading never ends.
+#[test]
+fn better_a_resolv_conf_that_never_ends_is_an_error() {
+    let lab = Lab::new();
+    lab.netns("ns1");
+    lab.ok("mkfifo /run/fifo");
+    for (path, text) in
+        [("/run/fifo", "/run/fifo is not a regular file"), ("/dev/zero", "/dev/zero is not a regular file")]
+    {
+        let config = host_local_config(&json!({"subnet": "10.1.2.0/24", "resolvConf": path}));
+        lab.plugin("host-local").config(&config).run().fails_with(999, &[text]);
+    }
+    assert_eq!(lab.list("/var/lib/cni/networks/net").iter().filter(|name| name.starts_with("10.")).count(), 0);
+    let config = host_local_config(&json!({"subnet": "10.1.2.0/24", "resolvConf": "/dev/null"}));
+    lab.plugin("host-local").config(&config).run().result();
+}

@@ -48,7 +48,7 @@ impl Command<'_> {
     }
 
     fn add_reservations(&self, attachments: &mut Attachments, data_dir: &Path, network: &str) -> Result<()> {
-        let reservations = survey(data_dir, network, None)?;
+        let reservations = survey(data_dir, network)?;
         if !self.dry_run
             && self.wants(network)
             && reservations.iter().any(|one| one.life == Life::Unknown && !one.ifname.is_empty())

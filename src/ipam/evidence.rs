@@ -15,7 +15,7 @@
 //! Times prove nothing: clocks may begin in 1970 at each boot, so a file that looks older than this boot need not be. What
 //! the cache alone tells of, and whose path leads to a namespace, therefore stays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::net::IpAddr;
@@ -111,21 +111,40 @@ pub enum Verdict {
 
 impl Found {
     /// A cached attachment, with the reservations in the stores that its configuration names.
-    pub fn of_cached(network: &str, cached: Cached) -> Result<Found> {
+    pub fn of_cached(network: &str, cached: Cached, surveys: &mut Surveys) -> Result<Found> {
         let attachment = &cached.attachment;
         let (container, ifname) = (attachment.container_id.clone(), attachment.ifname.clone());
         let mut stores = vec![(PathBuf::from(DEFAULT_DATA_DIR), network.to_string())];
         if let Ok(list) = NetworkList::parse(&cached.config) {
             add_stores(&mut stores, &list);
         }
-        let mut reservations = Vec::new();
-        for (data_dir, network) in stores {
-            let held = survey(&data_dir, &network, Some(&container))?;
-            let own = held.into_iter().filter(|reservation| reservation.ifname == ifname);
-            reservations.extend(own.map(|reservation| (data_dir.clone(), reservation)));
-        }
         let key = Key { network: network.to_string(), container, ifname };
+        let mut reservations = Vec::new();
+        for store in stores {
+            reservations.extend(surveys.of(store, &key)?);
+        }
         Ok(Found { key, cached: Some(cached), reservations })
+    }
+}
+
+/// The reservations of all stores that were asked for, each of which is read once.
+#[derive(Debug, Default)]
+pub struct Surveys(BTreeMap<(PathBuf, String), BTreeMap<Key, Vec<Reservation>>>);
+
+impl Surveys {
+    /// The reservations of an attachment in a store, with its `dataDir`.
+    fn of(&mut self, store: (PathBuf, String), key: &Key) -> Result<Vec<(PathBuf, Reservation)>> {
+        let data_dir = store.0.clone();
+        if !self.0.contains_key(&store) {
+            let mut held: BTreeMap<Key, Vec<Reservation>> = BTreeMap::new();
+            for reservation in survey(&store.0, &store.1)? {
+                let (container, ifname) = (reservation.container.clone(), reservation.ifname.clone());
+                held.entry(Key { network: store.1.clone(), container, ifname }).or_default().push(reservation);
+            }
+            self.0.insert(store.clone(), held);
+        }
+        let held = self.0.get(&store).and_then(|held| held.get(key)).into_iter().flatten();
+        Ok(held.map(|reservation| (data_dir.clone(), reservation.clone())).collect())
     }
 }
 

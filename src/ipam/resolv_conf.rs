@@ -1,14 +1,22 @@
 //! resolv.conf(5) as host-local's `resolvConf` reads it (`dns.go` of the reference).
 
 use std::fs;
+use std::path::Path;
 
 use crate::cni::result::Dns;
 use crate::error::{Context, Error, Result};
+use crate::sys::file;
 
-/// Reads a file. The errors are the reference's.
+/// Bytes; more than any such file has.
+const LARGEST: u64 = 1 << 20;
+
+/// Reads a file. The errors are the reference's, which however waits for ever where a FIFO or a device is there.
 pub fn read(path: &str) -> Result<Dns> {
-    fs::metadata(path).with_context(|| format!("open {path}"))?;
-    let bytes = fs::read(path).with_context(|| format!("read {path}"))?;
+    let found = fs::metadata(path).with_context(|| format!("open {path}"))?;
+    let bytes = match found.is_dir() || path == "/dev/null" {
+        true => fs::read(path).with_context(|| format!("read {path}"))?,
+        false => file::read_bounded(Path::new(path), LARGEST)?,
+    };
     parse(&String::from_utf8_lossy(&bytes))
 }
 

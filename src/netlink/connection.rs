@@ -17,6 +17,10 @@ use crate::sys::socket::{NetlinkSocket, Protocol};
 /// Times a dump that changes disturbed is read again before we give up.
 const DUMP_TRIES: u32 = 100;
 
+/// Requests that are sent in one go. Each refusal takes up to 1 kB of the 208 kB that a socket has by default
+/// (net.core.rmem_default).
+const MOST_REQUESTS: usize = 128;
+
 /// Control message: error or acknowledgement (`NLMSG_ERROR`).
 const ERROR: u16 = 2;
 /// Control message: end of a dump (`NLMSG_DONE`).
@@ -64,9 +68,19 @@ impl Connection {
     /// those behind it. Refusals come unasked, so only the last request is acknowledged.
     pub fn pipeline(&mut self, mut messages: Vec<Message>) -> std::result::Result<(), (usize, Error)> {
         let step = Step::begin(format_args!("{}", Names(&messages)));
-        let outcome = self.send_and_hear(&mut messages);
+        let outcome = self.send_in_turns(&mut messages);
         step.end_with(outcome.as_ref().err().map(|(_, error)| error as _));
         outcome.map_err(|(at, error)| (at, explain(&messages, at, error)))
+    }
+
+    /// Refusals of more requests than these would not fit into the socket's buffer, and the kernel would say `ENOBUFS` instead.
+    fn send_in_turns(&mut self, messages: &mut [Message]) -> std::result::Result<(), (usize, Error)> {
+        let mut refused = Ok(());
+        for (turn, requests) in messages.chunks_mut(MOST_REQUESTS).enumerate() {
+            let heard = self.send_and_hear(requests).map_err(|(at, error)| (turn * MOST_REQUESTS + at, error));
+            refused = refused.and(heard);
+        }
+        refused
     }
 
     fn send_and_hear(&mut self, messages: &mut [Message]) -> std::result::Result<(), (usize, Error)> {

@@ -5,7 +5,7 @@ use crate::cni::attachment::Attachment;
 use crate::cni::cache::Cached;
 use crate::cni::conflist_files;
 use crate::error::Result;
-use crate::ipam::evidence::{self, Found, Verdict};
+use crate::ipam::evidence::{self, Found, Surveys, Verdict};
 use crate::ipam::interface_search::Search;
 use crate::net::Netns;
 
@@ -26,29 +26,30 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<()> {
     if !network.is_empty() && cached.is_empty() && !evidence::has_store(network) {
         conflist_files::require(&call.configuration_directory(), network)?;
     }
-    let mut search = Search::default();
-    let rows: Result<Vec<_>> = cached.into_iter().map(|(network, cached)| row(network, cached, &mut search)).collect();
+    let (mut search, mut surveys) = (Search::default(), Surveys::default());
+    let rows = cached.into_iter().map(|(network, cached)| row(network, cached, &mut search, &mut surveys));
+    let rows: Result<Vec<_>> = rows.collect();
     call.stdout = table(&rows?);
     Ok(())
 }
 
 /// Nothing in a cell is a command to the terminal.
-fn row(network: String, cached: Cached, search: &mut Search) -> Result<[String; 5]> {
+fn row(network: String, cached: Cached, search: &mut Search, surveys: &mut Surveys) -> Result<[String; 5]> {
     let Attachment { container_id, ifname, .. } = cached.attachment.clone();
     let addresses: Vec<String> = cached.result.ips.iter().map(|ip| ip.address.to_string()).collect();
     let addresses = if addresses.is_empty() { "-".to_string() } else { addresses.join(",") };
-    let netns = namespace(&network, cached, search)?;
+    let netns = namespace(&network, cached, search, surveys)?;
     Ok([network, container_id, ifname, netns, addresses].map(|cell| cell.escape_debug().to_string()))
 }
 
 /// The path of the namespace, and what `cni-box gc` would say of the attachment. A runtime may keep the namespace where only
 /// its own processes see it.
-fn namespace(network: &str, cached: Cached, search: &mut Search) -> Result<String> {
+fn namespace(network: &str, cached: Cached, search: &mut Search, surveys: &mut Surveys) -> Result<String> {
     let path = cached.attachment.netns.clone();
     if path.is_empty() {
         return Ok("-".to_string());
     }
-    Ok(match evidence::verdict(&Found::of_cached(network, cached)?, search) {
+    Ok(match evidence::verdict(&Found::of_cached(network, cached, surveys)?, search) {
         Verdict::Gone(_) => format!("{path} (gone)"),
         _ if Netns::open_if_left(&path).is_ok_and(|netns| netns.is_none()) => format!("{path} (not at its path)"),
         _ => path,
@@ -59,11 +60,14 @@ fn namespace(network: &str, cached: Cached, search: &mut Search) -> Result<Strin
 fn table(rows: &[[String; 5]]) -> String {
     let header = HEADER.map(str::to_string);
     let rows = || std::iter::once(&header).chain(rows);
+    let mut widths = [0; HEADER.len()];
+    for row in rows() {
+        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = cell.len().max(*width));
+    }
     let mut text = String::new();
     for row in rows() {
         let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = rows().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or_default();
+        for (cell, width) in row.iter().zip(widths) {
             line.push_str(&format!("{cell:<width$}  "));
         }
         text.push_str(line.trim_end());

@@ -44,12 +44,11 @@ impl Reservation {
     }
 }
 
-/// The reservations of a network, in order of address: all of them, or `only` those of one container. None when there is no
-/// store. What names no attachment is left out.
-pub fn survey(data_dir: &Path, network: &str, only: Option<&str>) -> Result<Vec<Reservation>> {
+/// The reservations of a network, in order of address. None when there is no store. What names no attachment is left out.
+pub fn survey(data_dir: &Path, network: &str) -> Result<Vec<Reservation>> {
     match data_dir.join(network).try_exists() {
         Ok(false) => Ok(Vec::new()),
-        _ => Store::open_to_read(data_dir, network)?.reservations(only),
+        _ => Store::open_to_read(data_dir, network)?.reservations(),
     }
 }
 
@@ -65,11 +64,10 @@ impl Store {
         Ok(Store { path, directory, index, host: Host::this(), lock })
     }
 
-    fn reservations(&self, only: Option<&str>) -> Result<Vec<Reservation>> {
+    fn reservations(&self) -> Result<Vec<Reservation>> {
         let mut addresses: Vec<IpAddr> = self.addresses()?;
         addresses.sort_unstable();
         let mut found: Vec<_> = addresses.into_iter().filter_map(|address| self.reservation(address)).collect();
-        found.retain(|(reservation, _)| only.is_none_or(|only| only == reservation.container));
         for look in 0..LOOKS {
             let mut judge = Judge::new(self.host, file::is_local(&self.directory));
             for (reservation, record) in &mut found {
