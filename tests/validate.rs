@@ -314,7 +314,7 @@ fn what_a_plugin_would_refuse_is_found() {
         ),
         (
             json!([{"type": "bridge", "ipam": {"type": "dhcp", "provide": [{"option": "nope"}]}}]),
-            "plugins[0].ipam: error: Can not parse option \"nope\": Can not parse option: strconv.ParseUint: parsing \"nope\": invalid syntax",
+            "plugins[0].ipam: error: error calling DHCP.Allocate: Can not parse option \"nope\": Can not parse option: strconv.ParseUint: parsing \"nope\": invalid syntax",
         ),
         (
             json!([bridge, {"type": "tuning", "sysctl": {"kernel.x": "1"}}]),

@@ -57,6 +57,10 @@ fn a_plugin_that_is_a_path_and_a_delegate_that_is_refused_are_errors() {
             json!([with(json!({})), {"type": "vrf", "vrfname": "a-name-of-16-byt"}]),
             "plugins[1]: error: could not add VRF a-name-of-16-byt: interface name is too long; interface name should be less than 16 characters",
         ),
+        (
+            json!([with(json!({})), {"type": "tuning", "mac": "01:00:5e:00:00:01"}]),
+            "plugins[1]: error: failed to set MAC address to 01:00:5e:00:00:01: cannot assign requested address; mac 01:00:5e:00:00:01 is a multicast address",
+        ),
     ]);
     // A result may come from the plugin in front, and addresses from the runtime.
     let lab = Lab::new();

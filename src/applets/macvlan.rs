@@ -63,9 +63,10 @@ impl Plugin for Macvlan {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        let master = Conf::of(request)?.master;
+        let Conf { master, mac, .. } = Conf::of(request)?;
         request.config.dns().context("failed to load netconf")?;
         master.validate()?;
+        mac.as_ref().map_or(Ok(()), Mac::verify_assignable).context("failed to create macvlan")?;
         plan::check(request, master.mtu)
     }
 

@@ -108,8 +108,9 @@ impl Plugin for Tap {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        let mtu = Conf::of(request)?.mtu;
-        mtu.verify().with_context(|| format!("failed to set mac or mtu of tap {:?}", request.ifname))?;
+        let Conf { mtu, mac, .. } = Conf::of(request)?;
+        let possible = mtu.verify().and_then(|()| mac.as_ref().map_or(Ok(()), Mac::verify_assignable));
+        possible.with_context(|| format!("failed to set mac or mtu of tap {:?}", request.ifname))?;
         plan::check(request, mtu.bytes().into())
     }
 

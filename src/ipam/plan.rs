@@ -69,12 +69,14 @@ pub fn verify_mtu(result: &CniResult, mtu: i64) -> Result<()> {
 /// A route without a gateway takes that of its family. Where there is only one of the other family, the destination would be
 /// looked for on the link.
 fn verify_gateways_of_routes(result: &CniResult) -> Result<()> {
-    let has_gateway = |v4: bool| result.ips.iter().any(|ip| ip.gateway.is_some_and(|gateway| gateway.is_ipv4() == v4));
-    let mut plain = result.routes.iter().filter(|route| route.gw.is_none()).filter_map(|route| route.dst);
     let misled = |ip: &&IpConfig| ip.gateway.is_some_and(|gateway| gateway.is_ipv4() != ip.address.addr().is_ipv4());
-    let foreign = result.ips.iter().find(misled);
-    let Some(ip) = foreign else { return Ok(()) };
-    match plain.find(|dst| !has_gateway(dst.addr().is_ipv4()) && dst.addr().is_ipv4() == ip.address.addr().is_ipv4()) {
+    let Some(ip) = result.ips.iter().find(misled) else { return Ok(()) };
+    let v4 = ip.address.addr().is_ipv4();
+    if result.ips.iter().any(|ip| ip.gateway.is_some_and(|gateway| gateway.is_ipv4() == v4)) {
+        return Ok(());
+    }
+    let mut plain = result.routes.iter().filter(|route| route.gw.is_none()).filter_map(|route| route.dst);
+    match plain.find(|dst| dst.addr().is_ipv4() == v4) {
         Some(dst) => Err(wrong_gateway(ip).with_details(format!("the route to {dst} would have none"))),
         None => Ok(()),
     }

@@ -196,6 +196,9 @@ impl RangeSet {
         if ranges.is_empty() {
             return Err(Error::internal("empty range set"));
         }
+        if are_apart(&ranges) {
+            return Ok(RangeSet(ranges));
+        }
         match first_pair(&ranges, Range::overlaps) {
             None => Ok(RangeSet(ranges)),
             Some(((_, one), (_, other))) => Err(Error::internal(format!("subnets {one} and {other} overlap"))),
@@ -235,6 +238,9 @@ pub fn complete(drafts: &[Vec<Draft>], cni_version: &str) -> Result<Vec<RangeSet
         sets.push(RangeSet::complete(drafts).with_context(|| format!("invalid range set {index}"))?);
     }
     verify_families(sets.iter().map(RangeSet::is_ipv4), cni_version)?;
+    if are_apart(sets.iter().flat_map(RangeSet::ranges)) {
+        return Ok(sets);
+    }
     match first_pair(&sets, RangeSet::overlaps) {
         None => Ok(sets),
         Some(((one, _), (other, _))) => Err(Error::internal(format!("range set {one} overlaps with {other}"))),
@@ -278,6 +284,13 @@ fn read_mapped(text: &str) -> Option<(Ipv4Addr, u8)> {
     let address: Ipv6Addr = address.parse().ok()?;
     let bits = bits.parse().ok().filter(|bits| *bits <= 128)?;
     Some((address.to_ipv4_mapped()?, bits))
+}
+
+/// True if no two ranges overlap, in one look at all of them in order: there may be thousands.
+fn are_apart<'r>(ranges: impl IntoIterator<Item = &'r Range>) -> bool {
+    let mut bounds: Vec<(IpAddr, IpAddr)> = ranges.into_iter().map(|range| (range.start, range.end)).collect();
+    bounds.sort_unstable();
+    bounds.iter().zip(bounds.iter().skip(1)).all(|(one, next)| one.1 < next.0)
 }
 
 type Pair<'a, T> = ((usize, &'a T), (usize, &'a T));

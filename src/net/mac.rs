@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::{Error, Result};
+use crate::error::{Errno, Error, Result};
 use crate::sys::random;
 
 /// A hardware address of 6 bytes (Ethernet), or 8 or 20 (EUI-64, InfiniBand).
@@ -58,6 +58,17 @@ impl Mac {
     /// True for the address that a link without one has.
     pub fn is_zero(&self) -> bool {
         self.0.iter().all(|byte| *byte == 0)
+    }
+
+    /// Fails for an address that the kernel gives to no Ethernet device (`is_valid_ether_addr`, linux/etherdevice.h).
+    pub fn verify_assignable(&self) -> Result<()> {
+        const MULTICAST: u8 = 0x01;
+        let is_multicast = self.0.first().is_some_and(|first| first & MULTICAST != 0);
+        if !self.is_zero() && !is_multicast {
+            return Ok(());
+        }
+        let what = if is_multicast { "a multicast address" } else { "no address" };
+        Err(Error::from(Errno::EADDRNOTAVAIL).with_details(format!("mac {self} is {what}")))
     }
 
     /// The raw bytes.

@@ -215,6 +215,7 @@ impl Conf {
             return Err(Error::internal(format!("failed to create vlan interface: invalid interface name {name:?}")));
         }
         conf.mtu.verify().context("failed to make veth pair")?;
+        conf.mac.as_ref().map_or(Ok(()), Mac::verify_assignable).context("failed to make veth pair")?;
         Ok(conf)
     }
 

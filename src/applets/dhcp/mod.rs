@@ -137,7 +137,9 @@ impl Plugin for Dhcp {
     fn validate(&self, request: &Request<'_>) -> Result<()> {
         Daemon::of(request)?;
         let ipam = request.config.top().object("ipam")?.unwrap_or_else(Object::null);
-        Settings::decode(&ipam, &request.args, &[], [0; 6], false).map(drop)
+        // As the daemon decodes it, and in the words for an answer of the daemon.
+        let decoded = Settings::decode(&ipam, &request.args, &[], [0; 6], false).map(drop);
+        decoded.with_context(|| format!("error calling {ALLOCATE}"))
     }
 
     fn is_ipam(&self) -> bool {

@@ -76,7 +76,14 @@ impl Plugin for Tuning {
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
         data_directory(request)?;
-        names(&Conf::of(request)?, &request.ifname).map(drop)
+        let conf = Conf::of(request)?;
+        for property in &conf.wanted {
+            if let Property::Mac(mac) = property {
+                let what = || format!("failed to set {} to {property}", property.name());
+                mac.verify_assignable().with_context(what)?;
+            }
+        }
+        names(&conf, &request.ifname).map(drop)
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
