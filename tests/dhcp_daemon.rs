@@ -40,6 +40,7 @@ fn signals_end_it_and_take_socket_and_pid_file_along() {
     for signal in ["TERM", "INT"] {
         let mut network = Network::new();
         network.start_daemon(&["-pidfile", "/run/dhcp.pid", "--broadcast"]);
+        wait_for("the pid file", || network.lab.sh("test -s /run/dhcp.pid").code == Some(0));
         assert_eq!(network.lab.read("/run/dhcp.pid"), network.daemon.as_ref().unwrap().pid().to_string());
         assert_eq!(end(&mut network, signal), Some(0));
         assert!(!network.lab.exists(SOCKET) && !network.lab.exists("/run/dhcp.pid"));
@@ -66,13 +67,18 @@ fn better_a_daemon_that_ends_leaves_its_successors_files() {
     let late = format!("strace -qq -o /dev/null -e inject=unlink:delay_enter=500000 {PLUGINS}/dhcp");
     let old = network.spawn_daemon(&late, &["-pidfile", "/run/dhcp.pid"]);
     wait_for("the daemon", || network.status().run().code == Some(0));
-    network.lab.ok(&format!("kill -TERM {}", network.lab.read("/run/dhcp.pid")));
+    end_by_pid_file(&network);
     let script = format!("until {PLUGINS}/dhcp daemon -pidfile /run/dhcp.pid; do :; done");
     network.daemon = Some(Call::new(&network.lab, "sh").args_list(&["-c", &script]).spawn());
     old.wait();
     wait_for("the next daemon", || network.status().run().code == Some(0));
-    network.lab.ok(&format!("kill -TERM {}", network.lab.read("/run/dhcp.pid")));
+    end_by_pid_file(&network);
     network.daemon.take().unwrap().wait();
+}
+
+/// The daemon listens before it writes the file.
+fn end_by_pid_file(network: &Network) {
+    wait_for("the pid file", || network.lab.sh("kill -TERM $(cat /run/dhcp.pid)").code == Some(0));
 }
 
 /// The first sees a stale socket, which it removes half a second later.
@@ -88,7 +94,7 @@ fn better_of_two_daemons_that_find_a_stale_socket_one_stays() {
     let program = format!("{PLUGINS}/dhcp");
     Call::new(&network.lab, "timeout").args_list(&["5", &program, "daemon"]).run().dies(&text);
     wait_for("the first", || network.status().run().code == Some(0));
-    network.lab.ok(&format!("kill -TERM {}", network.lab.read("/run/dhcp.pid")));
+    end_by_pid_file(&network);
     network.daemon.take().unwrap().wait();
 }
 
