@@ -42,6 +42,7 @@ mod cnitool;
 mod cnitool_failures;
 mod cnitool_lists;
 mod cnitool_network;
+mod costs;
 mod cross;
 mod devices;
 mod dhcp;
