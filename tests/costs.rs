@@ -78,6 +78,8 @@ fn addresses_cost_masquerading_no_further_requests() {
             let config = json!({"cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "br0", "ipam": ipam,
                 "ipMasq": masquerade, "ipMasqBackend": backend});
             let lab = host();
+            // Each rule for a chain that exists must not cost a question about the chain.
+            lab.ok("iptables-nft -t nat -A POSTROUTING -s 192.0.2.1 -j ACCEPT");
             let call = lab.plugin("bridge").config(&config).env("CNI_BOX_IPTABLES", flavour);
             call.env("CNI_BOX_LOG", "/run/lab/log").run().result();
             lab.read("/run/lab/log").lines().filter(|line| line.contains("\"step\":\"netlink ")).count()
