@@ -1,4 +1,5 @@
-//! `ingressPolicy: isolated` of the firewall plugin: containers of one bridge are kept apart with and without br_netfilter.
+//! `ingressPolicy: isolated` of the firewall plugin: containers of one bridge are kept apart with
+//! and without br_netfilter.
 
 use serde_json::{Value, json};
 
@@ -112,7 +113,8 @@ fn better_del_and_gc_leave_the_port_as_it_was_before() {
     assert_eq!(net.lab.list(RECORDS), [""; 0]);
 }
 
-/// The reference isolates no port: what it has attached is kept apart by rules, where these see the frames.
+/// The reference isolates no port: what it has attached is kept apart by rules, where these see the
+/// frames.
 #[test]
 fn better_check_of_an_attachment_of_the_reference_fails_without_br_netfilter() {
     let net = Net::new("nft", "iptables");

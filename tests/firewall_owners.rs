@@ -1,4 +1,5 @@
-//! The firewall plugin where several attachments have the same address: two networks with one subnet.
+//! The firewall plugin where several attachments have the same address: two networks with one
+//! subnet.
 
 use serde_json::{Value, json};
 
@@ -97,7 +98,8 @@ fn better_gc_of_one_network_leaves_the_rules_of_the_other() {
     }
 }
 
-/// The reference writes no records. Its attachment is ended as by the reference, unless another owner is known.
+/// The reference writes no records. Its attachment is ended as by the reference, unless another
+/// owner is known.
 #[test]
 fn better_an_attachment_of_the_reference_takes_no_rules_of_a_recorded_owner() {
     for flavour in FLAVOURS {
@@ -113,7 +115,8 @@ fn better_an_attachment_of_the_reference_takes_no_rules_of_a_recorded_owner() {
     }
 }
 
-/// Records vanish when /run is emptied; then DEL goes by prevResult, and another ADD mends the rules of those who stay.
+/// Records vanish when /run is emptied; then DEL goes by prevResult, and another ADD mends the
+/// rules of those who stay.
 #[test]
 fn without_records_del_goes_by_the_result() {
     let lab = lab("nft");

@@ -47,6 +47,7 @@ mod cnitool_failures;
 mod cnitool_lists;
 mod cnitool_network;
 mod cnitool_texts;
+mod costs;
 mod cross;
 mod devices;
 mod dhcp;

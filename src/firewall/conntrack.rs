@@ -2,6 +2,7 @@
 //! as long as packets come. A client that keeps sending to a host port would thus be led for ever to the container that
 //! had the port before, or, when there was none, to the host. TCP has an end, and clients start anew.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::error::{Context, Errno, Error, Result};
@@ -15,7 +16,7 @@ use crate::sys::socket::Protocol;
 const NFGENMSG: usize = 4;
 
 /// Where the first packet of a flow was sent to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Destination {
     /// The UDP port.
     pub port: u16,
@@ -41,7 +42,8 @@ pub fn forget_udp(
     mut is_local: impl FnMut(IpAddr) -> Result<bool>,
 ) -> Result<usize> {
     let of_family = |address: IpAddr| Family::of_address(address) == family;
-    let destinations: Vec<_> = destinations.iter().copied().filter(|to| to.address.is_none_or(of_family)).collect();
+    let mut destinations: Vec<_> = destinations.iter().copied().filter(|to| to.address.is_none_or(of_family)).collect();
+    destinations.sort_unstable();
     if destinations.is_empty() {
         return Ok(0);
     }
@@ -60,7 +62,7 @@ fn try_forget(
     is_local: &mut impl FnMut(IpAddr) -> Result<bool>,
 ) -> Result<usize> {
     let mut connection = Connection::open(Protocol::Netfilter)?;
-    let ports: Vec<u16> = destinations.iter().map(|to| to.port).collect();
+    let ports: BTreeSet<u16> = destinations.iter().map(|to| to.port).collect();
     let mut forgotten = 0;
     for flow in flows(&mut connection, family, &ports)? {
         if is_to(&flow, destinations, is_local)? && delete(&mut connection, family, &flow)? {
@@ -71,15 +73,17 @@ fn try_forget(
 }
 
 /// The UDP flows to these ports.
-fn flows(connection: &mut Connection, family: Family, ports: &[u16]) -> Result<Vec<Flow>> {
+fn flows(connection: &mut Connection, family: Family, ports: &BTreeSet<u16>) -> Result<Vec<Flow>> {
     connection.dump(&dump_request(family), Vec::new, |flows, reply: Reply<'_>| {
         flows.extend(parse(reply.body)?.filter(|flow| ports.contains(&flow.port)));
         Ok(())
     })
 }
 
+/// The destinations are sorted.
 fn is_to(flow: &Flow, destinations: &[Destination], is_local: &mut impl FnMut(IpAddr) -> Result<bool>) -> Result<bool> {
-    let mut to_port = destinations.iter().filter(|to| to.port == flow.port);
+    let first = destinations.partition_point(|to| to.port < flow.port);
+    let mut to_port = destinations.iter().skip(first).take_while(|to| to.port == flow.port);
     if to_port.clone().any(|to| to.address == Some(flow.address)) {
         return Ok(true);
     }

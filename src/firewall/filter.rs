@@ -76,7 +76,8 @@ pub struct Filter<'a> {
 pub struct Ingress<'a> {
     /// The bridge that the container is attached to.
     pub bridge: &'a str,
-    /// Containers on the bridge do not reach one another either. The rules need br_netfilter for that.
+    /// Containers on the bridge do not reach one another either. The rules need br_netfilter for
+    /// that.
     pub isolated: bool,
 }
 

@@ -14,6 +14,7 @@
 //! - [`masquerade`]: source NAT of containers (the reference's `ipMasq`).
 //! - [`filter`]: whether packets of containers are forwarded (the reference's `firewall` plugin); [`firewalld`]: the same,
 //!   asked of firewalld over D-Bus; [`owners`]: whose addresses that was done for.
+//! - [`index`]: finding rules among thousands.
 //! - [`records`]: small files below /run for facts that rules cannot hold.
 //! - [`spoof_check`]: containers send with their own hardware address only (the reference's `macspoofchk`).
 
@@ -24,6 +25,7 @@ pub mod firewalld;
 pub mod flavour;
 #[cfg(test)]
 mod golden;
+pub mod index;
 pub mod masquerade;
 pub mod names;
 mod nf_tables;

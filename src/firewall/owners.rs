@@ -1,12 +1,13 @@
 //! The owners of each address that the firewall lets through, in files below [`DIRECTORY`].
 //!
-//! An address has as many owners as attachments: networks may have the same subnet. The rules cannot name the owners (the
-//! reference would not find such rules again), but a DEL must leave the rules that another owner needs, and a DEL without
-//! prevResult, or GC, must find the addresses. The files vanish with a reboot, as the rules do. They are a help, not a
-//! condition: where /run cannot be written there are none.
+//! An address has as many owners as attachments: networks may have the same subnet. The rules
+//! cannot name the owners (the reference would not find such rules again), but a DEL must leave the
+//! rules that another owner needs, and a DEL without prevResult, or GC, must find the addresses.
+//! The files vanish with a reboot, as the rules do. They are a help, not a condition: where /run
+//! cannot be written there are none.
 //!
-//! The first owner is in the file `ADDRESS`, as in releases that knew one owner; the others are in `ADDRESS+1`, `ADDRESS+2`
-//! and so on, which those releases pass over.
+//! The first owner is in the file `ADDRESS`, as in releases that knew one owner; the others are in
+//! `ADDRESS+1`, `ADDRESS+2` and so on, which those releases pass over.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -18,7 +19,8 @@ use crate::sys::netns::identity_at;
 /// Where the files are.
 const DIRECTORY: &str = "/run/cni-box/firewall";
 
-/// Missing files in a row that end a list. Replacing a file removes it first, so a killed call may leave one gap.
+/// Missing files in a row that end a list. Replacing a file removes it first, so a killed call may
+/// leave one gap.
 const LONGEST_GAP: usize = 2;
 
 /// Who an address belongs to, and how it was let through.
@@ -74,8 +76,8 @@ impl Owners {
         owners
     }
 
-    /// Adds an owner to those of an address, in the place of an earlier record of the same attachment. Drops owners that
-    /// are dead.
+    /// Adds an owner to those of an address, in the place of an earlier record of the same
+    /// attachment. Drops owners that are dead.
     pub fn add(&self, address: IpAddr, owner: &Owner) -> Result<()> {
         let mut owners = self.of(address);
         owners.retain(|known| known.is_same(owner) || known.is_alive());

@@ -29,7 +29,7 @@ pub struct Rule {
 }
 
 /// A condition of a rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Match {
     /// The packet's address is inside (or, negated, outside) a network: `-s`, `-d`.
     Address {
@@ -74,11 +74,17 @@ pub enum Match {
     HardwareSource([u8; 6]),
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often rules were compared, for tests of what that costs.
+    pub(crate) static COMPARISONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// Bits of [`Match::ConnectionState`] for `RELATED,ESTABLISHED`.
 pub const RELATED_OR_ESTABLISHED: u16 = 0b110;
 
 /// Which address of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
     /// `-s`
     Source,
@@ -87,7 +93,7 @@ pub enum Side {
 }
 
 /// Which interface of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// `-i`
     In,
@@ -96,7 +102,7 @@ pub enum Direction {
 }
 
 /// A protocol with ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// 132
     Sctp,
@@ -107,7 +113,7 @@ pub enum Protocol {
 }
 
 /// What a rule does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     /// The packet passes.
     Accept,
@@ -235,6 +241,8 @@ impl Rule {
 
     /// True when both say the same, in whatever order.
     pub fn means(&self, other: &Rule) -> bool {
+        #[cfg(test)]
+        COMPARISONS.with(|count| count.set(count.get() + 1));
         self.target == other.target
             && self.comment == other.comment
             && self.note == other.note

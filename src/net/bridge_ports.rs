@@ -152,7 +152,8 @@ impl Handle {
         Ok(self.port_setting(index, IFLA_BRPORT_ISOLATED)? == Some(1))
     }
 
-    /// Isolates a port from the other isolated ports of its bridge, or ends that. Linux before 4.18 ignores the request.
+    /// Isolates a port from the other isolated ports of its bridge, or ends that. Linux before 4.18
+    /// ignores the request.
     pub fn set_isolated(&mut self, index: u32, on: bool) -> Result<()> {
         let set = self.connection.request(flag_message(index, IFLA_BRPORT_ISOLATED, on));
         set.with_context(|| format!("failed to set isolated {} for link {index}", if on { "on" } else { "off" }))

@@ -1,11 +1,12 @@
 //! Isolation of bridge ports for `ingressPolicy: isolated`.
 //!
-//! The rules of the policy only see frames between two ports of one bridge where br_netfilter hands those frames to them.
-//! So the container's port is isolated too (`IFLA_BRPORT_ISOLATED`, since Linux 4.18): the bridge passes no frame from one
-//! isolated port to another. Frames to and from the host, and ports that are not isolated, pass.
+//! The rules of the policy only see frames between two ports of one bridge where br_netfilter hands
+//! those frames to them. So the container's port is isolated too (`IFLA_BRPORT_ISOLATED`, since
+//! Linux 4.18): the bridge passes no frame from one isolated port to another. Frames to and from
+//! the host, and ports that are not isolated, pass.
 //!
-//! A file for each attachment, below [`DIRECTORY`], says which ports ADD has isolated, so that DEL leaves the isolation
-//! that `bridge` gives (`portIsolation`).
+//! A file for each attachment, below [`DIRECTORY`], says which ports ADD has isolated, so that DEL
+//! leaves the isolation that `bridge` gives (`portIsolation`).
 
 use std::net::IpAddr;
 
@@ -32,7 +33,8 @@ struct Record {
     ports: Vec<(u32, String)>,
 }
 
-/// Isolates the container's ports of the bridge. A refusal of the kernel is left to CHECK: the reference's ADD succeeds.
+/// Isolates the container's ports of the bridge. A refusal of the kernel is left to CHECK: the
+/// reference's ADD succeeds.
 pub(super) fn add(request: &Request<'_>, previous: &CniResult, bridge: &str, undo: &mut Undo) {
     let Ok(ports) = open_ports(previous, bridge) else { return };
     if ports.is_empty() {
@@ -45,8 +47,8 @@ pub(super) fn add(request: &Request<'_>, previous: &CniResult, bridge: &str, und
     undo.push(move || record.end());
 }
 
-/// Fails when a port of the container is not isolated. Ports that ADD has not isolated (the reference made the attachment)
-/// may be kept apart by the rules alone, where br_netfilter is on.
+/// Fails when a port of the container is not isolated. Ports that ADD has not isolated (the
+/// reference made the attachment) may be kept apart by the rules alone, where br_netfilter is on.
 pub(super) fn check(request: &Request<'_>, previous: &CniResult, bridge: &str, addresses: &[IpAddr]) -> Result<()> {
     let ports = open_ports(previous, bridge)?;
     let Some(port) = ports.first() else { return Ok(()) };

@@ -9,8 +9,9 @@
 //! | `ingressPolicy` | `open` | `open`; `same-bridge`: nothing comes in from other bridges with a policy; `isolated`: nor from the same bridge |
 //!
 //! An ingress policy belongs to the bridge that is the first interface of the result. It is kept in iptables, or with the
-//! backend `nftables` in nf_tables; it stays until the bridge is gone. `isolated` also isolates the container's port of the
-//! bridge, see [`isolation`]: the rules alone need br_netfilter to keep containers of one bridge apart.
+//! backend `nftables` in nf_tables; it stays until the bridge is gone. `isolated` also isolates the
+//! container's port of the bridge, see [`isolation`]: the rules alone need br_netfilter to keep
+//! containers of one bridge apart.
 //!
 //! `nftables`, which the reference lacks, keeps the same rules in tables of its own, `ip cni_firewall` and
 //! `ip6 cni_firewall`. A drop there is final, but an accept is not: if another table (iptables' FORWARD with policy DROP,
@@ -33,6 +34,7 @@ use crate::firewall::Session;
 use crate::firewall::filter::{Filter, Ingress, Store, unusable_chain_name};
 use crate::firewall::firewalld::Firewalld;
 use crate::firewall::flavour::{Flavour, Preference, choose};
+use crate::firewall::index::unique;
 use crate::firewall::owners::{Owner, Owners};
 
 /// Its keys, see [`crate::cni::keys`].
@@ -314,13 +316,7 @@ fn previous(request: &Request<'_>) -> Result<CniResult> {
 
 /// All addresses of a result, whatever interface they belong to, as the reference takes them.
 fn addresses(result: &CniResult) -> Vec<IpAddr> {
-    let mut addresses = Vec::new();
-    for address in result.ips.iter().map(|ip| ip.address.addr()) {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    addresses
+    unique(result.ips.iter().map(|ip| ip.address.addr()))
 }
 
 fn bus_address(request: &Request<'_>) -> String {

@@ -1,5 +1,6 @@
 //! The configuration of `portmap`, and what follows from it and from the previous result.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -8,6 +9,7 @@ use crate::cni::result::{IpConfig, parse_ip};
 use crate::cni::{CniResult, NetworkConfig, Object, Request};
 use crate::error::{Context, Error, Result, code};
 use crate::firewall::conntrack::Destination;
+use crate::firewall::index::unique;
 use crate::firewall::rule::Protocol;
 use crate::firewall::{Family, Match};
 
@@ -54,7 +56,7 @@ pub(super) enum Marking {
 }
 
 /// A port of the host that leads to a port of the container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Mapping {
     /// On the host.
     pub(super) host_port: u16,
@@ -95,7 +97,7 @@ impl Conf {
                 conditions::parse("conditionsV4", Family::V4, &keys.conditions_v4)?,
                 conditions::parse("conditionsV6", Family::V6, &keys.conditions_v6)?,
             ],
-            mappings: without_repetitions(mappings),
+            mappings: unique(mappings),
         })
     }
 
@@ -295,8 +297,11 @@ fn port(whose: &str, number: i64) -> Result<u16> {
 
 /// A mapping that no packet can reach, because an earlier one takes them all, is a mistake.
 fn refuse_unreachable(mappings: &[Mapping]) -> Result<()> {
-    for (index, later) in mappings.iter().enumerate() {
-        if let Some(earlier) = mappings.iter().take(index).find(|earlier| earlier.hides(later)) {
+    let mut of_port: BTreeMap<(Protocol, u16), Vec<&Mapping>> = BTreeMap::new();
+    for later in mappings {
+        let earlier = of_port.entry((later.protocol, later.host_port)).or_default();
+        earlier.push(later);
+        if let Some(earlier) = earlier.iter().find(|earlier| earlier.hides(later)) {
             let (port, other) = (later.container_port, earlier.container_port);
             let msg = format!(
                 "overlapping port mappings: {} to container port {port} is taken by {} to container port {other}",
@@ -307,14 +312,4 @@ fn refuse_unreachable(mappings: &[Mapping]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn without_repetitions(mappings: Vec<Mapping>) -> Vec<Mapping> {
-    let mut kept: Vec<Mapping> = Vec::with_capacity(mappings.len());
-    for mapping in mappings {
-        if !kept.contains(&mapping) {
-            kept.push(mapping);
-        }
-    }
-    kept
 }

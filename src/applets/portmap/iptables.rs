@@ -20,11 +20,13 @@ mod whose;
 pub(super) use remove::{Doomed, removal, stale_chains};
 pub(super) use whose::{Whose, leads_to, marked_addresses};
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use crate::error::{Error, Result};
+use crate::firewall::index::RuleIndex;
 use crate::firewall::names::hashed;
 use crate::firewall::place::{StoredChain, StoredRule};
 use crate::firewall::rule::Protocol;
@@ -294,7 +296,7 @@ fn plan_top(view: &mut dyn View, edits: &mut Vec<Edit>, added: &mut Added) -> Re
 /// Shows `see` the addresses of each container's mappings whose clients may come from 127.0.0.1,
 /// until `see` returns false. Returns the last answer.
 pub(super) fn each_marked(view: &mut dyn View, see: &mut dyn FnMut(Vec<IpAddr>) -> Result<bool>) -> Result<bool> {
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for stored in view.chain(TOP)?.map_or_else(Vec::new, |top| top.rules) {
         let Some(Target::Jump(name)) = stored.rule.target else { continue };
         if seen.contains(&name) {
@@ -304,7 +306,7 @@ pub(super) fn each_marked(view: &mut dyn View, see: &mut dyn FnMut(Vec<IpAddr>) 
         if !see(marked_addresses(&known(rules.iter())))? {
             return Ok(false);
         }
-        seen.push(name);
+        seen.insert(name);
     }
     Ok(true)
 }
@@ -323,7 +325,8 @@ fn known<'a>(rules: impl Iterator<Item = &'a StoredRule>) -> Vec<Rule> {
 fn check_rules(view: &mut dyn View, chain: &str, rules: &[Rule]) -> Result<()> {
     let missing = || Error::internal(format!("chain {chain} not found in iptables table nat"));
     let stored = view.chain(chain)?.ok_or_else(missing)?;
-    match rules.iter().find(|rule| !stored.holds(rule)) {
+    let index = RuleIndex::of_stored(&stored.rules);
+    match rules.iter().find(|rule| !index.holds(rule)) {
         None => Ok(()),
         Some(rule) => Err(Error::internal(format!("rule [{rule}] in chain {chain} not found in table nat"))),
     }

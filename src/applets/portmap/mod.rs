@@ -16,6 +16,8 @@
 
 mod conditions;
 mod conf;
+#[cfg(test)]
+mod costs;
 mod forward;
 mod interfaces;
 mod iptables;

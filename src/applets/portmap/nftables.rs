@@ -11,12 +11,14 @@
 //!
 //! A container's rules have its id as comment. Beside it, where only we look, is the attachment: network and interface.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
 use crate::digest::sha512_hex;
 use crate::error::{Error, Result};
+use crate::firewall::index::{RuleIndex, unique};
 use crate::firewall::place::{BaseChain, ChainKind, Hook, NativeFamily, NativeTable, StoredRule};
 use crate::firewall::{Edit, Family, Match, Place, Rule, Target, View};
 
@@ -138,12 +140,14 @@ impl Rules {
     pub(super) fn plan(&self, view: &mut dyn View) -> Result<(Vec<Edit>, Added)> {
         let (mut edits, mut before) = (Vec::new(), Vec::new());
         let shared = self.plan_shared(view, &mut edits)?;
+        let packets = self.packets();
+        let packets = RuleIndex::new(&packets);
         for chain in OWNED {
             // An empty chain need not be listed; what leads to it counts as one.
             if view.uses(chain)?.unwrap_or(0) > usize::from(chain != MASQUERADING) {
                 let stored = view.chain(chain)?.map_or_else(Vec::new, |stored| stored.rules);
                 for StoredRule { id, rule, foreign } in stored {
-                    let replaced = self.replaces(&rule);
+                    let replaced = self.replaces(&rule, &packets);
                     let rule = narrowed(chain, &rule, &shared).filter(|_| !foreign).or(replaced.then_some(rule));
                     edits.extend(rule.is_some().then(|| Edit::delete(chain, id)));
                     match rule {
@@ -161,16 +165,17 @@ impl Rules {
     /// True if an earlier ADD of ours made the rule, or if the reference did and it leads to the
     /// same address or is for the same port. In the last case it may be another attachment's, but
     /// would take the packets of the new rule.
-    fn replaces(&self, rule: &Rule) -> bool {
-        let mut own = self.ports.iter().chain(&self.masquerades);
-        let is_same = |own: &Rule| own.matches == rule.matches || self.without_conditions(own) == rule.matches;
+    fn replaces(&self, rule: &Rule, packets: &RuleIndex<'_>) -> bool {
         let is_mine = rule.note.is_some() || address_of(rule) == Some(self.address);
-        self.owner.owns(rule) && (is_mine || own.any(is_same))
+        self.owner.owns(rule) && (is_mine || packets.holds(&for_packets(&rule.matches)))
     }
 
-    /// What a rule demands where the reference has the conditions elsewhere.
-    fn without_conditions<'r>(&self, rule: &'r Rule) -> &'r [Match] {
-        rule.matches.strip_prefix(self.conditions.as_slice()).unwrap_or(&rule.matches)
+    /// The packets that our rules are for, also as the reference says them, which has the
+    /// conditions elsewhere.
+    fn packets(&self) -> Vec<Rule> {
+        let own = self.ports.iter().chain(&self.masquerades);
+        let bare = |rule: &Rule| rule.matches.strip_prefix(self.conditions.as_slice()).map(for_packets);
+        own.flat_map(|rule| [Some(for_packets(&rule.matches)), bare(rule)]).flatten().collect()
     }
 
     /// What all containers share. Also says the conditions that the reference had put there, which are there no more.
@@ -218,9 +223,10 @@ impl Rules {
     fn check_rules(&self, chain: &str, rules: &[Rule], stored: &[StoredRule]) -> Result<()> {
         let own: Vec<_> = stored.iter().filter(|stored| !stored.foreign && self.owner.owns(&stored.rule)).collect();
         let is_ours = own.iter().any(|stored| stored.rule.note.is_some());
-        let is_there = |rule: &Rule| {
-            own.iter().any(|stored| (&stored.rule.matches, &stored.rule.target) == (&rule.matches, &rule.target))
-        };
+        let bare = |rule: &Rule| Rule { comment: None, note: None, ..rule.clone() };
+        let found: Vec<Rule> = own.iter().map(|stored| bare(&stored.rule)).collect();
+        let index = RuleIndex::new(&found);
+        let is_there = |rule: &Rule| index.holds(&bare(rule));
         let is_expected = |rule: &&Rule| is_ours || !rule.matches.contains(&Match::DestinationTranslated);
         match rules.iter().filter(is_expected).find(|rule| !is_there(rule)) {
             None => Ok(()),
@@ -229,6 +235,11 @@ impl Rules {
             ))),
         }
     }
+}
+
+/// A rule that only says for which packets it is.
+fn for_packets(matches: &[Match]) -> Rule {
+    Rule { matches: matches.to_vec(), comment: None, note: None, target: None }
 }
 
 fn missing(what: &str, chain: &str) -> Error {
@@ -372,14 +383,8 @@ pub(super) fn masqueraded(view: &mut dyn View) -> Result<Vec<IpAddr>> {
 /// The same among these rules: a port leads to the address, and a rule masquerades.
 pub(super) fn masqueraded_addresses(rules: &[Rule]) -> Vec<IpAddr> {
     let masquerades = rules.iter().filter(|rule| rule.target == Some(Target::Masquerade));
-    let masqueraded: Vec<IpAddr> = masquerades.filter_map(address_of).collect();
-    let mut addresses = Vec::new();
-    for address in rules.iter().filter_map(leads_to) {
-        if !addresses.contains(&address) && masqueraded.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    addresses
+    let masqueraded: BTreeSet<IpAddr> = masquerades.filter_map(address_of).collect();
+    unique(rules.iter().filter_map(leads_to).filter(|address| masqueraded.contains(address)))
 }
 
 /// Deletes the rules of a network's attachments that are none of `valid`: containers with interfaces. Rules that do not

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use crate::cni::Request;
 use crate::error::{Context, Failures, Result};
 use crate::firewall::conntrack::Destination;
+use crate::firewall::index::unique;
 use crate::firewall::place::View;
 use crate::firewall::records::Records;
 use crate::firewall::rule::Protocol;
@@ -183,12 +184,8 @@ fn places_of_any(
 }
 
 /// Without rules, a client that goes on sending would be led to where the container was.
-fn forget_flows<'a>(family: Family, mut destinations: Vec<Destination>, deleted: impl Iterator<Item = &'a Rule>) {
-    for destination in deleted.filter_map(udp_destination) {
-        if !destinations.contains(&destination) {
-            destinations.push(destination);
-        }
-    }
+fn forget_flows<'a>(family: Family, destinations: Vec<Destination>, deleted: impl Iterator<Item = &'a Rule>) {
+    let destinations = unique(destinations.into_iter().chain(deleted.filter_map(udp_destination)));
     // Nobody is helped by a DEL that fails for this.
     let _ = forget(family, &destinations);
 }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::words::words;
 use super::{CNI_FORWARD, Filter, Ingress, STAGE_1, STAGE_2};
 use crate::error::Result;
+use crate::firewall::index::{RuleIndex, unique};
 use crate::firewall::place::{StoredChain, StoredRule};
 use crate::firewall::rule::{Direction, RELATED_OR_ESTABLISHED};
 use crate::firewall::{Edit, Family, Match, Rule, Target, View};
@@ -71,7 +72,7 @@ impl Wanted {
             admin_chain: admin_chain.to_string(),
             forward_jump: jump(CNI_FORWARD).commented(FORWARD_COMMENT),
             admin_jump: jump(admin_chain).commented(ADMIN_COMMENT),
-            addresses: hosts.flat_map(address_rules).fold(Vec::new(), push_new),
+            addresses: unique(hosts).into_iter().flat_map(address_rules).collect(),
         });
         Wanted { forward, accepting, ingress: filter.ingress.map(Isolating::new) }
     }
@@ -102,17 +103,15 @@ impl Wanted {
 
     /// The first rule that the table lacks, in the reference's words where it has any.
     pub(super) fn first_missing(&self, view: &mut dyn View) -> Result<Option<String>> {
-        let mut chains: Vec<(&str, Option<StoredChain>)> = Vec::new();
-        for (chain, rule) in self.rules() {
-            if !chains.iter().any(|(name, _)| *name == chain) {
-                chains.push((chain, self.chain(view, chain)?));
-            }
-            let stored = chains.iter().find(|(name, _)| *name == chain).and_then(|(_, stored)| stored.as_ref());
-            if !holds(stored, rule) {
-                return Ok(Some(self.describe(chain, rule)));
-            }
+        let mut chains: Vec<(&str, StoredChain)> = Vec::new();
+        for chain in unique(self.rules().into_iter().map(|(chain, _)| chain)) {
+            chains.extend(self.chain(view, chain)?.map(|stored| (chain, stored)));
         }
-        Ok(None)
+        let indexed: Vec<(&str, Known<'_>)> = chains.iter().map(|(name, stored)| (*name, Known::of(stored))).collect();
+        let is_there =
+            |chain: &str, rule: &Rule| indexed.iter().any(|(name, known)| *name == chain && known.holds(rule));
+        let missing = self.rules().into_iter().find(|(chain, rule)| !is_there(chain, rule));
+        Ok(missing.map(|(chain, rule)| self.describe(chain, rule)))
     }
 
     /// A chain, as far as it can hold rules that are wanted.
@@ -159,10 +158,11 @@ impl Accepting {
     ) -> Result<()> {
         plan.create_missing(CNI_FORWARD, private.is_some());
         plan.create_missing(&self.admin_chain, view.uses(&self.admin_chain)?.is_some());
-        plan.prepend_missing(forward_name, forward, &self.forward_jump);
-        plan.prepend_missing(CNI_FORWARD, private, &self.admin_jump);
+        plan.prepend_missing(forward_name, forward.map(Known::of).as_ref(), &self.forward_jump);
+        let private = private.map(Known::of);
+        plan.prepend_missing(CNI_FORWARD, private.as_ref(), &self.admin_jump);
         for rule in &self.addresses {
-            plan.append_missing(CNI_FORWARD, private, rule);
+            plan.append_missing(CNI_FORWARD, private.as_ref(), rule);
         }
         Ok(())
     }
@@ -198,17 +198,18 @@ impl Isolating {
         let (first, second) = (view.chain(STAGE_1)?, view.chain(STAGE_2)?);
         plan.create_missing(STAGE_1, first.is_some());
         plan.create_missing(STAGE_2, second.is_some());
-        plan.prepend_missing(forward_name, forward, &self.jump);
+        plan.prepend_missing(forward_name, forward.map(Known::of).as_ref(), &self.jump);
+        let (in_first, in_second) = (first.as_ref().map(Known::of), second.as_ref().map(Known::of));
         for found in first.iter().flat_map(|chain| &chain.rules).filter(|found| self.is_of_other_policy(found)) {
             plan.edits.push(Edit::delete(STAGE_1, found.id));
             plan.replaced.push((STAGE_1.to_string(), found.rule.clone()));
         }
         for rule in &self.stage_1 {
-            plan.prepend_missing(STAGE_1, first.as_ref(), rule);
+            plan.prepend_missing(STAGE_1, in_first.as_ref(), rule);
         }
-        plan.append_missing(STAGE_1, first.as_ref(), &self.back);
-        plan.prepend_missing(STAGE_2, second.as_ref(), &self.stage_2);
-        plan.append_missing(STAGE_2, second.as_ref(), &self.back);
+        plan.append_missing(STAGE_1, in_first.as_ref(), &self.back);
+        plan.prepend_missing(STAGE_2, in_second.as_ref(), &self.stage_2);
+        plan.append_missing(STAGE_2, in_second.as_ref(), &self.back);
         Ok(())
     }
 
@@ -227,20 +228,20 @@ impl Plan {
         }
     }
 
-    fn append_missing(&mut self, chain: &str, stored: Option<&StoredChain>, rule: &Rule) {
+    fn append_missing(&mut self, chain: &str, stored: Option<&Known<'_>>, rule: &Rule) {
         if self.is_new(chain, stored, rule) {
             self.edits.push(Edit::append(chain, rule.clone()));
         }
     }
 
-    fn prepend_missing(&mut self, chain: &str, stored: Option<&StoredChain>, rule: &Rule) {
+    fn prepend_missing(&mut self, chain: &str, stored: Option<&Known<'_>>, rule: &Rule) {
         if self.is_new(chain, stored, rule) {
             self.edits.push(Edit::prepend(chain, rule.clone()));
         }
     }
 
-    fn is_new(&mut self, chain: &str, stored: Option<&StoredChain>, rule: &Rule) -> bool {
-        let is_new = !holds(stored, rule);
+    fn is_new(&mut self, chain: &str, stored: Option<&Known<'_>>, rule: &Rule) -> bool {
+        let is_new = !stored.is_some_and(|stored| stored.holds(rule));
         if is_new {
             self.added.push((chain.to_string(), rule.clone()));
         }
@@ -248,8 +249,20 @@ impl Plan {
     }
 }
 
-fn holds(stored: Option<&StoredChain>, rule: &Rule) -> bool {
-    stored.is_some_and(|stored| stored.rules.iter().any(|found| says(found, rule)))
+/// The rules of a chain.
+#[derive(Debug)]
+struct Known<'a>(RuleIndex<'a>);
+
+impl<'a> Known<'a> {
+    fn of(stored: &'a StoredChain) -> Self {
+        Known(RuleIndex::of_stored(&stored.rules))
+    }
+
+    /// One of them is this rule, see [`says`].
+    fn holds(&self, rule: &Rule) -> bool {
+        let is_shared = rule.comment.as_deref() == Some(SHARED_COMMENT);
+        self.0.holds(rule) || is_shared && self.0.holds(&rule.clone().commented(OLD_SHARED_COMMENT))
+    }
 }
 
 /// It is this rule. Until there was `isolated` (reference v1.5), comments of what both policies share named `same-bridge`
@@ -267,7 +280,8 @@ pub(super) fn removal(view: &mut dyn View, addresses: &[IpAddr]) -> Result<Vec<E
     }
     let rules: Vec<Rule> = addresses.iter().copied().flat_map(address_rules).collect();
     let Some(chain) = view.chain_about(CNI_FORWARD, addresses)? else { return Ok(Vec::new()) };
-    Ok(chain.deletions(CNI_FORWARD, |found| rules.iter().any(|rule| found.is(rule))))
+    let index = RuleIndex::new(&rules);
+    Ok(chain.deletions(CNI_FORWARD, |found| index.holds_stored(found)))
 }
 
 /// The bridges that have an ingress policy.
@@ -320,11 +334,4 @@ fn stage_1_jump() -> Rule {
 
 fn jump(chain: &str) -> Rule {
     Rule::new(Vec::new(), Target::Jump(chain.to_string()))
-}
-
-fn push_new(mut rules: Vec<Rule>, rule: Rule) -> Vec<Rule> {
-    if !rules.contains(&rule) {
-        rules.push(rule);
-    }
-    rules
 }

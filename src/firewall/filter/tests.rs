@@ -1,6 +1,7 @@
 use super::plan::{self, Plan, Wanted};
 use super::undo::Reversal;
 use super::*;
+use crate::firewall::rule::COMPARISONS;
 use crate::firewall::testing::FakeTable;
 use crate::firewall::{Rule, Target};
 
@@ -204,6 +205,31 @@ fn missing_rules_are_named_in_the_references_words() {
     named.sort();
     expected.sort_unstable();
     assert_eq!(named, expected);
+}
+
+/// Ten times as many addresses cost ten times as many comparisons.
+#[test]
+fn the_cost_is_in_proportion_to_the_addresses() {
+    let costs = |count: u16| {
+        let hosts: Vec<IpAddr> =
+            (0..count).map(|number| IpAddr::from([10, 0, (number >> 8) as u8, number as u8])).collect();
+        let mut table = FakeTable::default();
+        let before = || COMPARISONS.get();
+        let (filter, start) = (policy(&hosts, "br0", true), before());
+        let plan = table.add(&filter);
+        let added = before();
+        assert_eq!(table.missing(&filter), None);
+        let checked = before();
+        assert!(wanted(&filter).missing(&mut table).unwrap().edits.is_empty());
+        let again = before();
+        assert_eq!(plan::removal(&mut table, &hosts).unwrap().len(), 2 * usize::from(count));
+        let removed = before();
+        drop(Reversal { plan: &plan, forward: FORWARD, bridge_is_shared: false }.edits(&mut table).unwrap());
+        [added - start, checked - added, again - checked, removed - again, before() - removed]
+    };
+    for (few, many) in costs(100).into_iter().zip(costs(1000)) {
+        assert!(many <= 20 * few.max(10), "{few} comparisons, then {many}");
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use super::plan::{Plan, address_rules};
 use super::{CNI_FORWARD, STAGE_1, STAGE_2, Store};
 use crate::error::{Context, Failures, Result};
-use crate::firewall::place::{StoredChain, StoredRule};
+use crate::firewall::index::RuleIndex;
+use crate::firewall::place::StoredChain;
 use crate::firewall::{Edit, Family, Rule, Session, View};
 
 /// What one [`Filter::add`](super::Filter::add) has added, no more.
@@ -28,7 +29,8 @@ impl Added {
     /// Lets the rules of these addresses stay: other attachments rely on them by now.
     pub fn without(mut self, addresses: &[IpAddr]) -> Self {
         let rules: Vec<Rule> = addresses.iter().copied().flat_map(address_rules).collect();
-        self.families.iter_mut().for_each(|(_, plan)| plan.added.retain(|(_, rule)| !rules.contains(rule)));
+        let index = RuleIndex::new(&rules);
+        self.families.iter_mut().for_each(|(_, plan)| plan.added.retain(|(_, rule)| !index.holds(rule)));
         self
     }
 
@@ -106,16 +108,18 @@ impl Reversal<'_> {
         let jumps = self.plan.added.iter().filter(|(_, rule)| rule.jumps_to(chain)).count();
         self.plan.created.iter().any(|created| created == chain)
             && stored.references <= jumps
-            && stored.rules.iter().all(|found| self.was_added(chain, found))
+            && self.added_to(chain, |added| stored.rules.iter().all(|found| added.holds_stored(found)))
     }
 
     /// Deletes the added rules of a chain that are chosen.
     fn deletions(&self, chain: &str, stored: &StoredChain, chosen: impl Fn(&Rule) -> bool) -> Vec<Edit> {
-        stored.deletions(chain, |found| self.was_added(chain, found) && chosen(&found.rule))
+        self.added_to(chain, |added| stored.deletions(chain, |found| added.holds_stored(found) && chosen(&found.rule)))
     }
 
-    fn was_added(&self, chain: &str, found: &StoredRule) -> bool {
-        self.plan.added.iter().any(|(place, rule)| place == chain && found.is(rule))
+    /// Asks about the rules that were added to a chain.
+    fn added_to<T>(&self, chain: &str, ask: impl FnOnce(&RuleIndex<'_>) -> T) -> T {
+        let added = self.plan.added.iter().filter(|(place, _)| place == chain);
+        ask(&RuleIndex::new(added.map(|(_, rule)| rule)))
     }
 }
 

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use super::{Masquerade, multicast};
 use crate::digest::sha512_hex;
 use crate::error::{Errno, Error, Result};
+use crate::firewall::index::RuleIndex;
 use crate::firewall::place::{
     BaseChain, ChainKind, Edit, Hook, NativeFamily, NativeTable, Place, StoredChain, StoredRule, View,
 };
@@ -74,7 +75,8 @@ fn lacks_inet(error: &Error) -> bool {
 
 /// Deletes these rules.
 pub(super) fn undo(session: &mut Session, rules: &[Rule]) -> Result<()> {
-    delete_where(session, |found| rules.iter().any(|rule| found.is(rule)))
+    let index = RuleIndex::new(rules);
+    delete_where(session, |found| index.holds_stored(found))
 }
 
 /// Deletes all rules of this attachment, whatever its addresses are.
@@ -137,7 +139,8 @@ fn lack_of(view: &mut dyn View, masquerade: &Masquerade<'_>, addresses: &[IpNet]
     if !postrouting.rules.iter().any(|found| found.rule.target == Some(Target::Goto(CHECKS.to_string()))) {
         return Ok(Some(format!("chain {POSTROUTING:?} does not lead to chain {CHECKS:?}")));
     }
-    let missing = addresses.iter().find(|address| !checks.holds(&rule(masquerade, **address)));
+    let index = RuleIndex::of_stored(&checks.rules);
+    let missing = addresses.iter().find(|address| !index.holds(&rule(masquerade, **address)));
     Ok(missing.map(|address| format!("chain {CHECKS:?} has no rule of this attachment for {address}")))
 }
 
@@ -169,9 +172,10 @@ fn addition(
     match &checks {
         None => edits.push(Edit::create(CHECKS)),
         Some(checks) => {
-            let wanted = |found: &StoredRule| rules.iter().any(|rule| found.is(rule));
-            edits.extend(checks.deletions(CHECKS, |found| starts_with(found, &mark) && !wanted(found)));
-            rules.retain(|rule| !checks.holds(rule));
+            let wanted = RuleIndex::new(&rules);
+            edits.extend(checks.deletions(CHECKS, |found| starts_with(found, &mark) && !wanted.holds_stored(found)));
+            let index = RuleIndex::of_stored(&checks.rules);
+            rules.retain(|rule| !index.holds(rule));
         }
     }
     edits.extend(fill_postrouting(home, postrouting.as_ref()));

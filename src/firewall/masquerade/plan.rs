@@ -1,11 +1,13 @@
 //! Which changes masquerading needs, given what a table holds. Nothing here talks to the kernel.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::{CHAIN_NAME_LENGTH, multicast};
 use crate::error::Result;
+use crate::firewall::index::{RuleIndex, unique};
 use crate::firewall::names;
 use crate::firewall::place::{Edit, StoredChain, StoredRule, View};
 use crate::firewall::rule::{Family, Match, Rule, Target};
@@ -36,11 +38,10 @@ impl Rules {
             masquerade: rule(Match::not_destination(multicast(family)), Target::Masquerade),
             jumps: Vec::new(),
         };
-        for address in addresses {
-            let jump = rule(Match::source(IpNet::from(address.addr())), Target::Jump(chain.to_string()));
-            push_new(&mut rules.accepts, rule(Match::destination(*address), Target::Accept));
-            push_new(&mut rules.jumps, jump);
-        }
+        let networks = unique(addresses.iter().map(IpNet::trunc));
+        rules.accepts.extend(networks.into_iter().map(|network| rule(Match::destination(network), Target::Accept)));
+        let jump = |address| rule(Match::source(IpNet::from(address)), Target::Jump(chain.to_string()));
+        rules.jumps.extend(unique(addresses.iter().map(IpNet::addr)).into_iter().map(jump));
         rules
     }
 
@@ -58,23 +59,24 @@ impl Rules {
     }
 
     fn missing_from(&self, chain: Option<&StoredChain>, postrouting: Option<&StoredChain>) -> Vec<Edit> {
-        let lacks = |chain: Option<&StoredChain>, rule: &Rule| chain.is_none_or(|chain| !chain.holds(rule));
+        let own = RuleIndex::of_stored(chain.iter().flat_map(|chain| &chain.rules));
+        let above = RuleIndex::of_stored(postrouting.iter().flat_map(|chain| &chain.rules));
         let append = |chain: &str, rule: &Rule| Edit::Append { chain: chain.to_string(), rule: rule.clone() };
         let mut edits = Vec::with_capacity(2 + self.accepts.len() + self.jumps.len());
         if chain.is_none() {
             edits.push(Edit::CreateChain(self.chain.clone()));
         }
-        for rule in self.accepts.iter().filter(|rule| lacks(chain, rule)) {
+        for rule in self.accepts.iter().filter(|rule| !own.holds(rule)) {
             edits.push(match chain {
                 None => append(&self.chain, rule),
                 // Behind the masquerade rule of an earlier attachment it would never be reached.
                 Some(_) => Edit::Prepend { chain: self.chain.clone(), rule: rule.clone() },
             });
         }
-        if lacks(chain, &self.masquerade) {
+        if !own.holds(&self.masquerade) {
             edits.push(append(&self.chain, &self.masquerade));
         }
-        let jumps = self.jumps.iter().filter(|rule| lacks(postrouting, rule));
+        let jumps = self.jumps.iter().filter(|rule| !above.holds(rule));
         edits.extend(jumps.map(|rule| append(POSTROUTING, rule)));
         edits
     }
@@ -103,8 +105,9 @@ impl Rules {
 /// Deletes the jumps to `chain` for these addresses, or all of them, and the chain when nothing else leads to it.
 pub(super) fn removal(view: &mut dyn View, chain: &str, addresses: Option<&[IpAddr]>) -> Result<Vec<Edit>> {
     let Some(stored) = view.chain(chain)? else { return Ok(Vec::new()) };
+    let addresses = addresses.map(|addresses| addresses.iter().copied().collect::<BTreeSet<IpAddr>>());
     let mut edits = deletions(view, POSTROUTING, |found| {
-        found.rule.jumps_to(chain) && addresses.is_none_or(|addresses| is_for(&found.rule, addresses))
+        found.rule.jumps_to(chain) && addresses.as_ref().is_none_or(|addresses| is_for(&found.rule, addresses))
     })?;
     if stored.references <= edits.len() {
         edits.push(Edit::DeleteChain(chain.to_string()));
@@ -151,14 +154,15 @@ fn container_chain<'r>(rule: &'r Rule, comment_start: &str) -> Option<&'r str> {
 /// it: that one relies on what it found there.
 pub(super) fn reversal(view: &mut dyn View, chain: &str, created: bool, added: &[(String, Rule)]) -> Result<Vec<Edit>> {
     let Some(stored) = view.chain(chain)? else { return Ok(Vec::new()) };
-    let was_added =
-        |place: &str, found: &StoredRule| added.iter().any(|(chain, rule)| chain == place && found.is(rule));
-    let mut edits = deletions(view, POSTROUTING, |found| was_added(POSTROUTING, found))?;
+    let index = RuleIndex::new(added.iter().map(|(_, rule)| rule));
+    // No rule is for both chains.
+    let was_added = |found: &StoredRule| index.holds_stored(found);
+    let mut edits = deletions(view, POSTROUTING, was_added)?;
     let in_use = stored.references > edits.len();
     match (created, in_use) {
         (true, false) => edits.push(Edit::DeleteChain(chain.to_string())),
         (true, true) => {}
-        (false, _) => edits.extend(deletions(view, chain, |found| was_added(chain, found))?),
+        (false, _) => edits.extend(deletions(view, chain, was_added)?),
     }
     Ok(edits)
 }
@@ -170,12 +174,6 @@ fn deletions(view: &mut dyn View, chain: &str, chosen: impl Fn(&StoredRule) -> b
 }
 
 /// The rule is for one of the addresses: it names the address, or, as plugins before 0.8 wrote it, its whole subnet.
-fn is_for(rule: &Rule, addresses: &[IpAddr]) -> bool {
-    rule.source().is_some_and(|source| addresses.iter().any(|address| source.contains(address)))
-}
-
-fn push_new(rules: &mut Vec<Rule>, rule: Rule) {
-    if !rules.contains(&rule) {
-        rules.push(rule);
-    }
+fn is_for(rule: &Rule, addresses: &BTreeSet<IpAddr>) -> bool {
+    rule.source().is_some_and(|source| addresses.range(source.network()..=source.broadcast()).next().is_some())
 }

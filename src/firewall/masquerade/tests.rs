@@ -2,8 +2,27 @@ use super::iptables::AddedFamily;
 use super::plan::POSTROUTING;
 use super::*;
 use crate::firewall::place::{Edit, Place, Table};
-use crate::firewall::rule::{Match, Target};
+use crate::firewall::rule::{COMPARISONS, Match, Target};
 use crate::firewall::testing::FakeTable;
+
+/// Ten times as many addresses cost ten times as many comparisons.
+#[test]
+fn the_cost_is_in_proportion_to_the_addresses() {
+    let costs = |count: u16| {
+        let texts: Vec<String> =
+            (0..count).map(|number| format!("10.{}.{}.2/24", number >> 8, number & 0xff)).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let (mut table, start) = (FakeTable::default(), COMPARISONS.get());
+        let added = table.add(&texts);
+        assert!(rules(&texts).missing(&mut table).unwrap().is_empty());
+        let checked = COMPARISONS.get();
+        drop(plan::reversal(&mut table, CHAIN, false, &added.rules).unwrap());
+        [checked - start, COMPARISONS.get() - checked]
+    };
+    for (few, many) in costs(100).into_iter().zip(costs(1000)) {
+        assert!(many <= 20 * few.max(10), "{few} comparisons, then {many}");
+    }
+}
 
 /// Masquerading of one container, in a table.
 trait Container {

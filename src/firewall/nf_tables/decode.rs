@@ -1,6 +1,7 @@
 //! Rules of the kernel read by meaning: any way of saying `-s 10.0.0.0/24` is understood, and what says something else
 //! makes the rule a foreign one.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::encode::USER_DATA_NOTE;
@@ -43,13 +44,12 @@ pub(super) fn rule(body: &[u8], location: &Location) -> Result<StoredRule> {
 
 /// True when the first condition of the rule in an `NFT_MSG_NEWRULE` message is an address, and none of these. Found out in a
 /// tenth of the time that [`rule`] takes.
-pub(super) fn is_about_another(body: &[u8], addresses: &[IpAddr]) -> bool {
-    let is = |address: &IpAddr, value: &[u8]| match address {
-        IpAddr::V4(address) => address.octets() == value,
-        IpAddr::V6(address) => address.octets() == value,
+pub(super) fn is_about_another(body: &[u8], addresses: &BTreeSet<IpAddr>) -> bool {
+    let address = |value: &[u8]| -> Option<IpAddr> {
+        let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
+        v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
     };
-    first_compared(body)
-        .is_some_and(|value| matches!(value.len(), 4 | 16) && !addresses.iter().any(|address| is(address, value)))
+    first_compared(body).and_then(address).is_some_and(|address| !addresses.contains(&address))
 }
 
 /// What a part of the packet is compared with by the rule's first two expressions, if that is what they do.

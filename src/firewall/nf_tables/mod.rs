@@ -21,6 +21,7 @@ pub(super) use location::Location;
 
 use crate::error::{Context, Errno, Error, Result};
 use crate::firewall::flavour::{CNI_PREFIX, Contents};
+use crate::firewall::index::unique;
 use crate::firewall::place::{Edit, StoredChain, View};
 use crate::firewall::rule::Family;
 use crate::firewall::session::{Look, Plan};
@@ -177,8 +178,9 @@ impl Nftables {
     /// saying the same once more would be allowed, but counts as a change whose end the kernel makes us wait for (10 ms).
     fn messages(&mut self, location: &Location, edits: &[Edit]) -> Result<Vec<Message>> {
         let mut missing = Vec::new();
-        for name in edits.iter().filter_map(added_to).filter(|name| location.base_chain(name).is_some()) {
-            if !missing.contains(&name) && self.chain_use(location, name)?.is_none() {
+        let bases = edits.iter().filter_map(added_to).filter(|name| location.base_chain(name).is_some());
+        for name in unique(bases) {
+            if self.chain_use(location, name)?.is_none() {
                 missing.push(name);
             }
         }
@@ -208,7 +210,8 @@ impl View for Snapshot<'_> {
     }
 
     fn chain_about(&mut self, name: &str, addresses: &[IpAddr]) -> Result<Option<StoredChain>> {
-        self.nftables.chain(self.location, name, &|body| !decode::is_about_another(body, addresses))
+        let addresses = addresses.iter().copied().collect();
+        self.nftables.chain(self.location, name, &|body| !decode::is_about_another(body, &addresses))
     }
 
     fn uses(&mut self, name: &str) -> Result<Option<usize>> {

@@ -4,6 +4,7 @@
 mod parse;
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::entry::{Shape, chain_end, chain_head, decode, encode};
 use super::layout::{EXTENSION_HEADER, HOOKS};
@@ -45,6 +46,8 @@ pub(super) struct TableData<'a> {
     trailer: Entry<'a>,
     /// The next identity for a chain.
     next_id: usize,
+    /// Rules that lead to each chain, by its identity, in the table as it was read.
+    references: Vec<usize>,
 }
 
 /// What goes back to the kernel.
@@ -101,16 +104,25 @@ impl<'a> TableData<'a> {
     /// Takes a blob apart.
     pub(super) fn parse(family: Family, info: &Info, blob: &'a [u8]) -> Result<Self> {
         let (chains, trailer) = parse::chains(family, info, blob)?;
-        Ok(TableData { family, next_id: chains.len(), chains, trailer })
+        let mut references = vec![0; chains.len()];
+        for entry in chains.iter().flat_map(|chain| &chain.rules) {
+            if let Leads::Chain(id) = entry.leads
+                && let Some(count) = references.get_mut(id)
+            {
+                *count += 1;
+            }
+        }
+        Ok(TableData { family, next_id: chains.len(), chains, trailer, references })
     }
 
     /// Applies changes that a plan made looking at this table.
     pub(super) fn apply(&mut self, edits: &[Edit]) -> Result<()> {
+        self.delete_rules(edits)?;
         edits.iter().try_for_each(|edit| match edit {
             Edit::CreateChain(name) => self.create(name),
             Edit::Append { chain, rule } => self.add(chain, rule, |rules, entry| rules.push(entry)),
             Edit::Prepend { chain, rule } => self.add(chain, rule, |rules, entry| rules.insert(0, entry)),
-            Edit::Delete { chain, id } => self.delete(chain, *id),
+            Edit::Delete { .. } => Ok(()),
             Edit::Flush(chain) => self.find_mut(chain).map(|chain| chain.rules.clear()),
             Edit::DeleteChain(name) => self.delete_chain(name),
         })
@@ -186,8 +198,18 @@ impl<'a> TableData<'a> {
         Ok(())
     }
 
-    fn delete(&mut self, chain: &str, id: u64) -> Result<()> {
-        self.find_mut(chain)?.rules.retain(|entry| entry.old.map(u64::from) != Some(id));
+    /// Deletes all rules that go, in one walk over each chain: no other edit names an old rule.
+    fn delete_rules(&mut self, edits: &[Edit]) -> Result<()> {
+        let mut doomed: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+        for edit in edits {
+            if let Edit::Delete { chain, id } = edit {
+                doomed.entry(chain).or_default().insert(*id);
+            }
+        }
+        for (chain, ids) in doomed {
+            let goes = |entry: &Entry<'_>| entry.old.is_some_and(|id| ids.contains(&id.into()));
+            self.find_mut(chain)?.rules.retain(|entry| !goes(entry));
+        }
         Ok(())
     }
 
@@ -207,7 +229,12 @@ impl<'a> TableData<'a> {
 
     fn stored(&self, entry: &Entry<'a>) -> Result<StoredRule> {
         let target = match entry.leads {
-            Leads::Chain(id) => self.chains.iter().find(|chain| chain.id == id),
+            // In a table that was not changed, the identity is the place.
+            Leads::Chain(id) => self
+                .chains
+                .get(id)
+                .filter(|chain| chain.id == id)
+                .or_else(|| self.chains.iter().find(|chain| chain.id == id)),
             Leads::Nowhere | Leads::Next => None,
         };
         let (rule, whole) = decode(self.family, &entry.bytes, target.map(|chain| chain.name.as_str()))?;
@@ -224,11 +251,12 @@ impl View for TableData<'_> {
     fn chain(&mut self, name: &str) -> Result<Option<StoredChain>> {
         let Some(chain) = self.find(name) else { return Ok(None) };
         let rules = chain.rules.iter().map(|entry| self.stored(entry)).collect::<Result<_>>()?;
-        Ok(Some(StoredChain { rules, references: self.references(chain.id) }))
+        Ok(Some(StoredChain { rules, references: self.references.get(chain.id).copied().unwrap_or_default() }))
     }
 
     fn uses(&mut self, name: &str) -> Result<Option<usize>> {
-        Ok(self.find(name).map(|chain| chain.rules.len() + self.references(chain.id)))
+        let references = |chain: &Chain<'_>| self.references.get(chain.id).copied().unwrap_or_default();
+        Ok(self.find(name).map(|chain| chain.rules.len() + references(chain)))
     }
 }
 

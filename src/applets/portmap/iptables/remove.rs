@@ -1,7 +1,9 @@
 //! Taking rules away: those of a container (DEL, GC), and those of an ADD that failed.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::error::Result;
-use crate::firewall::place::StoredRule;
+use crate::firewall::index::RuleIndex;
 use crate::firewall::{Edit, Rule, Target, View};
 
 use super::whose::{Split, Whose};
@@ -33,25 +35,26 @@ pub(in crate::applets::portmap) fn removal(view: &mut dyn View, doomed: &[Doomed
         let split = Split::new(&chain.rules, |_, address| whose.keeps(address));
         rules.extend(known(split.goes.iter().copied()));
         match split.stays.is_empty() {
-            true => whole.push((name, chain.references)),
+            true => whole.push((name.as_str(), chain.references)),
             false => edits.extend(partial_removal(view, name, &split)?),
         }
     }
+    let mut references: BTreeMap<&str, usize> = whole.iter().copied().collect();
     for top in [TOP, OLD_TOP] {
-        if whole.iter().all(|(_, references)| *references == 0) {
+        if references.values().all(|references| *references == 0) {
             break;
         }
-        let Some(chain) = view.chain(top)? else { continue };
-        for (name, references) in &mut whole {
-            let jumps = chain.deletions(top, |stored| stored.rule.jumps_to(name));
-            *references = references.saturating_sub(jumps.len());
-            edits.extend(jumps);
+        for stored in view.chain(top)?.map_or_else(Vec::new, |chain| chain.rules) {
+            let Some(Target::Jump(name)) = &stored.rule.target else { continue };
+            let Some(references) = references.get_mut(name.as_str()) else { continue };
+            *references = references.saturating_sub(1);
+            edits.push(Edit::delete(top, stored.id));
         }
     }
     // A chain that somebody else's rule leads to cannot be deleted, but what it leads to is gone all the same.
-    edits.extend(whole.into_iter().map(|(name, references)| match references {
-        0 => Edit::DeleteChain(name.clone()),
-        _ => Edit::Flush(name.clone()),
+    edits.extend(references.into_iter().map(|(name, references)| match references {
+        0 => Edit::DeleteChain(name.to_string()),
+        _ => Edit::Flush(name.to_string()),
     }));
     Ok((edits, rules))
 }
@@ -71,27 +74,27 @@ pub(in crate::applets::portmap) fn stale_chains(
     network: &str,
     valid: &[&str],
 ) -> Result<Vec<String>> {
-    let valid: Vec<String> = valid.iter().map(|container| comment(network, container)).collect();
+    let valid: BTreeSet<String> = valid.iter().map(|container| comment(network, container)).collect();
     let start = comment_start(network);
-    let mut stale = Vec::new();
+    let mut stale = BTreeSet::new();
     for stored in view.chain(TOP)?.map_or_else(Vec::new, |top| top.rules) {
         let Some(text) = stored.rule.comment.filter(|text| text.starts_with(&start)) else { continue };
         if let Some(Target::Jump(chain)) = stored.rule.target
             && !valid.contains(&text)
             && chain.starts_with("CNI-DN-")
-            && !stale.contains(&chain)
         {
-            stale.push(chain);
+            stale.insert(chain);
         }
     }
-    Ok(stale)
+    Ok(stale.into_iter().collect())
 }
 
 impl Added {
     /// Takes it back: what was there before is there again, and chains that others use by now stay.
     pub(in crate::applets::portmap) fn reversal(&self, view: &mut dyn View) -> Result<Vec<Edit>> {
         let Some(chain) = view.chain(&self.chain)? else { return Ok(Vec::new()) };
-        let (goes, stays): (Vec<_>, Vec<_>) = chain.rules.iter().partition(|stored| holds(&self.own, stored));
+        let own = RuleIndex::new(&self.own);
+        let (goes, stays): (Vec<_>, Vec<_>) = chain.rules.iter().partition(|stored| own.holds_stored(stored));
         let mut edits = Vec::new();
         match &self.before {
             None if stays.is_empty() => self.remove_own(view, &mut edits)?,
@@ -119,7 +122,8 @@ impl Added {
         };
         edits.extend(before.iter().flat_map(|before| append(&self.chain, &before.own)));
         if let Some(top) = view.chain(TOP)? {
-            edits.extend(top.deletions(TOP, |stored| holds(&self.entries, stored)));
+            let entries = RuleIndex::new(&self.entries);
+            edits.extend(top.deletions(TOP, |stored| entries.holds_stored(stored)));
             edits.extend(before.iter().flat_map(|before| append(TOP, &before.entries)));
         }
         Ok(())
@@ -157,8 +161,4 @@ fn remove_shared(view: &mut dyn View, name: &str, hooks: &[&str], edits: &mut Ve
     }
     edits.push(Edit::DeleteChain(name.to_string()));
     Ok(())
-}
-
-fn holds(rules: &[Rule], stored: &StoredRule) -> bool {
-    rules.iter().any(|rule| stored.is(rule))
 }

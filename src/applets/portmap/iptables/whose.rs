@@ -2,10 +2,12 @@
 //! one network share the chain, as in the reference, and its rules name no interface. The address
 //! that a DNAT rule leads to tells the attachment.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::firewall::index::unique;
 use crate::firewall::place::StoredRule;
 use crate::firewall::rule::Protocol;
 use crate::firewall::{Match, Rule, Target};
@@ -36,10 +38,35 @@ fn packets(rule: &Rule) -> Packets {
     (rule.protocol(), rule.destination_port(), rule.destination())
 }
 
-/// True if one of `rules` matches the same packets.
-pub(super) fn is_for_packets_of(rule: &Rule, rules: &[&Rule]) -> bool {
-    let wanted = packets(rule);
-    rules.iter().any(|rule| packets(rule) == wanted)
+/// The packets that rules match.
+pub(super) struct PacketSet(BTreeSet<Packets>);
+
+impl PacketSet {
+    /// Those of these rules.
+    pub(super) fn of<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Self {
+        PacketSet(rules.into_iter().map(packets).collect())
+    }
+
+    /// True if one of the rules matches the same packets.
+    pub(super) fn contains(&self, rule: &Rule) -> bool {
+        self.0.contains(&packets(rule))
+    }
+}
+
+/// Ports of protocols.
+#[derive(Debug)]
+pub(super) struct PortSet(BTreeSet<(Option<Protocol>, u16)>);
+
+impl PortSet {
+    /// Those that these rules match.
+    pub(super) fn of<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Self {
+        PortSet(rules.into_iter().flat_map(ports).collect())
+    }
+
+    /// True if the entry matches packets to one of the ports.
+    pub(super) fn has_any_of(&self, entry: &Rule) -> bool {
+        ports(entry).iter().any(|port| self.0.contains(port))
+    }
 }
 
 /// The address to which a translation leads.
@@ -52,14 +79,8 @@ pub(in crate::applets::portmap) fn leads_to(rule: &Rule) -> Option<IpAddr> {
 
 /// The addresses of mappings whose clients may come from 127.0.0.1: a rule marks the same packets.
 pub(in crate::applets::portmap) fn marked_addresses(rules: &[Rule]) -> Vec<IpAddr> {
-    let marks: Vec<&Rule> = rules.iter().filter(|rule| matches!(rule.target, Some(Target::Jump(_)))).collect();
-    let mut addresses = Vec::new();
-    for (rule, address) in rules.iter().filter_map(|rule| Some((rule, leads_to(rule)?))) {
-        if !addresses.contains(&address) && is_for_packets_of(rule, &marks) {
-            addresses.push(address);
-        }
-    }
-    addresses
+    let marks = PacketSet::of(rules.iter().filter(|rule| matches!(rule.target, Some(Target::Jump(_)))));
+    unique(rules.iter().filter(|rule| marks.contains(rule)).filter_map(leads_to))
 }
 
 /// The rules of a container's chain.
@@ -69,6 +90,8 @@ pub(super) struct Split<'a> {
     pub(super) stays: Vec<&'a StoredRule>,
     /// Those that go.
     pub(super) goes: Vec<&'a StoredRule>,
+    staying_ports: PortSet,
+    going_ports: PortSet,
 }
 
 impl<'a> Split<'a> {
@@ -76,41 +99,34 @@ impl<'a> Split<'a> {
     /// for the same packets stays. A rule that we don't understand stays if any DNAT rule stays.
     pub(super) fn new(rules: &'a [StoredRule], keeps: impl Fn(&Rule, IpAddr) -> bool) -> Self {
         let is_kept = |rule: &Rule| leads_to(rule).is_some_and(|address| keeps(rule, address));
-        let kept: Vec<&Rule> = rules.iter().map(|stored| &stored.rule).filter(|rule| is_kept(rule)).collect();
-        let (stays, goes) = rules.iter().partition(|stored| match leads_to(&stored.rule) {
+        let kept = PacketSet::of(rules.iter().map(|stored| &stored.rule).filter(|rule| is_kept(rule)));
+        let (stays, goes): (Vec<_>, Vec<_>) = rules.iter().partition(|stored| match leads_to(&stored.rule) {
             Some(_) => is_kept(&stored.rule),
-            None if stored.foreign => !kept.is_empty(),
-            None => is_for_packets_of(&stored.rule, &kept),
+            None if stored.foreign => !kept.0.is_empty(),
+            None => kept.contains(&stored.rule),
         });
-        Split { stays, goes }
+        let ports = |rules: &[&'a StoredRule]| PortSet::of(rules.iter().map(|stored| &stored.rule));
+        Split { staying_ports: ports(&stays), going_ports: ports(&goes), stays, goes }
     }
 
     /// True if the entry leads to rules that go, and to none that stays.
     pub(super) fn abandons(&self, entry: &Rule) -> bool {
-        concerns(entry, &self.goes) && !self.needs(entry)
+        self.going_ports.has_any_of(entry) && !self.needs(entry)
     }
 
     /// True if the entry leads to a rule that stays.
     pub(super) fn needs(&self, entry: &Rule) -> bool {
-        concerns(entry, &self.stays)
+        self.staying_ports.has_any_of(entry)
     }
 }
 
-/// True if the entry matches packets to a port of one of the rules.
-fn concerns(entry: &Rule, rules: &[&StoredRule]) -> bool {
-    let ports = entry_ports(entry);
-    rules.iter().any(|stored| {
-        let (protocol, port, _) = packets(&stored.rule);
-        protocol == entry.protocol() && port.is_some_and(|port| ports.contains(&port))
-    })
-}
-
-/// The ports that an entry matches.
-pub(super) fn entry_ports(entry: &Rule) -> Vec<u16> {
+/// The ports that a rule matches, with their protocol.
+fn ports(rule: &Rule) -> Vec<(Option<Protocol>, u16)> {
     let of = |condition: &Match| match condition {
         Match::DestinationPort(port) => vec![*port],
         Match::DestinationPorts(ports) => ports.clone(),
         _ => Vec::new(),
     };
-    entry.matches.iter().flat_map(of).collect()
+    let protocol = rule.protocol();
+    rule.matches.iter().flat_map(of).map(|port| (protocol, port)).collect()
 }
