@@ -49,7 +49,8 @@ pub struct Failure {
     pub details: String,
     /// The kernel's error number, when the kernel refused something.
     pub errno: Option<Errno>,
-    /// The call was about a file, not about the network: the same number may mean another thing there.
+    /// The call was about a file, not about the network: the same number may mean another thing
+    /// there.
     pub about_file: bool,
 }
 
@@ -120,8 +121,9 @@ impl Error {
         self
     }
 
-    /// The same error with the cause in its details, if the kernel's answer has only one cause and the details are empty.
-    /// (What the network's part of the kernel refuses is explained where the request is known: `netlink::hints`.)
+    /// The same error with the cause in its details, if the kernel's answer has only one cause and
+    /// the details are empty. (What the network's part of the kernel refuses is explained where the
+    /// request is known: `netlink::hints`.)
     #[must_use]
     pub fn with_hint(self) -> Self {
         match self.errno.and_then(|errno| hint(errno, self.about_file)) {
@@ -164,7 +166,8 @@ const REFUSALS: [Errno; 6] =
 fn hint(errno: Errno, about_file: bool) -> Option<&'static str> {
     Some(match errno {
         Errno::EROFS => "the file system is read-only",
-        // Elsewhere these are limits on something else: namespaces, elements of a set, uses of a chain.
+        // Elsewhere these are limits on something else: namespaces, elements of a set, uses of a
+        // chain.
         Errno::ENOSPC if about_file => "is the disk full (df, df -i)?",
         Errno::EMFILE if about_file => "this process has too many open files (ulimit -n)",
         Errno::ENFILE if about_file => "this machine has too many open files (sysctl fs.file-max)",

@@ -1,5 +1,5 @@
-//! What `cnitool gc` and `cni-box gc` say of what they keep and end, that they know which networks there are, and that their cost
-//! is in proportion to the number of attachments.
+//! What `cnitool gc` and `cni-box gc` say of what they keep and end, that they know which networks
+//! there are, and that their cost is in proportion to the number of attachments.
 
 use serde_json::{Value, json};
 
@@ -129,7 +129,8 @@ fn calls(lab: &Lab, dead: usize, alive: usize) -> usize {
     count
 }
 
-/// Twice the attachments cost about twice the calls, be they dead or alive; three times would be more than linear.
+/// Twice the attachments cost about twice the calls, be they dead or alive; three times would be
+/// more than linear.
 #[test]
 fn the_cost_of_gc_is_in_proportion_to_the_number_of_attachments() {
     let lab = Lab::new();

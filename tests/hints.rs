@@ -1,4 +1,5 @@
-//! Hints in errors: where the kernel's answer has one cause only, and none where the same error number has another.
+//! Hints in errors: where the kernel's answer has one cause only, and none where the same error
+//! number has another.
 
 use serde_json::{Value, json};
 

@@ -49,7 +49,8 @@ pub fn load(directory: &str, name: &str) -> Result<Loaded> {
     Err(search.not_found(directory, &all().cloned().collect::<Vec<_>>()))
 }
 
-/// The names of the networks in `directory`, sorted, also of those whose configuration has mistakes.
+/// The names of the networks in `directory`, sorted, also of those whose configuration has
+/// mistakes.
 fn names(directory: &str) -> Result<Vec<String>> {
     let mut paths = files(Path::new(directory), &LISTS)?;
     paths.extend(files(Path::new(directory), &SINGLES)?);
@@ -69,7 +70,8 @@ fn name_in(bytes: &[u8]) -> Option<String> {
     (!name.is_empty()).then(|| name.to_string())
 }
 
-/// Fails unless a configuration in `directory` has this name, be it one with mistakes. The error is that of [`load`].
+/// Fails unless a configuration in `directory` has this name, be it one with mistakes. The error is
+/// that of [`load`].
 pub fn require(directory: &str, name: &str) -> Result<()> {
     match names(directory)?.iter().any(|known| known == name) {
         true => Ok(()),

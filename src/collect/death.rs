@@ -10,7 +10,8 @@ use crate::cni::serve::Answer;
 use crate::ipam::evidence::{Found, Key, Verdict, verdict};
 use crate::ipam::interface_search::Search;
 
-/// How old a look at all processes and mounts of the machine may be when an attachment goes by what was seen.
+/// How old a look at all processes and mounts of the machine may be when an attachment goes by what
+/// was seen.
 const OLDEST_LOOK: Duration = Duration::from_secs(5);
 
 /// The attachments, and what was found out about them.
@@ -101,7 +102,8 @@ impl<'f> Deaths<'f> {
         holders.any(|holders| holders.iter().any(|container| *container != found.key.container))
     }
 
-    /// Looks once more at an attachment and at those that share a name with it: true if all are dead, or removed.
+    /// Looks once more at an attachment and at those that share a name with it: true if all are
+    /// dead, or removed.
     pub(super) fn are_certain(&mut self, command: &Command<'_>, found: &Found) -> bool {
         self.search.renew_after(OLDEST_LOOK);
         let Deaths { namesakes, removed, search, .. } = self;

@@ -1,5 +1,5 @@
-//! Finding all attachments of the host: those in the result cache, and those with reservations of host-local. Each file is read
-//! once; the second look at an attachment reads only its own.
+//! Finding all attachments of the host: those in the result cache, and those with reservations of
+//! host-local. Each file is read once; the second look at an attachment reads only its own.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -64,8 +64,8 @@ impl Command<'_> {
         Ok(())
     }
 
-    /// True if nothing has touched what tells of an attachment since it was found. An ADD of the same container and interface
-    /// replaces the reservation first and the file of the cache last.
+    /// True if nothing has touched what tells of an attachment since it was found. An ADD of the
+    /// same container and interface replaces the reservation first and the file of the cache last.
     pub(super) fn is_unchanged(&self, found: &Found) -> bool {
         let mut reservations = found.reservations.iter();
         reservations.all(|(data_dir, one)| one.is_unchanged(data_dir, &found.key.network))

@@ -2,10 +2,11 @@
 //! there is of them, and makes up for the DEL.
 //!
 //! What cannot be proved to be dead stays: `ipam::evidence` holds what counts as a proof. One attachment after the other is
-//! looked at once more just before it goes (`death`), and taken away by `removal`; what there is of it, `parts` tells.
+//! looked at once more just before it goes (`death`), and taken away by `removal`; what there is of
+//! it, `parts` tells.
 //!
-//! The cost is in proportion to the number of attachments: everything is looked at once, and just before an attachment goes only
-//! what tells of it.
+//! The cost is in proportion to the number of attachments: everything is looked at once, and just
+//! before an attachment goes only what tells of it.
 //!
 //! # Why no living attachment can look dead
 //!
@@ -16,8 +17,8 @@
 //!   container and interface, in a new namespace, makes the names live again. It replaces the reservation and then the
 //!   cache file, and the second look sees either. What is left is the time between that look and the end of the DEL, a few
 //!   milliseconds with our plugins.
-//! - An ADD on other terms (another network or interface of the same container) that begins between the looks is seen only where
-//!   it replaces a file of an attachment that was found.
+//! - An ADD on other terms (another network or interface of the same container) that begins between
+//!   the looks is seen only where it replaces a file of an attachment that was found.
 //! - With other address management (static, dhcp, a stranger's) such an ADD shows by nothing before the cache file is
 //!   replaced. Until then its lease or its rules may go, if the old file proves the death of its predecessor. (The Go
 //!   host-local refuses such an ADD while the old reservation is there.)

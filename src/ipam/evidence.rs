@@ -48,8 +48,9 @@ pub struct Key {
 }
 
 impl Key {
-    /// Attachments that have one of these in common may have something of the same name: saved settings by container and
-    /// interface; chains and ifbs by network and container in one word (`firewall::names::hashed`).
+    /// Attachments that have one of these in common may have something of the same name: saved
+    /// settings by container and interface; chains and ifbs by network and container in one word
+    /// (`firewall::names::hashed`).
     pub fn shared_names(&self) -> [(bool, String); 2] {
         let Key { network, container, ifname } = self;
         [(true, format!("{container}/{ifname}")), (false, format!("{network}{container}"))]
@@ -148,7 +149,8 @@ impl Surveys {
     }
 }
 
-/// True if host-local has a directory for the network where configurations leave the place to host-local.
+/// True if host-local has a directory for the network where configurations leave the place to
+/// host-local.
 pub fn has_store(network: &str) -> bool {
     validate_network_name(network).is_ok() && Path::new(DEFAULT_DATA_DIR).join(network).is_dir()
 }
@@ -201,7 +203,8 @@ fn without_cache(found: &Found) -> String {
     format!("no result is in the cache, and {why} (addresses: {})", found.addresses())
 }
 
-/// Why an attachment in the cache lives, or may live. It `is_proved` if records say that it is dead.
+/// Why an attachment in the cache lives, or may live. It `is_proved` if records say that it is
+/// dead.
 fn sign_of_life(found: &Found, cached: &Cached, is_proved: bool, search: &mut Search) -> Option<Verdict> {
     let (path, ifname, told) = (&cached.attachment.netns, &found.key.ifname, &cached.result.interfaces);
     let own = told.iter().find(|interface| !interface.sandbox.is_empty() && interface.name == *ifname);
@@ -230,7 +233,8 @@ fn sign_of_life(found: &Found, cached: &Cached, is_proved: bool, search: &mut Se
     }
 }
 
-/// An attachment without a record whose path leads to a namespace without its interface, or that has no path.
+/// An attachment without a record whose path leads to a namespace without its interface, or that
+/// has no path.
 fn without_proof(found: &Found, path: &str, host_end: Option<String>) -> Verdict {
     let (ifname, addresses) = (&found.key.ifname, found.addresses());
     let place = match path {

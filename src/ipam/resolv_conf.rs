@@ -10,7 +10,8 @@ use crate::sys::file;
 /// Bytes; more than any such file has.
 const LARGEST: u64 = 1 << 20;
 
-/// Reads a file. The errors are the reference's, which however waits for ever where a FIFO or a device is there.
+/// Reads a file. The errors are the reference's, which however waits for ever where a FIFO or a
+/// device is there.
 pub fn read(path: &str) -> Result<Dns> {
     let found = fs::metadata(path).with_context(|| format!("open {path}"))?;
     let bytes = match found.is_dir() || path == "/dev/null" {

@@ -17,8 +17,8 @@ use crate::sys::socket::{NetlinkSocket, Protocol};
 /// Times a dump that changes disturbed is read again before we give up.
 const DUMP_TRIES: u32 = 100;
 
-/// Requests that are sent in one go. Each refusal takes up to 1 kB of the 208 kB that a socket has by default
-/// (net.core.rmem_default).
+/// Requests that are sent in one go. Each refusal takes up to 1 kB of the 208 kB that a socket has
+/// by default (net.core.rmem_default).
 const MOST_REQUESTS: usize = 128;
 
 /// Control message: error or acknowledgement (`NLMSG_ERROR`).
@@ -73,7 +73,8 @@ impl Connection {
         outcome.map_err(|(at, error)| (at, explain(&messages, at, error)))
     }
 
-    /// Refusals of more requests than these would not fit into the socket's buffer, and the kernel would say `ENOBUFS` instead.
+    /// Refusals of more requests than these would not fit into the socket's buffer, and the kernel
+    /// would say `ENOBUFS` instead.
     fn send_in_turns(&mut self, messages: &mut [Message]) -> std::result::Result<(), (usize, Error)> {
         let mut refused = Ok(());
         for (turn, requests) in messages.chunks_mut(MOST_REQUESTS).enumerate() {
@@ -329,7 +330,8 @@ impl<'a> Reply<'a> {
         Err(hints::explain(error, self.refused_kind(), text.as_deref().unwrap_or_default()))
     }
 
-    /// The type of the request that an error is about: its header follows the errno. 0 at the end of a dump.
+    /// The type of the request that an error is about: its header follows the errno. 0 at the end
+    /// of a dump.
     fn refused_kind(self) -> u16 {
         let bytes = self.body.get(8..10).filter(|_| self.kind == ERROR);
         bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_ne_bytes)

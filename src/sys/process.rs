@@ -67,7 +67,8 @@ fn run_to_its_end(path: &str, environment: &[(OsString, OsString)], stdin: &[u8]
     Ok(Finished { failure: describe(status), stdout, stderr, interrupted: ending.finish() })
 }
 
-/// Adds why a file that is there could not be executed, where its mode, its mount or its presence tells.
+/// Adds why a file that is there could not be executed, where its mode, its mount or its presence
+/// tells.
 fn explain(path: &str, error: Error) -> Error {
     let Ok(file) = fs::metadata(path) else { return error };
     let is_noexec = || statvfs(path).is_ok_and(|mount| mount.flags().contains(FsFlags::ST_NOEXEC));

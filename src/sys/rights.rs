@@ -1,4 +1,5 @@
-//! Whether this process has the right to what the kernel refused (capabilities(7), user_namespaces(7)).
+//! Whether this process has the right to what the kernel refused (capabilities(7),
+//! user_namespaces(7)).
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -32,9 +33,9 @@ impl Capability {
     }
 }
 
-/// The error of a call in the current network namespace. If the call needs this capability and the process
-/// lacks it there, the details say so. `EPERM` alone proves nothing: seccomp and security modules
-/// answer the same.
+/// The error of a call in the current network namespace. If the call needs this capability and the
+/// process lacks it there, the details say so. `EPERM` alone proves nothing: seccomp and security
+/// modules answer the same.
 pub fn explain(error: Error, capability: Capability) -> Error {
     if !error.is(Errno::EPERM) {
         return error;

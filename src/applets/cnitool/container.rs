@@ -36,8 +36,8 @@ pub(super) fn absolute(path: &str, host: &Host) -> Result<String> {
     Ok(format!("/{}", parts.join("/")))
 }
 
-/// A warning about the namespace's path as it stands on the command line: a bare name that is in no working directory but
-/// among those of iproute2 (`ip netns`).
+/// A warning about the namespace's path as it stands on the command line: a bare name that is in no
+/// working directory but among those of iproute2 (`ip netns`).
 pub(super) fn doubt(word: &str) -> Option<String> {
     let named = Path::new(NAMED).join(word);
     let is_meant = !word.is_empty() && !word.contains('/') && !Path::new(word).exists() && named.exists();

@@ -62,7 +62,8 @@ fn named(network: &str, Attachment { container_id, ifname, .. }: &Attachment) ->
     format!("{network} {container_id} {ifname}")
 }
 
-/// A line for each valid attachment that is not in the cache: mostly a slip of the pen, which ends the one that is meant.
+/// A line for each valid attachment that is not in the cache: mostly a typing error, which ends
+/// the one that is meant.
 fn unknown<'v>(chain: &Chain<'_>, valid: &'v [(String, String)]) -> impl Iterator<Item = String> + 'v {
     let (cache, network) = (chain.cache.clone(), chain.list.name.clone());
     valid.iter().filter_map(move |(id, ifname)| {

@@ -186,7 +186,8 @@ impl Call<'_> {
         run(&Chain { list: &list, attachment: &attachment, path: &path, cache: self.cache, host: self.host })
     }
 
-    /// True for the verbs that are about one attachment. Others get a namespace only because the reference wants one.
+    /// True for the verbs that are about one attachment. Others get a namespace only because the
+    /// reference wants one.
     fn is_about_one(&self) -> bool {
         self.command.verb.words == ATTACHMENT
     }

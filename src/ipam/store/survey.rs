@@ -44,7 +44,8 @@ impl Reservation {
     }
 }
 
-/// The reservations of a network, in order of address. None when there is no store. What names no attachment is left out.
+/// The reservations of a network, in order of address. None when there is no store. What names no
+/// attachment is left out.
 pub fn survey(data_dir: &Path, network: &str) -> Result<Vec<Reservation>> {
     match data_dir.join(network).try_exists() {
         Ok(false) => Ok(Vec::new()),
