@@ -13,4 +13,5 @@ pub mod ip_masq;
 pub mod ipam;
 pub mod net;
 pub mod netlink;
+pub mod sorted;
 pub mod sys;

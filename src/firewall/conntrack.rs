@@ -2,7 +2,6 @@
 //! as long as packets come. A client that keeps sending to a host port would thus be led for ever to the container that
 //! had the port before, or, when there was none, to the host. TCP has an end, and clients start anew.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::error::{Context, Errno, Error, Result};
@@ -10,6 +9,7 @@ use crate::firewall::rule::Family;
 use crate::netlink::conntrack::*;
 use crate::netlink::nftables::{NFPROTO_IPV4, NFPROTO_IPV6};
 use crate::netlink::{Attribute, Attributes, Connection, Message, Reply};
+use crate::sorted::SortedSet;
 use crate::sys::socket::Protocol;
 
 /// Length of `struct nfgenmsg` in bytes.
@@ -62,7 +62,7 @@ fn try_forget(
     is_local: &mut impl FnMut(IpAddr) -> Result<bool>,
 ) -> Result<usize> {
     let mut connection = Connection::open(Protocol::Netfilter)?;
-    let ports: BTreeSet<u16> = destinations.iter().map(|to| to.port).collect();
+    let ports = SortedSet::new(destinations.iter().map(|to| to.port).collect());
     let mut forgotten = 0;
     for flow in flows(&mut connection, family, &ports)? {
         if is_to(&flow, destinations, is_local)? && delete(&mut connection, family, &flow)? {
@@ -73,7 +73,7 @@ fn try_forget(
 }
 
 /// The UDP flows to these ports.
-fn flows(connection: &mut Connection, family: Family, ports: &BTreeSet<u16>) -> Result<Vec<Flow>> {
+fn flows(connection: &mut Connection, family: Family, ports: &SortedSet<u16>) -> Result<Vec<Flow>> {
     connection.dump(&dump_request(family), Vec::new, |flows, reply: Reply<'_>| {
         flows.extend(parse(reply.body)?.filter(|flow| ports.contains(&flow.port)));
         Ok(())

@@ -1,7 +1,6 @@
 //! Finding things among thousands. A plugin that compares each of its rules with each rule in the
 //! kernel takes a minute for 10,000 port mappings.
 
-use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::firewall::Rule;
@@ -50,12 +49,6 @@ fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// Each value once, in the order of their first places.
-pub fn unique<T: Ord + Clone>(values: impl IntoIterator<Item = T>) -> Vec<T> {
-    let mut seen = BTreeSet::new();
-    values.into_iter().filter(|value| seen.insert(value.clone())).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,10 +68,5 @@ mod tests {
         let stored = |foreign| StoredRule { id: 1, rule: rules[0].clone(), foreign };
         assert!(index.holds_stored(&stored(false)) && !index.holds_stored(&stored(true)));
         assert!(!RuleIndex::of_stored(&[stored(true)]).holds(&rules[0]));
-    }
-
-    #[test]
-    fn repeated_values_go() {
-        assert_eq!(unique([3, 1, 3, 2, 1]), [3, 1, 2]);
     }
 }

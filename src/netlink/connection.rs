@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::slice;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Errno, Error, Result};
 use crate::netlink::attributes::Attributes;
@@ -16,6 +16,8 @@ use crate::sys::socket::{NetlinkSocket, Protocol};
 
 /// Times a dump that changes disturbed is read again before we give up.
 const DUMP_TRIES: u32 = 100;
+/// No dump is given up earlier: on a busy machine a hundred long dumps in a row may each meet a change.
+const DUMP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Requests that are sent in one go. Each refusal takes up to 1 kB of the 208 kB that a socket has
 /// by default (net.core.rmem_default).
@@ -151,7 +153,10 @@ impl Connection {
     ) -> Result<T> {
         let mut message = message.clone();
         message.add_flags(DUMP);
-        for _ in 0..DUMP_TRIES {
+        let begun = Instant::now();
+        let mut tries = 0;
+        while tries < DUMP_TRIES || begun.elapsed() < DUMP_PATIENCE {
+            tries += 1;
             let mut collected = start();
             match self.try_dump(&message, &mut |reply| read(&mut collected, reply)) {
                 Ok(true) => return Ok(collected),

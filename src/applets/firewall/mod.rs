@@ -34,8 +34,8 @@ use crate::firewall::Session;
 use crate::firewall::filter::{Filter, Ingress, Store, unusable_chain_name};
 use crate::firewall::firewalld::Firewalld;
 use crate::firewall::flavour::{Flavour, Preference, choose};
-use crate::firewall::index::unique;
 use crate::firewall::owners::{Owner, Owners};
+use crate::sorted::unique;
 
 /// Its keys, see [`crate::cni::keys`].
 const KEYS: &str = "\
@@ -316,7 +316,7 @@ fn previous(request: &Request<'_>) -> Result<CniResult> {
 
 /// All addresses of a result, whatever interface they belong to, as the reference takes them.
 fn addresses(result: &CniResult) -> Vec<IpAddr> {
-    unique(result.ips.iter().map(|ip| ip.address.addr()))
+    unique(result.ips.iter().map(|ip| ip.address.addr()).collect())
 }
 
 fn bus_address(request: &Request<'_>) -> String {

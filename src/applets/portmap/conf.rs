@@ -9,9 +9,9 @@ use crate::cni::result::{IpConfig, parse_ip};
 use crate::cni::{CniResult, NetworkConfig, Object, Request};
 use crate::error::{Context, Error, Result, code};
 use crate::firewall::conntrack::Destination;
-use crate::firewall::index::unique;
 use crate::firewall::rule::Protocol;
 use crate::firewall::{Family, Match};
+use crate::sorted::unique;
 
 use super::conditions;
 

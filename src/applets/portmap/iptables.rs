@@ -20,7 +20,6 @@ mod whose;
 pub(super) use remove::{Doomed, removal, stale_chains};
 pub(super) use whose::{Whose, leads_to, marked_addresses};
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -31,6 +30,7 @@ use crate::firewall::names::hashed;
 use crate::firewall::place::{StoredChain, StoredRule};
 use crate::firewall::rule::Protocol;
 use crate::firewall::{Edit, Family, Match, Rule, Target, View};
+use crate::sorted::unique;
 
 use super::conf::{Conf, Mapping, Marking};
 
@@ -296,17 +296,16 @@ fn plan_top(view: &mut dyn View, edits: &mut Vec<Edit>, added: &mut Added) -> Re
 /// Shows `see` the addresses of each container's mappings whose clients may come from 127.0.0.1,
 /// until `see` returns false. Returns the last answer.
 pub(super) fn each_marked(view: &mut dyn View, see: &mut dyn FnMut(Vec<IpAddr>) -> Result<bool>) -> Result<bool> {
-    let mut seen = BTreeSet::new();
-    for stored in view.chain(TOP)?.map_or_else(Vec::new, |top| top.rules) {
-        let Some(Target::Jump(name)) = stored.rule.target else { continue };
-        if seen.contains(&name) {
-            continue;
-        }
+    let top = view.chain(TOP)?.map_or_else(Vec::new, |top| top.rules);
+    let names = top.into_iter().filter_map(|stored| match stored.rule.target {
+        Some(Target::Jump(name)) => Some(name),
+        _ => None,
+    });
+    for name in unique(names.collect()) {
         let rules = view.chain(&name)?.map_or_else(Vec::new, |chain| chain.rules);
         if !see(marked_addresses(&known(rules.iter())))? {
             return Ok(false);
         }
-        seen.insert(name);
     }
     Ok(true)
 }

@@ -75,7 +75,7 @@ impl Plugin for Portmap {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        Conf::of(&request.config).map(drop)
+        Conf::of(&request.config).map(drop).context("failed to parse config")
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -11,16 +11,16 @@
 //!
 //! A container's rules have its id as comment. Beside it, where only we look, is the attachment: network and interface.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
 use crate::digest::sha512_hex;
 use crate::error::{Error, Result};
-use crate::firewall::index::{RuleIndex, unique};
+use crate::firewall::index::RuleIndex;
 use crate::firewall::place::{BaseChain, ChainKind, Hook, NativeFamily, NativeTable, StoredRule};
 use crate::firewall::{Edit, Family, Match, Place, Rule, Target, View};
+use crate::sorted::{SortedSet, unique};
 
 use super::conf::{Conf, Mapping};
 use super::iptables::{Whose, leads_to};
@@ -383,8 +383,8 @@ pub(super) fn masqueraded(view: &mut dyn View) -> Result<Vec<IpAddr>> {
 /// The same among these rules: a port leads to the address, and a rule masquerades.
 pub(super) fn masqueraded_addresses(rules: &[Rule]) -> Vec<IpAddr> {
     let masquerades = rules.iter().filter(|rule| rule.target == Some(Target::Masquerade));
-    let masqueraded: BTreeSet<IpAddr> = masquerades.filter_map(address_of).collect();
-    unique(rules.iter().filter_map(leads_to).filter(|address| masqueraded.contains(address)))
+    let masqueraded = SortedSet::new(masquerades.filter_map(address_of).collect());
+    unique(rules.iter().filter_map(leads_to).filter(|address| masqueraded.contains(address)).collect())
 }
 
 /// Deletes the rules of a network's attachments that are none of `valid`: containers with interfaces. Rules that do not

@@ -8,11 +8,11 @@ use ipnet::IpNet;
 use crate::cni::Request;
 use crate::error::{Context, Failures, Result};
 use crate::firewall::conntrack::Destination;
-use crate::firewall::index::unique;
 use crate::firewall::place::View;
 use crate::firewall::records::Records;
 use crate::firewall::rule::Protocol;
 use crate::firewall::{Edit, Family, Place, Rule, Session, Table};
+use crate::sorted::unique;
 
 use super::conf::{self, Mapping};
 use super::interfaces::Interfaces;
@@ -185,7 +185,7 @@ fn places_of_any(
 
 /// Without rules, a client that goes on sending would be led to where the container was.
 fn forget_flows<'a>(family: Family, destinations: Vec<Destination>, deleted: impl Iterator<Item = &'a Rule>) {
-    let destinations = unique(destinations.into_iter().chain(deleted.filter_map(udp_destination)));
+    let destinations = unique(destinations.into_iter().chain(deleted.filter_map(udp_destination)).collect());
     // Nobody is helped by a DEL that fails for this.
     let _ = forget(family, &destinations);
 }

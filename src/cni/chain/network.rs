@@ -1,8 +1,6 @@
 //! What concerns a network as a whole and no attachment: GC and STATUS (`libcni/api.go` `GCNetworkList`,
 //! `GetStatusNetworkList` of the reference library). Plugins know both from 1.1.0 on.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value, json};
 
 use super::{Chain, failed_above, is_interrupted};
@@ -12,6 +10,7 @@ use crate::cni::environment::Verb;
 use crate::cni::plugin_config::PluginConfig;
 use crate::cni::version;
 use crate::error::{Failures, Result};
+use crate::sorted::SortedSet;
 
 /// What becomes of a remembered attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +57,8 @@ impl Chain<'_> {
 
     /// What [`Chain::gc`] does with each remembered attachment to the network.
     pub fn fates(&self, valid: &[(String, String)]) -> Result<Vec<(Fate, Attachment)>> {
-        let valid: BTreeSet<(&str, &str)> = valid.iter().map(|(id, ifname)| (&**id, &**ifname)).collect();
+        let valid: SortedSet<(&str, &str)> =
+            SortedSet::new(valid.iter().map(|(id, ifname)| (&**id, &**ifname)).collect());
         let fate = |Attachment { container_id, ifname, .. }: &Attachment| match self.list.disable_gc {
             true => Fate::Disabled,
             false if valid.contains(&(&**container_id, &**ifname)) => Fate::Valid,

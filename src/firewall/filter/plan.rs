@@ -7,10 +7,11 @@ use ipnet::IpNet;
 use super::words::words;
 use super::{CNI_FORWARD, Filter, Ingress, STAGE_1, STAGE_2};
 use crate::error::Result;
-use crate::firewall::index::{RuleIndex, unique};
+use crate::firewall::index::RuleIndex;
 use crate::firewall::place::{StoredChain, StoredRule};
 use crate::firewall::rule::{Direction, RELATED_OR_ESTABLISHED};
 use crate::firewall::{Edit, Family, Match, Rule, Target, View};
+use crate::sorted::unique;
 
 /// Comment of the jump to the rules for addresses.
 const FORWARD_COMMENT: &str = "CNI firewall plugin rules";
@@ -72,7 +73,7 @@ impl Wanted {
             admin_chain: admin_chain.to_string(),
             forward_jump: jump(CNI_FORWARD).commented(FORWARD_COMMENT),
             admin_jump: jump(admin_chain).commented(ADMIN_COMMENT),
-            addresses: unique(hosts).into_iter().flat_map(address_rules).collect(),
+            addresses: unique(hosts.collect()).into_iter().flat_map(address_rules).collect(),
         });
         Wanted { forward, accepting, ingress: filter.ingress.map(Isolating::new) }
     }
@@ -104,7 +105,7 @@ impl Wanted {
     /// The first rule that the table lacks, in the reference's words where it has any.
     pub(super) fn first_missing(&self, view: &mut dyn View) -> Result<Option<String>> {
         let mut chains: Vec<(&str, StoredChain)> = Vec::new();
-        for chain in unique(self.rules().into_iter().map(|(chain, _)| chain)) {
+        for chain in unique(self.rules().into_iter().map(|(chain, _)| chain).collect()) {
             chains.extend(self.chain(view, chain)?.map(|stored| (chain, stored)));
         }
         let indexed: Vec<(&str, Known<'_>)> = chains.iter().map(|(name, stored)| (*name, Known::of(stored))).collect();

@@ -1,16 +1,16 @@
 //! Which changes masquerading needs, given what a table holds. Nothing here talks to the kernel.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::{CHAIN_NAME_LENGTH, multicast};
 use crate::error::Result;
-use crate::firewall::index::{RuleIndex, unique};
+use crate::firewall::index::RuleIndex;
 use crate::firewall::names;
 use crate::firewall::place::{Edit, StoredChain, StoredRule, View};
 use crate::firewall::rule::{Family, Match, Rule, Target};
+use crate::sorted::{SortedSet, unique};
 
 /// The chain that forwarded and outgoing packets pass last.
 pub(super) const POSTROUTING: &str = "POSTROUTING";
@@ -38,10 +38,10 @@ impl Rules {
             masquerade: rule(Match::not_destination(multicast(family)), Target::Masquerade),
             jumps: Vec::new(),
         };
-        let networks = unique(addresses.iter().map(IpNet::trunc));
+        let networks = unique(addresses.iter().map(IpNet::trunc).collect());
         rules.accepts.extend(networks.into_iter().map(|network| rule(Match::destination(network), Target::Accept)));
         let jump = |address| rule(Match::source(IpNet::from(address)), Target::Jump(chain.to_string()));
-        rules.jumps.extend(unique(addresses.iter().map(IpNet::addr)).into_iter().map(jump));
+        rules.jumps.extend(unique(addresses.iter().map(IpNet::addr).collect()).into_iter().map(jump));
         rules
     }
 
@@ -105,7 +105,7 @@ impl Rules {
 /// Deletes the jumps to `chain` for these addresses, or all of them, and the chain when nothing else leads to it.
 pub(super) fn removal(view: &mut dyn View, chain: &str, addresses: Option<&[IpAddr]>) -> Result<Vec<Edit>> {
     let Some(stored) = view.chain(chain)? else { return Ok(Vec::new()) };
-    let addresses = addresses.map(|addresses| addresses.iter().copied().collect::<BTreeSet<IpAddr>>());
+    let addresses = addresses.map(|addresses| SortedSet::new(addresses.to_vec()));
     let mut edits = deletions(view, POSTROUTING, |found| {
         found.rule.jumps_to(chain) && addresses.as_ref().is_none_or(|addresses| is_for(&found.rule, addresses))
     })?;
@@ -174,6 +174,9 @@ fn deletions(view: &mut dyn View, chain: &str, chosen: impl Fn(&StoredRule) -> b
 }
 
 /// The rule is for one of the addresses: it names the address, or, as plugins before 0.8 wrote it, its whole subnet.
-fn is_for(rule: &Rule, addresses: &BTreeSet<IpAddr>) -> bool {
-    rule.source().is_some_and(|source| addresses.range(source.network()..=source.broadcast()).next().is_some())
+fn is_for(rule: &Rule, addresses: &SortedSet<IpAddr>) -> bool {
+    let Some(source) = rule.source() else { return false };
+    let addresses = addresses.as_slice();
+    let first = addresses.partition_point(|address| *address < source.network());
+    addresses.get(first).is_some_and(|address| *address <= source.broadcast())
 }

@@ -1,7 +1,6 @@
 //! Rules of the kernel read by meaning: any way of saying `-s 10.0.0.0/24` is understood, and what says something else
 //! makes the rule a foreign one.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::encode::USER_DATA_NOTE;
@@ -13,6 +12,7 @@ use crate::firewall::place::StoredRule;
 use crate::firewall::rule::{Direction, Family, Match, Protocol, Rule, Side, Target};
 use crate::netlink::nftables::*;
 use crate::netlink::{Attribute, Attributes};
+use crate::sorted::SortedSet;
 
 /// Length of `struct nfgenmsg`.
 const HEADER_LENGTH: usize = 4;
@@ -44,7 +44,7 @@ pub(super) fn rule(body: &[u8], location: &Location) -> Result<StoredRule> {
 
 /// True when the first condition of the rule in an `NFT_MSG_NEWRULE` message is an address, and none of these. Found out in a
 /// tenth of the time that [`rule`] takes.
-pub(super) fn is_about_another(body: &[u8], addresses: &BTreeSet<IpAddr>) -> bool {
+pub(super) fn is_about_another(body: &[u8], addresses: &SortedSet<IpAddr>) -> bool {
     let address = |value: &[u8]| -> Option<IpAddr> {
         let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
         v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()

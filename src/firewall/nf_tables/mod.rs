@@ -21,13 +21,13 @@ pub(super) use location::Location;
 
 use crate::error::{Context, Errno, Error, Result};
 use crate::firewall::flavour::{CNI_PREFIX, Contents};
-use crate::firewall::index::unique;
 use crate::firewall::place::{Edit, StoredChain, View};
 use crate::firewall::rule::Family;
 use crate::firewall::session::{Look, Plan};
 use crate::netlink::message::APPEND;
 use crate::netlink::nftables::*;
 use crate::netlink::{Attribute, Connection, Message};
+use crate::sorted::{SortedSet, unique};
 use crate::sys::file;
 use crate::sys::lock::{Lock, Mode};
 use crate::sys::socket::Protocol;
@@ -179,7 +179,7 @@ impl Nftables {
     fn messages(&mut self, location: &Location, edits: &[Edit]) -> Result<Vec<Message>> {
         let mut missing = Vec::new();
         let bases = edits.iter().filter_map(added_to).filter(|name| location.base_chain(name).is_some());
-        for name in unique(bases) {
+        for name in unique(bases.collect()) {
             if self.chain_use(location, name)?.is_none() {
                 missing.push(name);
             }
@@ -210,7 +210,7 @@ impl View for Snapshot<'_> {
     }
 
     fn chain_about(&mut self, name: &str, addresses: &[IpAddr]) -> Result<Option<StoredChain>> {
-        let addresses = addresses.iter().copied().collect();
+        let addresses = SortedSet::new(addresses.to_vec());
         self.nftables.chain(self.location, name, &|body| !decode::is_about_another(body, &addresses))
     }
 

@@ -283,7 +283,7 @@ fn only_rules_that_begin_with_another_address_are_passed_over() {
     ] {
         let passed_over = |matches: Vec<Match>| {
             let message = encode::new_rule(APPEND, &location, "CHAIN", &rule(matches, None, Target::Accept));
-            decode::is_about_another(message.body(), &[network(own).addr()].into())
+            decode::is_about_another(message.body(), &SortedSet::new(vec![network(own).addr()]))
         };
         let states = || Match::ConnectionState(RELATED_OR_ESTABLISHED);
         assert!(passed_over(vec![Match::source(network(other))]));

@@ -4,7 +4,6 @@
 mod parse;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
 
 use super::entry::{Shape, chain_end, chain_head, decode, encode};
 use super::layout::{EXTENSION_HEADER, HOOKS};
@@ -12,6 +11,7 @@ use crate::error::{Errno, Error, Result};
 use crate::firewall::extensions::put;
 use crate::firewall::place::{Edit, StoredChain, StoredRule, View};
 use crate::firewall::rule::{Family, Rule, Target};
+use crate::sorted::SortedSet;
 
 /// `IPT_SO_GET_INFO`'s answer: where the hooks enter the table and what each falls through to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,14 +200,14 @@ impl<'a> TableData<'a> {
 
     /// Deletes all rules that go, in one walk over each chain: no other edit names an old rule.
     fn delete_rules(&mut self, edits: &[Edit]) -> Result<()> {
-        let mut doomed: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
-        for edit in edits {
-            if let Edit::Delete { chain, id } = edit {
-                doomed.entry(chain).or_default().insert(*id);
-            }
-        }
-        for (chain, ids) in doomed {
-            let goes = |entry: &Entry<'_>| entry.old.is_some_and(|id| ids.contains(&id.into()));
+        let deleted = edits.iter().filter_map(|edit| match edit {
+            Edit::Delete { chain, id } => Some((chain.as_str(), *id)),
+            _ => None,
+        });
+        let doomed = SortedSet::new(deleted.collect());
+        for rules in doomed.as_slice().chunk_by(|one, next| one.0 == next.0) {
+            let Some((chain, _)) = rules.first() else { continue };
+            let goes = |entry: &Entry<'_>| entry.old.is_some_and(|id| doomed.contains(&(*chain, id.into())));
             self.find_mut(chain)?.rules.retain(|entry| !goes(entry));
         }
         Ok(())

@@ -1,10 +1,9 @@
 //! Taking rules away: those of a container (DEL, GC), and those of an ADD that failed.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::error::Result;
 use crate::firewall::index::RuleIndex;
 use crate::firewall::{Edit, Rule, Target, View};
+use crate::sorted::SortedSet;
 
 use super::whose::{Split, Whose};
 use super::{Added, Before, HOOKS, MASQUERADE, OLD_TOP, POSTROUTING, SET_MARK, TOP};
@@ -39,14 +38,15 @@ pub(in crate::applets::portmap) fn removal(view: &mut dyn View, doomed: &[Doomed
             false => edits.extend(partial_removal(view, name, &split)?),
         }
     }
-    let mut references: BTreeMap<&str, usize> = whole.iter().copied().collect();
+    let mut references = SortedSet::new(whole).into_vec();
     for top in [TOP, OLD_TOP] {
-        if references.values().all(|references| *references == 0) {
+        if references.iter().all(|(_, references)| *references == 0) {
             break;
         }
         for stored in view.chain(top)?.map_or_else(Vec::new, |chain| chain.rules) {
             let Some(Target::Jump(name)) = &stored.rule.target else { continue };
-            let Some(references) = references.get_mut(name.as_str()) else { continue };
+            let place = references.binary_search_by_key(&name.as_str(), |(name, _)| *name);
+            let Some((_, references)) = place.ok().and_then(|place| references.get_mut(place)) else { continue };
             *references = references.saturating_sub(1);
             edits.push(Edit::delete(top, stored.id));
         }
@@ -74,19 +74,19 @@ pub(in crate::applets::portmap) fn stale_chains(
     network: &str,
     valid: &[&str],
 ) -> Result<Vec<String>> {
-    let valid: BTreeSet<String> = valid.iter().map(|container| comment(network, container)).collect();
+    let valid = SortedSet::new(valid.iter().map(|container| comment(network, container)).collect());
     let start = comment_start(network);
-    let mut stale = BTreeSet::new();
+    let mut stale = Vec::new();
     for stored in view.chain(TOP)?.map_or_else(Vec::new, |top| top.rules) {
         let Some(text) = stored.rule.comment.filter(|text| text.starts_with(&start)) else { continue };
         if let Some(Target::Jump(chain)) = stored.rule.target
             && !valid.contains(&text)
             && chain.starts_with("CNI-DN-")
         {
-            stale.insert(chain);
+            stale.push(chain);
         }
     }
-    Ok(stale.into_iter().collect())
+    Ok(SortedSet::new(stale).into_vec())
 }
 
 impl Added {

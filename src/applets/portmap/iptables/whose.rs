@@ -2,15 +2,14 @@
 //! one network share the chain, as in the reference, and its rules name no interface. The address
 //! that a DNAT rule leads to tells the attachment.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::firewall::index::unique;
 use crate::firewall::place::StoredRule;
 use crate::firewall::rule::Protocol;
 use crate::firewall::{Match, Rule, Target};
+use crate::sorted::{SortedSet, unique};
 
 /// The known addresses of an attachment, and of the container's other attachments to the network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,12 +38,12 @@ fn packets(rule: &Rule) -> Packets {
 }
 
 /// The packets that rules match.
-pub(super) struct PacketSet(BTreeSet<Packets>);
+pub(super) struct PacketSet(SortedSet<Packets>);
 
 impl PacketSet {
     /// Those of these rules.
     pub(super) fn of<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Self {
-        PacketSet(rules.into_iter().map(packets).collect())
+        PacketSet(SortedSet::new(rules.into_iter().map(packets).collect()))
     }
 
     /// True if one of the rules matches the same packets.
@@ -55,12 +54,12 @@ impl PacketSet {
 
 /// Ports of protocols.
 #[derive(Debug)]
-pub(super) struct PortSet(BTreeSet<(Option<Protocol>, u16)>);
+pub(super) struct PortSet(SortedSet<(Option<Protocol>, u16)>);
 
 impl PortSet {
     /// Those that these rules match.
     pub(super) fn of<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Self {
-        PortSet(rules.into_iter().flat_map(ports).collect())
+        PortSet(SortedSet::new(rules.into_iter().flat_map(ports).collect()))
     }
 
     /// True if the entry matches packets to one of the ports.
@@ -80,7 +79,7 @@ pub(in crate::applets::portmap) fn leads_to(rule: &Rule) -> Option<IpAddr> {
 /// The addresses of mappings whose clients may come from 127.0.0.1: a rule marks the same packets.
 pub(in crate::applets::portmap) fn marked_addresses(rules: &[Rule]) -> Vec<IpAddr> {
     let marks = PacketSet::of(rules.iter().filter(|rule| matches!(rule.target, Some(Target::Jump(_)))));
-    unique(rules.iter().filter(|rule| marks.contains(rule)).filter_map(leads_to))
+    unique(rules.iter().filter(|rule| marks.contains(rule)).filter_map(leads_to).collect())
 }
 
 /// The rules of a container's chain.
@@ -102,7 +101,7 @@ impl<'a> Split<'a> {
         let kept = PacketSet::of(rules.iter().map(|stored| &stored.rule).filter(|rule| is_kept(rule)));
         let (stays, goes): (Vec<_>, Vec<_>) = rules.iter().partition(|stored| match leads_to(&stored.rule) {
             Some(_) => is_kept(&stored.rule),
-            None if stored.foreign => !kept.0.is_empty(),
+            None if stored.foreign => !kept.0.as_slice().is_empty(),
             None => kept.contains(&stored.rule),
         });
         let ports = |rules: &[&'a StoredRule]| PortSet::of(rules.iter().map(|stored| &stored.rule));
