@@ -127,6 +127,35 @@ fn better_check_of_an_attachment_of_the_reference_fails_without_br_netfilter() {
     net.firewall("CHECK", "ns1", &config).fails_with(999, &[" is not isolated"]);
 }
 
+/// A bridge may hand its frames to the rules although the host's setting does not say so.
+#[test]
+fn check_of_an_attachment_of_the_reference_heeds_the_setting_of_the_bridge() {
+    let net = Net::new("nft", "iptables");
+    let config = net.attach("ns1", "isolated");
+    net.attach("ns2", "isolated");
+    net.lab.ok(&format!("bridge link set dev {} isolated off", host_end(&config)));
+    net.lab.ok("rm -r /run/cni-box");
+    // Of the host and of the bridge, for IPv4 and for IPv6.
+    for settings in [[0, 0, 1, 1], [1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 1, 0], [0, 0, 0, 0]] {
+        let [host4, host6, bridge4, bridge6] = settings;
+        net.set("bridge/bridge-nf-call-iptables", &host4.to_string());
+        net.set("bridge/bridge-nf-call-ip6tables", &host6.to_string());
+        net.lab.ok(&format!("ip link set cni0 type bridge nf_call_iptables {bridge4} nf_call_ip6tables {bridge6}"));
+        let sees = [host4 | bridge4 == 1, host6 | bridge6 == 1];
+        for (sees, [neighbour, ..]) in sees.into_iter().zip(ADDRESSES) {
+            match sees {
+                true => assert!(!net.reaches("ns1", neighbour), "{neighbour} {settings:?}"),
+                false => net.comes_to_reach("ns1", neighbour),
+            }
+        }
+        let checked = net.firewall("CHECK", "ns1", &config);
+        match sees {
+            [true, true] => drop(checked.silent()),
+            _ => drop(checked.fails_with(999, &[" is not isolated"])),
+        }
+    }
+}
+
 /// A kernel that refuses the isolation of ports fails CHECK, not ADD.
 #[test]
 fn better_add_succeeds_and_check_fails_where_the_kernel_isolates_no_ports() {

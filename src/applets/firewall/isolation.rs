@@ -15,7 +15,7 @@ use crate::digest::sha512_hex;
 use crate::error::{Context, Errno, Error, Failures, Result};
 use crate::firewall::records::Records;
 use crate::net::bridge_ports::log_lack_of_isolation;
-use crate::net::{Handle, Link, sysctls};
+use crate::net::{Handle, Link};
 
 /// Where the files are.
 const DIRECTORY: &str = "/run/cni-box/isolated-ports";
@@ -36,7 +36,7 @@ struct Record {
 /// Isolates the container's ports of the bridge. A refusal of the kernel is left to CHECK: the
 /// reference's ADD succeeds.
 pub(super) fn add(request: &Request<'_>, previous: &CniResult, bridge: &str, undo: &mut Undo) {
-    let Ok(ports) = open_ports(previous, bridge) else { return };
+    let ports = find_open_ports(previous, bridge).unwrap_or_default();
     if ports.is_empty() {
         return;
     }
@@ -50,9 +50,11 @@ pub(super) fn add(request: &Request<'_>, previous: &CniResult, bridge: &str, und
 /// Fails when a port of the container is not isolated. Ports that ADD has not isolated (the
 /// reference made the attachment) may be kept apart by the rules alone, where br_netfilter is on.
 pub(super) fn check(request: &Request<'_>, previous: &CniResult, bridge: &str, addresses: &[IpAddr]) -> Result<()> {
-    let ports = open_ports(previous, bridge)?;
+    let mut host = Handle::current()?;
+    let Some(bridge) = find_bridge(&mut host, bridge)? else { return Ok(()) };
+    let ports = open_ports(&mut host, &bridge, previous)?;
     let Some(port) = ports.first() else { return Ok(()) };
-    if Record::find(request).is_none() && addresses.iter().all(bridged_frames_pass_rules) {
+    if Record::find(request).is_none() && rules_see(&mut host, &bridge, addresses)? {
         return Ok(());
     }
     let details = "containers on the bridge may reach one another: Linux before 4.18 cannot isolate ports";
@@ -85,10 +87,18 @@ pub(super) fn probe() {
     log_lack_of_isolation();
 }
 
-/// The host's ends in the result that are ports of the bridge and not isolated.
-fn open_ports(previous: &CniResult, bridge: &str) -> Result<Vec<Link>> {
+fn find_bridge(host: &mut Handle, name: &str) -> Result<Option<Link>> {
+    Ok(host.find_link(name)?.filter(|link| link.kind == "bridge"))
+}
+
+fn find_open_ports(previous: &CniResult, bridge: &str) -> Result<Vec<Link>> {
     let mut host = Handle::current()?;
-    let Some(bridge) = host.find_link(bridge)?.filter(|link| link.kind == "bridge") else { return Ok(Vec::new()) };
+    let bridge = find_bridge(&mut host, bridge)?;
+    bridge.map_or(Ok(Vec::new()), |bridge| open_ports(&mut host, &bridge, previous))
+}
+
+/// The host's ends in the result that are ports of the bridge and not isolated.
+fn open_ports(host: &mut Handle, bridge: &Link, previous: &CniResult) -> Result<Vec<Link>> {
     let mut ports = Vec::new();
     for listed in previous.interfaces.iter().filter(|listed| listed.sandbox.is_empty()) {
         let link = host.find_link(&listed.name)?.filter(|link| link.master == Some(bridge.index));
@@ -101,10 +111,14 @@ fn open_ports(previous: &CniResult, bridge: &str) -> Result<Vec<Link>> {
     Ok(ports)
 }
 
-/// The rules see frames that a bridge passes on (br_netfilter).
-fn bridged_frames_pass_rules(address: &IpAddr) -> bool {
-    let program = if address.is_ipv4() { "iptables" } else { "ip6tables" };
-    sysctls::read(&format!("net/bridge/bridge-nf-call-{program}")).is_ok_and(|value| value == "1")
+/// The rules see the frames of all addresses that the bridge passes on.
+fn rules_see(host: &mut Handle, bridge: &Link, addresses: &[IpAddr]) -> Result<bool> {
+    for address in addresses {
+        if !host.rules_see_frames(bridge.index, address.is_ipv4())? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 impl Record {
