@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::firewall::Side::{Ours, Theirs};
 use crate::firewall::{DUAL, FLAVOURS, V4, config, lab, run, tables};
 use crate::firewall_policy::{Net, STORES};
+use crate::gc_command::all_in_sight;
 use crate::lab::{Lab, Outcome, merged, wait_for};
 
 const RECORDS: &str = "/run/cni-box/firewall";
@@ -136,6 +137,7 @@ fn without_records_del_goes_by_the_result() {
 #[test]
 fn a_dead_owner_keeps_no_rules() {
     let lab = lab("nft");
+    all_in_sight(&lab);
     let config = config(V4, &json!({}));
     let second = lab.netns("ns2");
     run(&lab, Ours, "ADD", &config).result();
@@ -144,6 +146,40 @@ fn a_dead_owner_keeps_no_rules() {
     lab.ok("ip netns del ns2");
     run(&lab, Ours, "DEL", &config).silent();
     assert_eq!((accepting(&lab), lab.list(RECORDS).len()), (0, 0));
+}
+
+/// A process holds the namespace, whose path is gone. Another owner comes and goes.
+#[test]
+fn better_a_living_owner_without_a_path_keeps_its_rules() {
+    for (flavour, backend) in STORES {
+        let lab = lab(flavour);
+        all_in_sight(&lab);
+        let with = json!({"backend": backend});
+        let gc =
+            merged(with.clone(), &json!({"cniVersion": "1.1.0", "prevResult": null, "cni.dev/valid-attachments": []}));
+        let (living, second) = (("net", "c1", "eth0"), ("other", "c2", "eth0"));
+        let path = lab.netns("ns2");
+        let add = |at: &str, (network, container, ifname): Attachment<'_>| {
+            let config = merged(config(DUAL, &json!({"name": network})), &with);
+            lab.plugin("firewall").container(container).ifname(ifname).netns(at).config(&config).run().result();
+        };
+        add(&path, living);
+        let process = lab.hold("ns2");
+        lab.ok("ip netns del ns2");
+        for (verb, changes) in
+            [("DEL", &with), ("DEL", &merged(with.clone(), &json!({"prevResult": null}))), ("GC", &gc)]
+        {
+            add("/var/run/netns/ns1", second);
+            call(&lab, verb, second, changes).silent();
+            assert_eq!((accepting(&lab), lab.list(RECORDS).len()), (4, 2), "{flavour} {backend} {verb}");
+            call(&lab, "CHECK", living, &with).silent();
+        }
+        drop(process);
+        wait_for("a dead owner keeps no rules", || {
+            call(&lab, "DEL", second, &with).silent();
+            (accepting(&lab), lab.list(RECORDS).len()) == (0, 0)
+        });
+    }
 }
 
 /// The second owner comes while the first one's ADD is at work in another plugin, which then fails.

@@ -9,12 +9,14 @@
 //! The first owner is in the file `ADDRESS`, as in releases that knew one owner; the others are in
 //! `ADDRESS+1`, `ADDRESS+2` and so on, which those releases pass over.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::path::Path;
 
 use crate::error::{Context, Result};
 use crate::firewall::records::Records;
-use crate::sys::netns::identity_at;
+use crate::sys::namespaces::{Census, Presence};
+use crate::sys::netns::{Netns, identity_at};
 
 /// Where the files are.
 const DIRECTORY: &str = "/run/cni-box/firewall";
@@ -32,7 +34,7 @@ pub struct Owner {
     pub container: String,
     /// The interface in the container.
     pub ifname: String,
-    /// The container's namespace at the time.
+    /// The container's namespace at the time, see [`Owner::netns_at`].
     pub netns: String,
     /// What let the address through.
     pub backend: String,
@@ -44,7 +46,11 @@ pub struct Owner {
 
 /// The directory, locked against other calls.
 #[derive(Debug)]
-pub struct Owners(Records);
+pub struct Owners {
+    records: Records,
+    /// One for all owners: a search for namespaces takes long.
+    census: RefCell<Census>,
+}
 
 impl Owners {
     /// Opens the directory, locked.
@@ -53,7 +59,7 @@ impl Owners {
     }
 
     fn open_at(directory: &Path) -> Self {
-        Owners(Records::open(directory))
+        Owners::in_records(Records::open(directory))
     }
 
     /// The same; a missing directory is made.
@@ -62,7 +68,11 @@ impl Owners {
     }
 
     fn create_at(directory: &Path) -> Result<Self> {
-        Records::create(directory).map(Owners)
+        Records::create(directory).map(Owners::in_records)
+    }
+
+    fn in_records(records: Records) -> Self {
+        Owners { records, census: RefCell::default() }
     }
 
     /// The owners of an address, each once. A file that cannot be understood is none.
@@ -80,7 +90,7 @@ impl Owners {
     /// attachment. Drops owners that are dead.
     pub fn add(&self, address: IpAddr, owner: &Owner) -> Result<()> {
         let mut owners = self.of(address);
-        owners.retain(|known| known.is_same(owner) || known.is_alive());
+        owners.retain(|known| known.is_same(owner) || self.is_alive(known));
         match owners.iter_mut().find(|known| known.is_same(owner)) {
             Some(known) => known.clone_from(owner),
             None => owners.push(owner.clone()),
@@ -88,18 +98,33 @@ impl Owners {
         self.set(address, &owners)
     }
 
+    /// False when the namespace that the address was given to is gone: then another program (the
+    /// reference's plugin) has ended the attachment, and the record says nothing about today's owner
+    /// of the address. A namespace lives on without its path while a process is in it. Without its
+    /// cookie (before Linux 5.14, or recorded by an earlier release) the path decides, because the
+    /// kernel uses inode numbers again.
+    pub fn is_alive(&self, owner: &Owner) -> bool {
+        let Some((identity, cookie, path)) = owner.namespace() else { return false };
+        if identity_at(path).is_some_and(|found| found.to_string() == identity) {
+            return true;
+        }
+        let inode = identity.split_once(':').and_then(|(_, inode)| inode.parse().ok());
+        let presence = inode.filter(|_| cookie != 0).map(|inode| self.census.borrow_mut().presence(inode, cookie));
+        matches!(presence, Some(Presence::Here | Presence::Unknown))
+    }
+
     /// Makes these, and no others, the owners of an address.
     pub fn set(&self, address: IpAddr, owners: &[Owner]) -> Result<()> {
         let texts = self.texts(address);
         for (place, owner) in owners.iter().enumerate() {
             if texts.get(place).and_then(Option::as_ref) != Some(&owner.text()) {
-                let written = self.0.write(&file_name(address, place), &owner.text());
+                let written = self.records.write(&file_name(address, place), &owner.text());
                 written.with_context(|| format!("failed to record the owner of {address}"))?;
             }
         }
         // The first file may be unreadable.
         for place in owners.len()..texts.len().max(1) {
-            let removed = self.0.remove(&file_name(address, place));
+            let removed = self.records.remove(&file_name(address, place));
             removed.with_context(|| format!("failed to remove the record of {address}"))?;
         }
         Ok(())
@@ -107,8 +132,8 @@ impl Owners {
 
     /// All owners of all addresses, sorted by address. See [`Records::names`].
     pub fn all(&self) -> Result<Vec<(IpAddr, Owner)>> {
-        let names = self.0.names()?;
-        names.iter().filter(|name| address_of(name).is_some()).for_each(|name| self.0.remove_if_empty(name));
+        let names = self.records.names()?;
+        names.iter().filter(|name| address_of(name).is_some()).for_each(|name| self.records.remove_if_empty(name));
         let mut addresses: Vec<IpAddr> = names.iter().filter_map(|name| address_of(name)).collect();
         addresses.sort();
         addresses.dedup();
@@ -121,7 +146,7 @@ impl Owners {
         let mut texts = Vec::new();
         let mut gap = 0;
         while gap < LONGEST_GAP {
-            let text = self.0.read(&file_name(address, texts.len()));
+            let text = self.records.read(&file_name(address, texts.len()));
             gap = if text.is_some() { 0 } else { gap + 1 };
             texts.push(text);
         }
@@ -149,16 +174,19 @@ impl Owner {
         self.is(&other.network, &other.container, &other.ifname)
     }
 
-    /// False when the namespace that the address was given to is gone: then somebody else (the reference's plugin) has
-    /// ended the attachment, and the record says nothing about who has the address today.
-    pub fn is_alive(&self) -> bool {
-        let (path, identity) = self.netns.split_once(' ').map_or(("", ""), |(identity, path)| (path, identity));
-        identity_at(path).is_some_and(|found| found.to_string() == identity)
+    /// What `netns` holds: the namespace's identity, its cookie and its path.
+    pub fn netns_at(path: &str) -> String {
+        let netns = Netns::open(path).ok();
+        let identity = netns.as_ref().and_then(|netns| netns.identity().ok());
+        let cookie = netns.and_then(|netns| netns.cookie().ok()).unwrap_or(0);
+        identity.map_or(String::new(), |identity| format!("{identity} {cookie} {path}"))
     }
 
-    /// What `netns` holds: the namespace's identity and its path, for paths are used again.
-    pub fn netns_at(path: &str) -> String {
-        identity_at(path).map_or(String::new(), |identity| format!("{identity} {path}"))
+    /// The namespace's identity, its cookie (0: not known) and its path.
+    fn namespace(&self) -> Option<(&str, u64, &str)> {
+        let (identity, rest) = self.netns.split_once(' ')?;
+        let with_cookie = rest.split_once(' ').and_then(|(cookie, path)| Some((identity, cookie.parse().ok()?, path)));
+        Some(with_cookie.unwrap_or((identity, 0, rest)))
     }
 
     /// One line for each; the zone, which may be any text, is the rest.
@@ -220,7 +248,7 @@ mod tests {
         owners.set(v4, &[]).unwrap();
         owners.set("10.0.0.3".parse().unwrap(), &[]).unwrap();
         assert_eq!((owners.of(v4), owners.of(v6)), (Vec::new(), vec![owner("c2", "a\nb")]));
-        assert_eq!(owners.0.names().unwrap(), ["fd00::2", "no address"]);
+        assert_eq!(owners.records.names().unwrap(), ["fd00::2", "no address"]);
         fs::remove_dir_all(&path).unwrap();
     }
 
@@ -245,17 +273,29 @@ mod tests {
         owners.add(address, &owner("c4", "")).unwrap();
         assert_eq!(owners.of(address), [owner("c1", ""), owner("c2", ""), owner("c4", "")], "c3 is dead");
         owners.set(address, &[owner("c4", "")]).unwrap();
-        assert_eq!((owners.of(address), owners.0.names().unwrap()), (vec![owner("c4", "")], vec!["10.0.0.2".into()]));
+        assert_eq!(
+            (owners.of(address), owners.records.names().unwrap()),
+            (vec![owner("c4", "")], vec!["10.0.0.2".into()])
+        );
         fs::remove_dir_all(&path).unwrap();
     }
 
     #[test]
     fn an_owner_lives_as_long_as_its_namespace() {
-        let mut owner = owner("c1", "");
-        assert!(owner.is_alive());
-        owner.netns = "1:2 /proc/self/ns/net".into();
-        assert!(!owner.is_alive(), "the path leads to another namespace");
-        owner.netns = Owner::netns_at("/nonexistent");
-        assert!(!owner.is_alive());
+        let owners = Owners::open_at(Path::new("/nonexistent"));
+        let own = Owner::netns_at("/proc/self/ns/net");
+        let [identity, cookie, path] = own.split(' ').collect::<Vec<_>>().try_into().unwrap();
+        let other = cookie.parse::<u64>().unwrap() + (1 << 40);
+        for (netns, lives) in [
+            (own.clone(), true),
+            (format!("{identity} {path}"), true),
+            ("1:2 /proc/self/ns/net".to_string(), false),
+            (format!("{identity} /nonexistent"), false),
+            (format!("{identity} {cookie} /nonexistent"), true),
+            (format!("{identity} {other} /nonexistent"), false),
+            (Owner::netns_at("/nonexistent"), false),
+        ] {
+            assert_eq!(owners.is_alive(&Owner { netns: netns.clone(), ..owner("c1", "") }), lives, "{netns}");
+        }
     }
 }

@@ -1,12 +1,12 @@
-//! Bridges: creating one, and keeping its hardware address.
+//! Bridges: creating one, keeping its hardware address, and whether rules see its frames.
 //!
 //! A bridge follows its ports until an address is set: it has the lowest of theirs (`br_stp_recalculate_bridge_id` in
 //! `net/bridge/br_stp_if.c`). No request makes it follow them again.
 
 use crate::error::Result;
 use crate::net::bridge_ports::explain_refusal;
-use crate::net::links::{message, push_mtu};
-use crate::net::{Handle, Mac};
+use crate::net::links::{IFINFOMSG, message, push_mtu};
+use crate::net::{Handle, Mac, sysctls};
 use crate::netlink::message::{CREATE, EXCL};
 use crate::netlink::route::*;
 use crate::netlink::{Attributes, Message};
@@ -59,6 +59,31 @@ impl Handle {
         });
         self.connection.pipeline(messages.into()).map_err(|(_, error)| error)
     }
+
+    /// True if rules of iptables, or of ip6tables, see the frames that a bridge passes on
+    /// (br_netfilter). The setting of the network namespace is enough, or that of the bridge
+    /// (`br_nf_pre_routing` in `net/bridge/br_netfilter_hooks.c`). Without the module, which makes
+    /// the sysctl, a bridge has the setting to no effect.
+    pub fn rules_see_frames(&mut self, bridge: u32, is_ipv4: bool) -> Result<bool> {
+        let (program, own) =
+            if is_ipv4 { ("iptables", IFLA_BR_NF_CALL_IPTABLES) } else { ("ip6tables", IFLA_BR_NF_CALL_IP6TABLES) };
+        match sysctls::read(&format!("net/bridge/bridge-nf-call-{program}")).as_deref() {
+            Err(_) => Ok(false),
+            Ok("0") => Ok(self.bridge_setting(bridge, own)? == Some(1)),
+            Ok(_) => Ok(true),
+        }
+    }
+
+    /// A setting (`IFLA_BR_…`) of a bridge.
+    fn bridge_setting(&mut self, index: u32, kind: u16) -> Result<Option<u8>> {
+        let request = message(RTM_GETLINK, 0, index, 0, 0);
+        let found = self.connection.get(&request, |body| Ok(setting(Attributes::after(body, IFINFOMSG)?, kind)))?;
+        Ok(found.flatten())
+    }
+}
+
+fn setting(link: Attributes<'_>, kind: u16) -> Option<u8> {
+    link.find(IFLA_LINKINFO)?.nested().ok()?.find(IFLA_INFO_DATA)?.nested().ok()?.find(kind)?.u8()
 }
 
 /// True if the id of a bridge holds a hardware address: that of its lowest port, or the one that was set. The id of a

@@ -133,7 +133,7 @@ impl Attaching<'_, '_> {
 
 /// The living owners of an address besides this one.
 fn others(owners: &Owners, address: IpAddr, owner: &Owner) -> Vec<Owner> {
-    owners.of(address).into_iter().filter(|other| !other.is_same(owner) && other.is_alive()).collect()
+    owners.of(address).into_iter().filter(|other| !other.is_same(owner) && owners.is_alive(other)).collect()
 }
 
 fn remove_sources(mut firewalld: Firewalld, zone: &str, addresses: &[IpAddr]) -> Result<()> {

@@ -5,8 +5,9 @@
 //! Linux 4.18): the bridge passes no frame from one isolated port to another. Frames to and from
 //! the host, and ports that are not isolated, pass.
 //!
-//! A file for each attachment, below [`DIRECTORY`], says which ports ADD has isolated, so that DEL
-//! leaves the isolation that `bridge` gives (`portIsolation`).
+//! A file for each attachment, below [`DIRECTORY`], says which ports ADD has isolated, so that an ADD
+//! with another policy, and GC, leave the isolation that `bridge` gives (`portIsolation`). DEL only
+//! removes the file: the port goes with its container, which stays isolated until then.
 
 use std::net::IpAddr;
 
@@ -15,7 +16,7 @@ use crate::digest::sha512_hex;
 use crate::error::{Context, Errno, Error, Failures, Result};
 use crate::firewall::records::Records;
 use crate::net::bridge_ports::log_lack_of_isolation;
-use crate::net::{Handle, Link, sysctls};
+use crate::net::{Handle, Link, Netns};
 
 /// Where the files are.
 const DIRECTORY: &str = "/run/cni-box/isolated-ports";
@@ -29,42 +30,60 @@ struct Record {
     network: String,
     container: String,
     ifname: String,
-    /// Index and name of each.
-    ports: Vec<(u32, String)>,
+    ports: Vec<Port>,
+}
+
+/// A port. Its name may change, and so may its hardware address; another link may have its index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Port {
+    index: u32,
+    mac: String,
+    name: String,
 }
 
 /// Isolates the container's ports of the bridge. A refusal of the kernel is left to CHECK: the
 /// reference's ADD succeeds.
 pub(super) fn add(request: &Request<'_>, previous: &CniResult, bridge: &str, undo: &mut Undo) {
-    let Ok(ports) = open_ports(previous, bridge) else { return };
+    let ports = find_open_ports(request, previous, bridge).unwrap_or_default();
     if ports.is_empty() {
         return;
     }
-    let record =
-        Record { ports: ports.into_iter().map(|port| (port.index, port.name)).collect(), ..Record::of(request) };
-    let _ = record.save();
-    let _ = record.set_isolated(true);
-    undo.push(move || record.end());
+    let opened = Record { ports: ports.into_iter().map(Port::of).collect(), ..Record::of(request) };
+    let former = Record::find(request);
+    let _ = opened.with_ports_of(former.as_ref()).save();
+    let _ = opened.set_isolated(true);
+    undo.push(move || {
+        opened.set_isolated(false)?;
+        former.map_or_else(|| opened.remove(), |former| former.save())
+    });
 }
 
 /// Fails when a port of the container is not isolated. Ports that ADD has not isolated (the
 /// reference made the attachment) may be kept apart by the rules alone, where br_netfilter is on.
 pub(super) fn check(request: &Request<'_>, previous: &CniResult, bridge: &str, addresses: &[IpAddr]) -> Result<()> {
-    let ports = open_ports(previous, bridge)?;
+    let mut host = Handle::current()?;
+    let Some(bridge) = find_bridge(&mut host, bridge)? else { return Ok(()) };
+    let ports = open_ports(&mut host, &bridge, request, previous)?;
     let Some(port) = ports.first() else { return Ok(()) };
-    if Record::find(request).is_none() && addresses.iter().all(bridged_frames_pass_rules) {
+    if Record::find(request).is_none() && rules_see(&mut host, &bridge, addresses)? {
         return Ok(());
     }
     let details = "containers on the bridge may reach one another: Linux before 4.18 cannot isolate ports";
     Err(Error::internal(format!("Interface {} is not isolated", port.name)).with_details(details))
 }
 
-/// Takes back what ADD has done to the ports that are still there.
+/// Forgets what ADD has done. Its ports stay isolated: DEL of this plugin comes first, and that of
+/// `bridge` may fail.
 pub(super) fn del(request: &Request<'_>) -> Result<()> {
+    Record::of(request).remove()
+}
+
+/// Takes back what an ADD has done to the ports that are still there.
+pub(super) fn end(request: &Request<'_>) -> Result<()> {
     match Record::find(request) {
         Some(record) => record.end(),
         // A torn one goes, too.
-        None => Records::unlocked(DIRECTORY).remove(&Record::of(request).file_name()),
+        None => Record::of(request).remove(),
     }
 }
 
@@ -85,26 +104,56 @@ pub(super) fn probe() {
     log_lack_of_isolation();
 }
 
-/// The host's ends in the result that are ports of the bridge and not isolated.
-fn open_ports(previous: &CniResult, bridge: &str) -> Result<Vec<Link>> {
+fn find_bridge(host: &mut Handle, name: &str) -> Result<Option<Link>> {
+    Ok(host.find_link(name)?.filter(|link| link.kind == "bridge"))
+}
+
+fn find_open_ports(request: &Request<'_>, previous: &CniResult, bridge: &str) -> Result<Vec<Link>> {
     let mut host = Handle::current()?;
-    let Some(bridge) = host.find_link(bridge)?.filter(|link| link.kind == "bridge") else { return Ok(Vec::new()) };
-    let mut ports = Vec::new();
+    let bridge = find_bridge(&mut host, bridge)?;
+    bridge.map_or(Ok(Vec::new()), |bridge| open_ports(&mut host, &bridge, request, previous))
+}
+
+/// The container's ports of the bridge that are not isolated: the host's ends in the result, and
+/// the peers of the container's interfaces, for a host's end may have another name by now.
+fn open_ports(host: &mut Handle, bridge: &Link, request: &Request<'_>, previous: &CniResult) -> Result<Vec<Link>> {
+    let mut links = Vec::new();
     for listed in previous.interfaces.iter().filter(|listed| listed.sandbox.is_empty()) {
-        let link = host.find_link(&listed.name)?.filter(|link| link.master == Some(bridge.index));
-        if let Some(link) = link
-            && !host.is_isolated(link.index)?
-        {
+        links.extend(host.find_link(&listed.name)?);
+    }
+    // Where the namespace cannot be entered, the names must do.
+    for index in peers(request, previous).unwrap_or_default() {
+        links.extend(host.find_link_at(index)?);
+    }
+    let mut ports: Vec<Link> = Vec::new();
+    for link in links.into_iter().filter(|link| link.master == Some(bridge.index)) {
+        if !ports.iter().any(|port| port.index == link.index) && !host.is_isolated(link.index)? {
             ports.push(link);
         }
     }
     Ok(ports)
 }
 
-/// The rules see frames that a bridge passes on (br_netfilter).
-fn bridged_frames_pass_rules(address: &IpAddr) -> bool {
-    let program = if address.is_ipv4() { "iptables" } else { "ip6tables" };
-    sysctls::read(&format!("net/bridge/bridge-nf-call-{program}")).is_ok_and(|value| value == "1")
+/// Indices of the links of the host that are peers of the container's interfaces in the result.
+fn peers(request: &Request<'_>, previous: &CniResult) -> Result<Vec<u32>> {
+    let mut inside = Handle::inside(&Netns::open(&request.netns)?)?;
+    let mut peers = Vec::new();
+    for listed in previous.interfaces.iter().filter(|listed| !listed.sandbox.is_empty()) {
+        if let Some(link) = inside.find_link(&listed.name)? {
+            peers.extend(inside.lower_at_home(&link)?);
+        }
+    }
+    Ok(peers)
+}
+
+/// The rules see the frames of all addresses that the bridge passes on.
+fn rules_see(host: &mut Handle, bridge: &Link, addresses: &[IpAddr]) -> Result<bool> {
+    for address in addresses {
+        if !host.rules_see_frames(bridge.index, address.is_ipv4())? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 impl Record {
@@ -128,7 +177,7 @@ impl Record {
     }
 
     fn save(&self) -> Result<()> {
-        let ports: String = self.ports.iter().map(|(index, name)| format!("\n{index} {name}")).collect();
+        let ports: String = self.ports.iter().map(|port| format!("\n{port}")).collect();
         let text = [self.network.as_str(), &self.container, &self.ifname].join("\n") + &ports;
         Records::create(DIRECTORY)?.write(&self.file_name(), &text)
     }
@@ -137,30 +186,64 @@ impl Record {
         let mut lines = text.split('\n');
         let mut next = || lines.next().map(str::to_string);
         let (network, container, ifname) = (next()?, next()?, next()?);
-        let port =
-            |line: &str| line.split_once(' ').and_then(|(index, name)| Some((index.parse().ok()?, name.to_string())));
-        Some(Record { network, container, ifname, ports: lines.filter_map(port).collect() })
+        Some(Record { network, container, ifname, ports: lines.filter_map(Port::parse).collect() })
+    }
+
+    /// This record with the ports of an earlier one.
+    fn with_ports_of(&self, former: Option<&Record>) -> Self {
+        let mut record = self.clone();
+        let ports = former.into_iter().flat_map(|former| former.ports.iter());
+        record.ports.extend(ports.filter(|port| !self.ports.contains(port)).cloned());
+        record
     }
 
     fn end(&self) -> Result<()> {
         self.set_isolated(false).context("failed to end the isolation of ports")?;
+        self.remove()
+    }
+
+    fn remove(&self) -> Result<()> {
         Records::unlocked(DIRECTORY).remove(&self.file_name())
     }
 
     /// Sets the flag of the ports that are still there.
     fn set_isolated(&self, on: bool) -> Result<()> {
         let mut host = Handle::current()?;
-        for (index, name) in &self.ports {
-            let link = host.find_link_at(*index)?.filter(|link| link.name == *name);
-            if link.is_none() || host.is_isolated(*index)? == on {
+        for port in &self.ports {
+            let link = host.find_link_at(port.index)?.filter(|link| port.is(link));
+            if link.is_none() || host.is_isolated(port.index)? == on {
                 continue;
             }
-            match host.set_isolated(*index, on) {
+            match host.set_isolated(port.index, on) {
                 // Gone meanwhile, or no port any more.
                 Err(error) if !on && (error.is(Errno::ENODEV) || error.is(Errno::EINVAL)) => {}
                 set => set?,
             }
         }
         Ok(())
+    }
+}
+
+impl Port {
+    fn of(link: Link) -> Self {
+        Port { index: link.index, mac: link.mac.to_string(), name: link.name }
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.splitn(3, ' ');
+        let (index, mac) = (words.next()?.parse().ok()?, words.next()?.to_string());
+        Some(Port { index, mac, name: words.next()?.to_string() })
+    }
+
+    /// True for the link that the record is about.
+    fn is(&self, link: &Link) -> bool {
+        link.index == self.index && (link.name == self.name || link.mac.to_string() == self.mac)
+    }
+}
+
+impl std::fmt::Display for Port {
+    /// `INDEX MAC NAME`
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} {} {}", self.index, self.mac, self.name)
     }
 }

@@ -111,7 +111,7 @@ impl Plugin for Firewall {
         match isolated_bridge(ingress) {
             Some(bridge) => isolation::add(request, &previous, bridge, undo),
             // An earlier ADD may have had another policy.
-            None => drop(isolation::del(request)),
+            None => drop(isolation::end(request)),
         }
         Ok(previous)
     }

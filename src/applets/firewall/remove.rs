@@ -40,7 +40,7 @@ pub(super) fn del(request: &Request<'_>) -> Result<()> {
         // Nobody knows the addresses any more but we.
         _ => failures.note(recorded(&owners, &|owner| is_of(owner, request))).unwrap_or_default(),
     };
-    let ends = |owner: &Owner| is_of(owner, request) || !owner.is_alive();
+    let ends = |owner: &Owner| is_of(owner, request) || !owners.is_alive(owner);
     end(request, &owners, endings(&owners, &addresses, &ends), &mut failures);
     failures.note(isolation::del(request));
     failures.finish()
@@ -55,7 +55,7 @@ pub(super) fn gc(request: &Request<'_>) -> Result<()> {
     let is_of_network = |owner: &Owner| owner.network == request.config.name;
     let owners = Owners::open();
     let addresses = recorded(&owners, &|owner| is_of_network(owner) && !is_valid(owner))?;
-    let ends = |owner: &Owner| if is_of_network(owner) { !is_valid(owner) } else { !owner.is_alive() };
+    let ends = |owner: &Owner| if is_of_network(owner) { !is_valid(owner) } else { !owners.is_alive(owner) };
     let mut failures = Failures::default();
     end(request, &owners, endings(&owners, &addresses, &ends), &mut failures);
     failures.note(isolation::gc(request, &is_listed));
