@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::bandwidth;
 use crate::bandwidth::{IFB, both, host_end};
 use crate::cross::Side::{self, Ours, Theirs};
-use crate::lab::{Lab, bridge_config, merged};
+use crate::lab::{Lab, bridge_config, merged, wait_for};
 
 const NAMES: [&str; 2] = ["bandwidth", "tuning"];
 
@@ -101,6 +101,55 @@ fn better_a_late_del_leaves_limits_and_properties_of_the_container_that_is_at_th
         detach(&lab, &alive, "alive");
         assert!(!limits(&lab, &host).contains("tbf") && !lab.ok("ip -br link").contains("bwp"), "{sides:?}");
         assert!(lab.ok("ip -n slot -d -o link show eth0").contains("mtu 1500"), "{sides:?}");
+    }
+}
+
+/// udev may change the host's end after ADD; the container may change its own hardware address, too.
+#[test]
+fn limits_go_with_del_whatever_has_become_of_the_hosts_end() {
+    let mac = "ip link set $H address 02:00:00:00:00:77";
+    let name = "ip link set $H down; ip link set $H name lan0; ip link set lan0 up";
+    let inside = "ip -n slot link set eth0 address 02:00:00:00:00:78";
+    for sides in [[Ours, Ours], [Theirs, Ours], [Ours, Theirs], [Theirs, Theirs]] {
+        for change in [mac.to_string(), name.to_string(), format!("{mac}; {name}"), format!("{inside}; {mac}; {name}")]
+        {
+            let lab = Lab::new();
+            lab.sh("ip netns add slot").success();
+            let result = attach(&lab, sides, "c1");
+            let host = host_end(&json!({"prevResult": result}));
+            lab.sh(&format!("H={host}; {change}")).success();
+            let host = if change.contains("name") { "lan0" } else { &host };
+            assert!(limits(&lab, host).contains("tbf") && limits(&lab, host).contains("mirred"));
+            call(&lab, Ours, "bandwidth", "DEL", &chained("bandwidth", &result), "c1");
+            let left = limits(&lab, host);
+            assert!(!left.contains("tbf") && !left.contains("mirred"), "{sides:?} {change}: {left}");
+            assert!(!lab.ok("ip -br link").contains(IFB), "{sides:?} {change}");
+        }
+    }
+}
+
+/// The ifb of an interface that is gone may be another one's by now.
+#[test]
+fn a_late_del_without_a_namespace_leaves_an_ifb_that_another_interface_uses() {
+    for sides in [[Ours, Ours], [Theirs, Ours], [Ours, Theirs], [Theirs, Theirs]] {
+        let lab = Lab::new();
+        lab.netns("slot");
+        let dead = attach(&lab, sides, "c1");
+        lab.ok("ip netns del slot");
+        wait_for("the pair has gone", || lab.veths().is_empty());
+        lab.ok("ip netns add slot");
+        let config = bridge_config(&json!({"cniVersion": "1.0.0", "isGateway": true}));
+        let add = |name: &str, config: &Value| {
+            lab.plugin(name).config(config).container("c1").netns("/run/netns/slot").ifname("eth1").run().result()
+        };
+        let alive = add("bridge", &config);
+        let alive = add("bandwidth", &chained("bandwidth", &alive));
+        let host = host_end(&json!({"prevResult": alive}));
+        let before = (limits(&lab, &host), lab.ok("ip -d -o link show type ifb"));
+        for config in [chained("bandwidth", &dead), merged(chained("bandwidth", &dead), &json!({"prevResult": null}))] {
+            lab.plugin("bandwidth").verb("DEL").config(&config).container("c1").netns("").ifname("eth0").run().silent();
+            assert_eq!((limits(&lab, &host), lab.ok("ip -d -o link show type ifb")), before, "{sides:?}");
+        }
     }
 }
 

@@ -67,7 +67,7 @@ pub fn write_list(lab: &Lab, name: &str, plugins: &Value) {
 }
 
 /// A network on a bridge of its own with all that leaves something on the host.
-fn full(number: u8) -> Value {
+pub fn full(number: u8) -> Value {
     let subnet = format!("10.1.{number}.0/24");
     json!([{"type": "bridge", "bridge": format!("cni{number}"), "isGateway": true, "ipMasq": true,
             "ipam": {"type": "host-local", "subnet": subnet, "routes": [{"dst": "0.0.0.0/0"}]}},

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::bridge::reaches;
 use crate::gc_command::{
-    add, all_in_sight, cached, collect, container, gc, leave, name_of, netns, pings, removes, simple, write_list,
+    PORTS, add, all_in_sight, cached, collect, container, full, gc, leave, name_of, netns, pings, removes, simple,
+    write_list,
 };
 use crate::host_local_life::reboot;
 use crate::lab::{Background, Lab, PLUGINS, REFERENCE, bridge_config, merged, wait_for};
@@ -106,6 +107,45 @@ fn whoever_comes_back_while_others_are_removed_stays() {
     assert!(told.ends_with("\n1 attachment removed\n") && told.starts_with("a "), "{told}");
     assert_eq!(cached(&lab).len(), 1);
     assert!(lab.read(&file).contains(&new));
+}
+
+/// On another network, or with another interface: chains and ifbs are the dead one's, or its saved settings.
+#[test]
+fn a_container_that_comes_back_on_other_terms_meanwhile_loses_nothing() {
+    let cases = [("net", "eth1", ""), ("other", "eth0", ""), ("static", "eth0", "")];
+    let unwatched = [("net", "eth1", "inotify_init1"), ("other", "eth0", "inotify_add_watch")];
+    for (network, ifname, refused) in cases.into_iter().chain(unwatched) {
+        let lab = Lab::new();
+        all_in_sight(&lab);
+        let (calico, tuning) = (json!({"type": "calico"}), json!({"type": "tuning", "mtu": 1300}));
+        let fixed = |number: u8, behind: Value| json!([fixed(&format!("cni{number}"), "10.1.9.9/24")[0], behind]);
+        write_list(&lab, "a", &fixed(2, calico));
+        write_list(&lab, "net", &full(3));
+        write_list(&lab, "other", &full(4));
+        write_list(&lab, "static", &fixed(5, tuning));
+        let calico = |script: &str| lab.executable("/opt/cni/bin/calico", &format!("#!/bin/sh -e\n{script}\n"));
+        calico("[ $CNI_COMMAND = DEL ] || exec jq -c .prevResult");
+        let (slow, back) = (netns(&lab, "slow"), netns(&lab, "back"));
+        add(&lab, "a", &slow, "{}");
+        add(&lab, "net", &back, PORTS);
+        leave(&lab, &slow);
+        leave(&lab, &back);
+        wait_for("the pairs have gone", || lab.veths().is_empty());
+        let again = format!("/opt/cni/bin/cnitool add {network} {back} -i {ifname} > /run/lab/again 2>&1");
+        calico(&format!("ip netns add {}\nCAP_ARGS='{PORTS}' {again}", name_of(&back)));
+        let call = gc(&lab, &[]);
+        let call = if refused.is_empty() { call } else { call.refused(refused, "EMFILE") };
+        let told = call.run().success();
+        let id = container(&lab, &back);
+        let new = format!("something has made or changed {network} {id} {ifname} since the first look");
+        assert_eq!(told.stderr, format!("kept net {id} eth0: {new}\n"), "{told:?}");
+        assert!(told.stdout.starts_with("a ") && told.stdout.ends_with("\n1 attachment removed\n"), "{told:?}");
+        lab.cnitool(&["check", network, &back, "-i", ifname]).env("CAP_ARGS", PORTS).run().success();
+        assert!(lab.list("/run/cni/tuning").contains(&format!("{id}_{ifname}.json")), "{network} {ifname}");
+        lab.cnitool(&["del", network, &back, "-i", ifname]).env("CAP_ARGS", PORTS).run().success();
+        leave(&lab, &back);
+        removes(&lab, &[], 1);
+    }
 }
 
 /// SHA-512 of `net` + `1c` is that of `net1` + `c`.

@@ -80,6 +80,33 @@ fn better_what_nothing_proves_to_be_dead_is_told_with_its_addresses() {
     }
 }
 
+/// A container of three interfaces, and the DEL of the first one fails.
+#[test]
+fn a_failing_del_keeps_no_other_interface_of_the_container() {
+    let lab = Lab::new();
+    all_in_sight(&lab);
+    let mut plugins = simple(2);
+    plugins.as_array_mut().unwrap().push(json!({"type": "calico"}));
+    write_list(&lab, "net", &plugins);
+    let refuse = "[ $CNI_COMMAND.$CNI_IFNAME = DEL.eth0 ] && echo '{\"code\": 99, \"msg\": \"no\"}' && exit 1";
+    let script = format!("#!/bin/sh\n{refuse}\n[ $CNI_COMMAND = DEL ] || exec jq -c .prevResult\n");
+    lab.executable("/opt/cni/bin/calico", &script);
+    let path = netns(&lab, "x");
+    for ifname in ["eth0", "eth1", "eth2"] {
+        lab.cnitool(&["add", "net", &path, "-i", ifname]).run().success();
+    }
+    leave(&lab, &path);
+    wait_for("the pairs have gone", || lab.veths().is_empty());
+    let id = container(&lab, &path);
+    let why = format!("cni-box gc: net {id} eth0: plugin type=\"calico\" failed (delete): no\n");
+    for removed in ["2 attachments", "0 attachments"] {
+        let outcome = gc(&lab, &[]).run();
+        assert_eq!((outcome.code, &outcome.stderr), (Some(1), &why), "{outcome:?}");
+        assert!(outcome.stdout.ends_with(&format!("{removed} removed\n")), "{outcome:?}");
+        assert_eq!(cached(&lab), [format!("net-{id}-eth0")]);
+    }
+}
+
 #[test]
 fn better_an_unknown_network_is_an_error_everywhere() {
     let lab = Lab::new();

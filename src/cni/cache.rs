@@ -104,7 +104,7 @@ impl Cache {
     }
 
     /// The network and what is remembered in a file, if the file's name is what its content asks for.
-    fn read_named(&self, name: &str) -> Option<(String, Cached)> {
+    pub fn read_named(&self, name: &str) -> Option<(String, Cached)> {
         let map = json::parse_object(&self.bytes(name).ok()?).ok()?;
         let object = Object::top(&map);
         let (kind, network) = (object.string("kind").ok()?, object.string("networkName").ok()?);

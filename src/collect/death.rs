@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::Command;
 use super::gather::Attachments;
+use super::newcomers::Newcomers;
 use crate::cni::serve::Answer;
+use crate::error::Result;
 use crate::ipam::evidence::{Found, Key, Verdict, verdict};
 use crate::ipam::interface_search::Search;
 
@@ -23,13 +25,20 @@ pub(super) struct Deaths<'f> {
     namesakes: BTreeMap<(bool, String), Vec<&'f Found>>,
     /// The containers that have an address and stay.
     holders: BTreeMap<IpAddr, BTreeSet<&'f str>>,
-    removed: BTreeSet<&'f Key>,
+    /// Those whose DEL was begun.
+    tried: BTreeSet<&'f Key>,
+    newcomers: Newcomers,
     search: Search,
 }
 
 impl Command<'_> {
     /// Judges all attachments. Of those that may be dead the reason why they stay is said.
-    pub(super) fn deaths<'f>(&self, attachments: &'f Attachments, answer: &mut Answer) -> Deaths<'f> {
+    pub(super) fn deaths<'f>(
+        &self,
+        attachments: &'f Attachments,
+        newcomers: Newcomers,
+        answer: &mut Answer,
+    ) -> Deaths<'f> {
         let mut search = Search::default();
         let (mut dead, mut spared): (Vec<(&Found, String)>, BTreeMap<_, &Key>) = Default::default();
         let mut keep = |key: &Key, why: &str| {
@@ -57,7 +66,7 @@ impl Command<'_> {
             other.iter().for_each(|other| keep(key, &format!("its container may live, see {other}")));
             other.is_none() && self.wants(&key.network)
         });
-        Deaths::new(attachments, dead, search)
+        Deaths::new(attachments, dead, newcomers)
     }
 }
 
@@ -69,7 +78,7 @@ fn goes_with_another(found: &Found, attachments: &Attachments) -> bool {
 }
 
 impl<'f> Deaths<'f> {
-    fn new(attachments: &'f Attachments, wanted: Vec<(&'f Found, String)>, search: Search) -> Self {
+    fn new(attachments: &'f Attachments, wanted: Vec<(&'f Found, String)>, newcomers: Newcomers) -> Self {
         let dead: BTreeSet<&Key> = wanted.iter().map(|(found, _)| &found.key).collect();
         let mut namesakes: BTreeMap<_, Vec<&Found>> = BTreeMap::new();
         let mut holders: BTreeMap<_, BTreeSet<&str>> = BTreeMap::new();
@@ -83,7 +92,9 @@ impl<'f> Deaths<'f> {
                 }
             }
         }
-        Deaths { attachments, wanted, namesakes, holders, removed: BTreeSet::new(), search }
+        // The second look goes by nothing that the first one has seen.
+        let (tried, search) = (BTreeSet::new(), Search::default());
+        Deaths { attachments, wanted, namesakes, holders, tried, newcomers, search }
     }
 
     /// Those to be removed, with the proof.
@@ -102,21 +113,26 @@ impl<'f> Deaths<'f> {
         holders.any(|holders| holders.iter().any(|container| *container != found.key.container))
     }
 
-    /// Looks once more at an attachment and at those that share a name with it: true if all are
-    /// dead, or removed.
-    pub(super) fn are_certain(&mut self, command: &Command<'_>, found: &Found) -> bool {
+    /// Looks once more at an attachment, at those that share a name with it, and for new ones that do.
+    /// Gives one that may live.
+    pub(super) fn survivor(&mut self, command: &Command<'_>, found: &Found) -> Result<Option<Key>> {
         self.search.renew_after(OLDEST_LOOK);
-        let Deaths { namesakes, removed, search, .. } = self;
+        let Deaths { namesakes, tried, search, .. } = self;
         let mut all = found.key.shared_names().into_iter().filter_map(|name| namesakes.get(&name)).flatten();
-        all.all(|one| match removed.contains(&one.key) {
-            true => command.is_no_more(one),
-            false => command.is_unchanged(one) && matches!(verdict(one, search), Verdict::Gone(_)),
-        })
+        let changed = all.find(|one| match tried.contains(&one.key) {
+            true => !command.is_still_over(one),
+            false => !command.is_unchanged(one) || !matches!(verdict(one, search), Verdict::Gone(_)),
+        });
+        match changed {
+            Some(one) => Ok(Some(one.key.clone())),
+            None => self.newcomers.find(command, self.attachments, &found.key),
+        }
     }
 
-    pub(super) fn note_removed(&mut self, found: &Found) {
+    /// Its DEL begins. What that leaves, should it fail, is no sign of life.
+    pub(super) fn note_tried(&mut self, found: &Found) {
         if let Some((key, _)) = self.attachments.get_key_value(&found.key) {
-            self.removed.insert(key);
+            self.tried.insert(key);
         }
     }
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Command;
+use super::newcomers::{Newcomers, Place};
 use crate::cni::attachment::Attachment;
-use crate::cni::cache::Cached;
+use crate::cni::cache::{self, Cached};
 use crate::cni::conflist::NetworkList;
 use crate::cni::kept::Kept;
 use crate::error::Result;
@@ -23,10 +24,12 @@ fn entry(attachments: &mut Attachments, key: Key) -> &mut Found {
 }
 
 impl Command<'_> {
-    /// All attachments that are known. Changes nothing on a dry run.
-    pub(super) fn gather(&self) -> Result<Attachments> {
+    /// All attachments that are known. What comes later is noted as new. Changes nothing on a dry run.
+    pub(super) fn gather(&self, newcomers: &mut Newcomers) -> Result<Attachments> {
         let mut attachments = Attachments::new();
         let mut stores = Vec::new();
+        newcomers.watch(Path::new(DEFAULT_DATA_DIR), Place::Networks);
+        newcomers.watch(Path::new(cache::DIRECTORY), Place::Cache);
         // Names of networks obey the same rule as those of containers.
         for network in Kept::new(DEFAULT_DATA_DIR).containers()? {
             if Path::new(DEFAULT_DATA_DIR).join(&network).is_dir() {
@@ -42,6 +45,7 @@ impl Command<'_> {
             entry(&mut attachments, Key { network, container, ifname }).cached = Some(cached);
         }
         for (data_dir, network) in stores {
+            newcomers.watch(&data_dir.join(&network), Place::Store(network.clone()));
             self.add_reservations(&mut attachments, &data_dir, &network)?;
         }
         Ok(attachments)
@@ -72,11 +76,12 @@ impl Command<'_> {
             && matches!(self.read_cache(found), Ok(cached) if cached == found.cached)
     }
 
-    /// True if nothing tells any more of an attachment that was found.
-    pub(super) fn is_no_more(&self, found: &Found) -> bool {
+    /// True if nothing tells of an attachment but what its DEL may have left.
+    pub(super) fn is_still_over(&self, found: &Found) -> bool {
+        let network = &found.key.network;
         let mut reservations = found.reservations.iter();
-        !reservations.any(|(data_dir, one)| one.is_held(data_dir, &found.key.network))
-            && matches!(self.read_cache(found), Ok(None))
+        reservations.all(|(data_dir, one)| one.is_unchanged(data_dir, network) || !one.is_held(data_dir, network))
+            && matches!(self.read_cache(found), Ok(cached) if cached.is_none() || cached == found.cached)
     }
 
     fn read_cache(&self, found: &Found) -> Result<Option<Cached>> {

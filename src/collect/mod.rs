@@ -6,7 +6,8 @@
 //! it, `parts` tells.
 //!
 //! The cost is in proportion to the number of attachments: everything is looked at once, and just
-//! before an attachment goes only what tells of it.
+//! before an attachment goes only what tells of it and of those that share a name with it, and the
+//! files that are new since (`newcomers`).
 //!
 //! # Why no living attachment can look dead
 //!
@@ -17,8 +18,9 @@
 //!   container and interface, in a new namespace, makes the names live again. It replaces the reservation and then the
 //!   cache file, and the second look sees either. What is left is the time between that look and the end of the DEL, a few
 //!   milliseconds with our plugins.
-//! - An ADD on other terms (another network or interface of the same container) that begins between
-//!   the looks is seen only where it replaces a file of an attachment that was found.
+//! - An ADD on other terms (another network, interface or address management of the same container)
+//!   between the looks makes a file that was not there, or not so: the second look reads each such
+//!   file, and keeps every attachment that shares a name with the one it tells of.
 //! - With other address management (static, dhcp, a stranger's) such an ADD shows by nothing before the cache file is
 //!   replaced. Until then its lease or its rules may go, if the old file proves the death of its predecessor. (The Go
 //!   host-local refuses such an ADD while the old reservation is there.)
@@ -31,6 +33,7 @@
 
 mod death;
 mod gather;
+mod newcomers;
 mod parts;
 mod removal;
 
@@ -44,9 +47,10 @@ use crate::cni::conflist_files;
 use crate::cni::environment::validate_network_name;
 use crate::cni::serve::Answer;
 use crate::error::{Context, Error, Result};
-use crate::ipam::evidence::{self, Found};
+use crate::ipam::evidence::{self, Found, Key};
 use death::Deaths;
 use gather::Attachments;
+use newcomers::Newcomers;
 
 /// The command's name.
 pub(crate) const NAME: &str = "gc";
@@ -128,9 +132,10 @@ impl<'a> Command<'a> {
 
     /// True if nothing failed. Nothing is removed unless everything could be looked at.
     fn collect(&self, answer: &mut Answer) -> Result<bool> {
-        let attachments = self.gather()?;
+        let mut newcomers = Newcomers::start();
+        let attachments = self.gather(&mut newcomers)?;
         self.prove_known(&attachments)?;
-        let mut deaths = self.deaths(&attachments, answer);
+        let mut deaths = self.deaths(&attachments, newcomers, answer);
         let firewall = parts::firewall_addresses()?;
         let (mut removed, mut success) = (0, true);
         for (found, reason) in deaths.wanted() {
@@ -174,12 +179,12 @@ impl<'a> Command<'a> {
         let block = format!("{header}{}: {reason}\n{block}", found.key);
         if !self.dry_run {
             // The DELs of others may have taken minutes.
-            if !deaths.are_certain(self, found) {
-                answer.stderr.push_str(&format!("kept {}: something has changed it since the first look\n", found.key));
+            if let Some(other) = deaths.survivor(self, found)? {
+                answer.stderr.push_str(&changed(&found.key, &other));
                 return Ok(false);
             }
+            deaths.note_tried(found);
             self.remove(found, list, deaths.shares_address(found))?;
-            deaths.note_removed(found);
         }
         answer.stdout.push_str(&block);
         Ok(true)
@@ -187,6 +192,14 @@ impl<'a> Command<'a> {
 
     fn wants(&self, network: &str) -> bool {
         self.network.as_ref().is_none_or(|wanted| wanted == network)
+    }
+}
+
+/// Why an attachment stays that was dead at the first look.
+fn changed(key: &Key, other: &Key) -> String {
+    match other == key {
+        true => format!("kept {key}: something has changed it since the first look\n"),
+        false => format!("kept {key}: something has made or changed {other} since the first look\n"),
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // This is the layer that the rest of the crate forbids it for.
 
 pub mod background;
+pub mod changes;
 mod child;
 mod ending;
 pub mod events;

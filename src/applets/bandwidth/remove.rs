@@ -4,24 +4,25 @@ use super::ifb::{self, PREFIX};
 use super::indices_of;
 use crate::cni::Request;
 use crate::error::{Context, Errno, Failures, Result};
-use crate::ipam::own_link::Evidence;
+use crate::ipam::own_link::{Evidence, Own};
 use crate::net::traffic::Root;
-use crate::net::{Handle, Link, Netns, SharedLinks};
+use crate::net::{Handle, Link, Netns, SharedLinks, veth};
+
+/// The id of a namespace that is ending, as links whose other end is there tell it (`NETNSA_NSID_NOT_ASSIGNED`).
+const ENDING: u32 = u32::MAX;
 
 /// Ends what ADD began, whatever is left of it and whatever the configuration says by now.
 pub(super) fn del(request: &Request<'_>) -> Result<()> {
     let mut host = Handle::current()?;
     let mut failures = Failures::default();
     let container = failures.note(Netns::open_if_left(&request.netns));
-    let is_gone = matches!(container, Some(None));
     let ends = failures.note(host_ends(&mut host, request, container.flatten())).unwrap_or_default();
     let [plain, further] = ifb::names_for(request);
     let mut found = failures.note(ifb::find(&mut host, &further)).flatten();
-    // It is the first interface's. An interface with an ifb of its own has no part in it. Without a namespace none has, even
-    // if the kernel has not come to taking down the host's end, of which we need not know.
+    // It is the first interface's. An interface with an ifb of its own has no part in it.
     if found.is_none() {
         let plain = failures.note(ifb::find(&mut host, &plain)).flatten();
-        found = plain.filter(|plain| is_gone || failures.note(is_free(&mut host, plain, &ends)).unwrap_or(false));
+        found = plain.filter(|plain| failures.note(is_free(&mut host, plain, &ends)).unwrap_or(false));
     }
     let mut is_used = false;
     // The filter goes before its target: what comes from the container would be dropped meanwhile, and for ever if the filter
@@ -69,11 +70,15 @@ pub(super) fn gc(request: &Request<'_>) -> Result<()> {
 }
 
 /// The host's ends that are left: the one that ADD has made, as the record and prevResult tell, otherwise the peer of the
-/// container's interface.
+/// container's interface. udev may give the host's end another name and hardware address after ADD.
 fn host_ends(host: &mut Handle, request: &Request<'_>, container: Option<Netns>) -> Result<Vec<Link>> {
     let evidence = Evidence::of(request)?;
     if evidence.has_host_end() {
-        return Ok(evidence.host_end().cloned().into_iter().collect());
+        let end = match (evidence.host_end(), container) {
+            (None, Some(container)) => renamed_end(host, request, &evidence, &container)?,
+            (end, _) => end.cloned(),
+        };
+        return Ok(end.into_iter().collect());
     }
     let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
     let told: Vec<_> = previous.interfaces.iter().filter(|told| told.sandbox.is_empty()).collect();
@@ -94,14 +99,42 @@ fn host_ends(host: &mut Handle, request: &Request<'_>, container: Option<Netns>)
     Ok(ends)
 }
 
-/// Nobody but these links sends anything to the ifb.
+/// The host's end under another name or with another hardware address: the peer of the interface that ADD has made, or
+/// of the one with its name, if that sends to this attachment's ifb.
+fn renamed_end(
+    host: &mut Handle,
+    request: &Request<'_>,
+    evidence: &Evidence,
+    container: &Netns,
+) -> Result<Option<Link>> {
+    let mut inside = Handle::inside(container)?;
+    let (own, is_own) = match evidence.find(container, &mut inside, &request.ifname)? {
+        Own::Link(link) => (Some(link), true),
+        _ => (inside.find_link(&request.ifname)?, false),
+    };
+    let Some(own) = own.filter(|own| own.kind == veth::KIND) else { return Ok(None) };
+    // A pair within the container may have the numbers of another container's.
+    let Some(peer) = inside.lower_at_home(&own)? else { return Ok(None) };
+    let is_end = |link: &Link| link.kind == veth::KIND && link.lower == Some(own.index);
+    match host.find_link_at(peer)?.filter(is_end) {
+        Some(end) if is_own || ifb::of(host, request, end.index)?.is_some() => Ok(Some(end)),
+        _ => Ok(None),
+    }
+}
+
+/// No links but these send anything to the ifb. A link whose other end's namespace is ending does not count.
 fn is_free(host: &mut Handle, ifb: &Link, ends: &[Link]) -> Result<bool> {
     for end in ends {
         if host.redirects(end.index)?.iter().any(|redirect| redirect.target == ifb.index) {
             return Ok(true);
         }
     }
-    Ok(!ifb::redirections(host)?.iter().any(|(_, target)| *target == ifb.index))
+    for (link, _) in ifb::redirections(host)?.into_iter().filter(|(_, target)| *target == ifb.index) {
+        if host.find_link_at(link)?.is_some_and(|link| link.lower_netns != Some(ENDING)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Sends nothing from a link to an ifb any more, nor to devices that are gone. The qdisc goes if it was made for that and no

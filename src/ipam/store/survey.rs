@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::reclaim::LOOKS;
-use super::{Found, Store};
+use super::{Found, Store, address_of};
 use crate::cni::environment::{validate_container_id, validate_ifname};
 use crate::error::{Context, Result};
 use crate::ipam::index::Index;
@@ -37,11 +37,25 @@ impl Reservation {
         found.is_some_and(|found| found.file == self.file)
     }
 
+    /// True if both were read from one file, which nothing has touched in between.
+    pub fn is_same_file(&self, other: &Reservation) -> bool {
+        self.file == other.file
+    }
+
     /// True if the address is reserved for this attachment by now. Reads nothing else.
     pub fn is_held(&self, data_dir: &Path, network: &str) -> bool {
         let found = Found::read(&data_dir.join(network).join(self.address.to_string()));
         found.is_some_and(|found| found.content == format!("{}\r\n{}", self.container, self.ifname).as_bytes())
     }
+}
+
+/// The container and the interface (empty in those of old releases) that a file holds an address
+/// for; `None` if it is no reservation.
+pub fn holder(path: &Path) -> Option<(String, String)> {
+    address_of(path.file_name()?)?;
+    let text = String::from_utf8(Found::read(path)?.content).ok()?;
+    let (container, ifname) = text.split_once("\r\n").unwrap_or((&text, ""));
+    Some((container.to_string(), ifname.to_string()))
 }
 
 /// The reservations of a network, in order of address. None when there is no store. What names no
