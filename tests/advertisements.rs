@@ -117,6 +117,16 @@ fn better_a_container_takes_nothing_beside_what_ipam_gives() {
 }
 
 #[test]
+fn better_a_default_route_in_another_table_leaves_the_main_one_to_the_router() {
+    for way in ways() {
+        for (table, expected) in [(100, ROUTE), (300, ROUTE), (254, NOTHING), (0, NOTHING)] {
+            let changes = fixed(&[FOUR, SIX], &json!([{"dst": "::/0", "table": table}]));
+            assert_eq!(way.taken(&way.host(), &changes), expected, "{} {changes}", way.plugin);
+        }
+    }
+}
+
+#[test]
 fn without_ipv6_addresses_of_ipam_or_where_it_is_asked_for_advertisements_are_taken() {
     is_left_to_the_kernel(&ways());
 }

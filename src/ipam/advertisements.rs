@@ -13,6 +13,7 @@ use crate::cni::{CniResult, Object};
 use crate::error::{Context, Result};
 use crate::ipam::apply::{self, Target};
 use crate::net::addresses::Address;
+use crate::net::routes::MAIN;
 use crate::net::sysctls;
 
 /// The value of the key `acceptRA`.
@@ -30,8 +31,12 @@ pub(super) fn limit(name: &str, routes: &[Route]) {
     }
 }
 
+/// Advertisements give a route in the main table, so one in another table (for routing by source)
+/// does not stand for it.
 fn has_default(routes: &[Route]) -> bool {
-    routes.iter().any(|route| apply::is_v6(route) && route.dst.is_some_and(|dst| dst.prefix_len() == 0))
+    let is_in_main = |route: &Route| route.table.is_none_or(|table| [0, i64::from(MAIN)].contains(&table));
+    let is_default = |route: &Route| apply::is_v6(route) && route.dst.is_some_and(|dst| dst.prefix_len() == 0);
+    routes.iter().any(|route| is_in_main(route) && is_default(route))
 }
 
 /// Applies the same limits to an interface that had to be up before IPAM gave addresses. If it has
@@ -61,12 +66,15 @@ mod tests {
 
     #[test]
     fn a_default_route_is_one_whatever_its_zeros_look_like() {
-        let is_default = |dst: &str| has_default(&[Route { dst: dst.parse().ok(), ..Route::default() }]);
+        let is_in = |dst: &str, table| has_default(&[Route { dst: dst.parse().ok(), table, ..Route::default() }]);
+        let is_default = |dst| is_in(dst, None);
         for dst in ["::/0", "0::/0", "0:0:0:0:0:0:0:0/0", "::0.0.0.0/0", "fd00::1/0"] {
             assert!(is_default(dst), "{dst}");
         }
         for dst in ["0.0.0.0/0", "::/1", "2000::/3", "::/128", ""] {
             assert!(!is_default(dst), "{dst}");
         }
+        assert!(is_in("::/0", Some(0)) && is_in("::/0", Some(254)));
+        assert!(!is_in("::/0", Some(100)) && !is_in("::/0", Some(253)) && !is_in("::/0", Some(255)));
     }
 }
