@@ -117,6 +117,16 @@ fn better_a_container_takes_nothing_beside_what_ipam_gives() {
 }
 
 #[test]
+fn better_a_default_route_in_another_table_leaves_the_main_one_to_the_router() {
+    for way in ways() {
+        for (table, expected) in [(100, ROUTE), (300, ROUTE), (254, NOTHING), (0, NOTHING)] {
+            let changes = fixed(&[FOUR, SIX], &json!([{"dst": "::/0", "table": table}]));
+            assert_eq!(way.taken(&way.host(), &changes), expected, "{} {changes}", way.plugin);
+        }
+    }
+}
+
+#[test]
 fn without_ipv6_addresses_of_ipam_or_where_it_is_asked_for_advertisements_are_taken() {
     is_left_to_the_kernel(&ways());
 }
@@ -198,7 +208,7 @@ fn better_a_device_that_is_up_while_another_program_looks_for_an_address_forgets
     "#;
     let way = &ways()[2];
     for (routes, accept_ra, expected) in
-        [(r#"{"dst": "::/0"}"#, false, NOTHING), ("", false, ["0", "1", "0", "0"]), (r#"{"dst": "::/0"}"#, true, ALL)]
+        [(r#"{"dst": "::/0"}"#, false, NOTHING), ("", false, ROUTE), (r#"{"dst": "::/0"}"#, true, ALL)]
     {
         let lab = way.host();
         lab.executable(&format!("{PLUGINS}/slow"), &IPAM.replace("ROUTES", routes));
@@ -212,6 +222,43 @@ fn better_a_device_that_is_up_while_another_program_looks_for_an_address_forgets
         assert_eq!(taken(&lab), expected, "{routes} {accept_ra}");
         assert!(lab.addresses("ns1", "eth0").contains(&"fd00:71::5/64".to_string()));
     }
+}
+
+/// The address with a lifetime is like one from DHCPv6.
+#[test]
+fn better_a_device_that_forgets_what_it_has_taken_keeps_what_the_other_program_has_put_on_it() {
+    const IPAM: &str = r#"#!/bin/sh
+        [ "$CNI_COMMAND" = ADD ] || exit 0
+        until ip -n ns1 -6 address show dev eth0 | grep -q 2001:db8:77: && ip -n ns1 -6 route | grep -q ^default; do :; done
+        exec 3>&1 >&2
+        ip -n ns1 address add 10.77.0.1/24 dev eth0
+        ip -n ns1 address add fd00:77::1/64 dev eth0 valid_lft 600 preferred_lft 600
+        ip -n ns1 route add 10.88.0.0/16 via 10.77.0.2
+        ip -n ns1 -6 route add default via fd00:77::2 dev eth0 metric 2000
+        ip -n ns1 -6 route add fd00:88::/64 via fd00:77::2
+    "#;
+    const ANSWER: &str = r#"printf '{"cniVersion": "1.0.0", "ips": [{"address": "fd00:71::5/64", "gateway": "fd00:71::1"}],
+        "routes": [{"dst": "::/0"}]}' >&3"#;
+    let way = &ways()[2];
+    let lab = way.host();
+    lab.executable(&format!("{PLUGINS}/busy"), &format!("{IPAM}{ANSWER}\n"));
+    let config = way.config(&json!({"ipam": {"type": "busy"}}));
+    let call = lab.plugin("host-device").config(&config);
+    thread::scope(|scope| {
+        let add = scope.spawn(|| call.run().result());
+        router::advertise(&lab, ("router", "r0"), ("ns1", "eth0"));
+        add.join().unwrap();
+    });
+    let addresses = lab.addresses("ns1", "eth0");
+    for address in ["10.77.0.1/24", "fd00:77::1/64", "fd00:71::5/64"] {
+        assert!(addresses.contains(&address.to_string()), "{address}: {addresses:?}");
+    }
+    let routes = [lab.routes("ns1", "-4"), lab.routes("ns1", "-6")].concat();
+    for route in ["10.88.0.0/16 via 10.77.0.2 ", "fd00:88::/64 via fd00:77::2 ", "default via fd00:77::2 "] {
+        assert!(routes.iter().any(|line| line.starts_with(route)), "{route}: {routes:?}");
+    }
+    // The program's default route is the only one beside the result's.
+    assert_eq!(taken(&lab), ["0", "0", "0", "1"]);
 }
 
 #[test]

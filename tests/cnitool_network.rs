@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cnitool::{NETNS, network, recorded, recorders};
-use crate::gc_command::all_in_sight;
+use crate::gc_command::{all_in_sight, container};
 use crate::lab::{Call, Lab, bridge_config, wait_for};
 
 const RESULTS: &str = "/var/lib/cni/results";
@@ -116,10 +116,14 @@ fn better_gc_ends_what_the_plugins_themselves_remember() {
     lab.cnitool(&["add", "n", NETNS]).run().success();
     lab.cnitool(&["gc", "n"]).run().silent();
     assert_eq!((lab.reserved("n").len(), lab.veths().len(), lab.rules().len()), (0, 0, 0));
-    lab.cnitool(&["add", "n", NETNS]).run().success();
-    lab.sh(&format!("rm {RESULTS}/*")).success();
-    lab.cnitool(&["gc", "n", "--valid", "other/eth0"]).run().silent();
-    assert_eq!(lab.reserved("n"), [""; 0], "nobody else knew of the attachment");
+    for ifname in ["eth0", "eth1"] {
+        lab.cnitool(&["add", "n", NETNS, "-i", ifname]).run().success();
+    }
+    let id = container(&lab, NETNS);
+    lab.sh(&format!("rm {RESULTS}/*eth0")).success();
+    let before = lab.reserved("n").len();
+    lab.cnitool(&["gc", "n", "--valid", &format!("{id}/eth1")]).run().silent();
+    assert_eq!((before, lab.reserved("n").len()), (2, 1), "only the plugins knew of the attachment");
 }
 
 #[test]

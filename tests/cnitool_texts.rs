@@ -111,3 +111,30 @@ fn better_a_check_of_what_was_never_added_says_so() {
     assert!(!warned("eth0").contains("warning"), "{}", warned("eth0"));
     assert!(warned("eth1").starts_with(cause), "{}", warned("eth1"));
 }
+
+#[test]
+fn better_help_about_an_unknown_word_is_an_error() {
+    let lab = two();
+    let refused = lab.cnitool(&["help", "nonsense"]).run();
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:#?}");
+    assert!(refused.stderr.ends_with("\nunknown command \"nonsense\" for \"cnitool\"\n"), "{refused:#?}");
+    for words in [&["help"][..], &["help", "help"], &["help", "gc"]] {
+        assert!(lab.cnitool(words).run().success().stdout.contains("Flags:\n"), "{words:?}");
+    }
+}
+
+#[test]
+fn better_dry_run_takes_a_value() {
+    let lab = two();
+    lab.netns("ns1");
+    lab.cnitool(&["add", "alpha", NETNS]).run().success();
+    for option in ["--dry-run", "--dry-run=true", "--dry-run=1"] {
+        let told = lab.cnitool(&["gc", option, "alpha"]).run().success().stdout;
+        assert!(told.ends_with("\n1 attachment would be ended\n"), "{option}: {told}");
+    }
+    let text = "invalid argument \"maybe\" for \"--dry-run\" flag: it is neither true nor false";
+    lab.cnitool(&["gc", "alpha", "--dry-run=maybe"]).run().dies_with(&[text]);
+    lab.cnitool(&["del", "alpha", NETNS, "--dry-run=false"]).run().dies_with(&["unknown flag: --dry-run"]);
+    let ended = lab.cnitool(&["gc", "alpha", "--dry-run=false"]).run().success().stderr;
+    assert!(ended.contains("ended alpha "), "{ended}");
+}

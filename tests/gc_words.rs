@@ -27,16 +27,60 @@ fn better_cnitool_gc_says_what_it_keeps_and_ends() {
     let before = lab.snapshot();
     let kept = format!("kept n {id} eth1: named by --valid\n");
     let dry = lab.cnitool(&["gc", "n", "--dry-run", &keep]).run().success();
-    assert_eq!(dry.stdout, format!("would end n {id} eth0\n1 attachment would be ended\n"));
+    let plugins = "plugins would also remove what belongs to no valid attachment\n";
+    assert_eq!(dry.stdout, format!("would end n {id} eth0\n{plugins}1 attachment would be ended\n"));
     assert_eq!(dry.stderr, kept);
     let dry = lab.cnitool(&["gc", "--dry-run", "n"]).run().success();
+    assert!(dry.stdout.contains("\nplugins would also remove what is left of others\n"), "{dry:#?}");
     assert!(dry.stdout.ends_with("\n2 attachments would be ended\n"), "{dry:#?}");
+    let refused =
+        format!("--valid: n {id} eth2 is not in the cache and has no address of host-local; nothing was ended");
+    for words in [&["gc", "n", &keep, &slip][..], &["gc", "n", &slip], &["gc", "n", "--dry-run", &slip, &keep]] {
+        lab.cnitool(words).run().dies(&refused);
+    }
     before.assert_same(&lab.snapshot());
     assert_eq!(cached(&lab).len(), 2);
-    let done = lab.cnitool(&["gc", "n", &keep, &slip]).run().silent();
-    let slip = format!("warning: --valid: n {id} eth2 is not in the cache\n");
-    assert_eq!(done.stderr, format!("{slip}{kept}ended n {id} eth0\n"));
+    let done = lab.cnitool(&["gc", "n", &keep]).run().silent();
+    assert_eq!(done.stderr, format!("{kept}ended n {id} eth0\n"));
     assert_eq!(cached(&lab), [format!("n-{id}-eth1")]);
+}
+
+/// Attachments whose cached results are lost: plugins alone know of them.
+#[test]
+fn better_cnitool_gc_says_which_addresses_plugins_free() {
+    for data_dir in ["/var/lib/cni/networks", "/run/lab/elsewhere"] {
+        let lab = Lab::new();
+        let ipam = json!({"type": "host-local", "subnet": "10.1.2.0/24", "dataDir": data_dir});
+        let id = two(&lab, &json!({"plugins": [{"type": "bridge", "ipam": ipam}]}));
+        lab.sh("rm /var/lib/cni/results/*eth1").success();
+        let (first, second) = (format!("--valid={id}/eth0"), format!("--valid={id}/eth1"));
+        let plugins = "plugins would also remove what belongs to no valid attachment\n";
+        let dry = lab.cnitool(&["gc", "n", "--dry-run", &first]).run().success();
+        let text = format!("would free 10.1.2.3 of n {id} eth1\n{plugins}0 attachments would be ended\n");
+        assert_eq!(dry.stdout, text);
+        // It can be named, and is not proved to be dead otherwise.
+        let dry = lab.cnitool(&["gc", "n", "--dry-run=true", &first, &second]).run().success();
+        assert_eq!(dry.stdout, format!("{plugins}0 attachments would be ended\n"));
+        let dry = lab.cnitool(&["gc", "n", "--dry-run"]).run().success();
+        assert!(!dry.stdout.contains("would free"), "{dry:#?}");
+        let kept = format!("kept n {id} eth0: named by --valid\n");
+        assert_eq!(lab.cnitool(&["gc", "n", &first, &second]).run().silent().stderr, kept);
+        let freed = format!("freed 10.1.2.3 of n {id} eth1\n");
+        assert_eq!(lab.cnitool(&["gc", "n", &first]).run().silent().stderr, kept + &freed);
+        assert!(lab.exists(&format!("{data_dir}/n/10.1.2.2")) && !lab.exists(&format!("{data_dir}/n/10.1.2.3")));
+    }
+}
+
+/// Plugins know GC from CNI 1.1.0 on.
+#[test]
+fn better_cnitool_gc_says_nothing_of_plugins_that_are_not_asked() {
+    for changes in [json!({"cniVersion": "1.0.0"}), json!({"disableGC": true})] {
+        let lab = Lab::new();
+        two(&lab, &changes);
+        lab.sh("rm /var/lib/cni/results/*").success();
+        let dry = lab.cnitool(&["gc", "n", "--dry-run"]).run().success();
+        assert_eq!((dry.stdout.as_str(), dry.stderr.as_str()), ("0 attachments would be ended\n", ""), "{changes}");
+    }
 }
 
 #[test]

@@ -6,14 +6,13 @@
 //! kernel chooses one. Without IPv6 addresses from IPAM, and with `acceptRA`, the interface takes
 //! what the namespace's settings say.
 
-use std::net::{IpAddr, Ipv6Addr};
-
 use crate::cni::result::Route;
 use crate::cni::{CniResult, Object};
-use crate::error::{Context, Result};
+use crate::error::{Context, Errno, Result};
 use crate::ipam::apply::{self, Target};
-use crate::net::addresses::Address;
+use crate::net::routes::MAIN;
 use crate::net::sysctls;
+use crate::net::tables::{self, Change, Listed};
 
 /// The value of the key `acceptRA`.
 pub fn accepted(top: &Object<'_>) -> Result<bool> {
@@ -30,29 +29,44 @@ pub(super) fn limit(name: &str, routes: &[Route]) {
     }
 }
 
+/// Advertisements give a route in the main table, so one in another table (for routing by source)
+/// does not stand for it.
 fn has_default(routes: &[Route]) -> bool {
-    routes.iter().any(|route| apply::is_v6(route) && route.dst.is_some_and(|dst| dst.prefix_len() == 0))
+    let is_in_main = |route: &Route| route.table.is_none_or(|table| [0, i64::from(MAIN)].contains(&table));
+    let is_default = |route: &Route| apply::is_v6(route) && route.dst.is_some_and(|dst| dst.prefix_len() == 0);
+    routes.iter().any(|route| is_in_main(route) && is_default(route))
 }
 
-/// Applies the same limits to an interface that had to be up before IPAM gave addresses. If it has
-/// taken anything by then it is set down, which makes the kernel forget that; [`apply::configure`]
-/// sets it up again.
+/// Applies the same limits to an interface that had to be up before IPAM gave addresses, and takes
+/// from it what it has taken by then. It stays up: addresses and routes of the IPAM program's own
+/// live on.
 pub fn limit_late(target: &mut Target<'_>, result: &CniResult) -> Result<()> {
     if target.accept_ra || !result.ips.iter().any(|ip| ip.address.addr().is_ipv6()) {
         return Ok(());
     }
     let name = target.name;
     target.netns.run(|| limit(name, &result.routes))?;
-    let is_advertised = |address: &Address| address.net.addr().is_ipv6() && !address.is_permanent();
-    let mut has_taken = target.handle.addresses(target.index)?.iter().any(is_advertised);
-    if has_default(&result.routes) {
-        let routes = target.handle.routes_over(target.index, IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
-        has_taken |= routes.iter().any(|route| route.dst.prefix_len() == 0);
+    for address in target.handle.addresses(target.index)?.iter().filter(|address| address.is_advertised()) {
+        let deleted = target.handle.delete_address(target.index, address.net);
+        deleted.with_context(|| format!("failed to delete IP addr {} from {name:?}", address.net))?;
     }
-    if !has_taken {
-        return Ok(());
+    if has_default(&result.routes) { delete_default(target) } else { Ok(()) }
+}
+
+/// Deletes the default routes that the kernel made from advertisements.
+fn delete_default(target: &mut Target<'_>) -> Result<()> {
+    let routing = target.handle.routing()?;
+    let is_default = |route: &&Listed| route.is_advertised() && route.dst.prefix_len() == 0;
+    for route in tables::main_of(&routing, target.index).filter(is_default) {
+        match target.handle.change(&[Change::Remove(route.clone())]) {
+            // Its lifetime has ended.
+            Err((_, error)) if error.is(Errno::ESRCH) => {}
+            deleted => deleted
+                .map_err(|(_, error)| error)
+                .with_context(|| format!("failed to delete route '{}' of {:?}", route.dst, target.name))?,
+        }
     }
-    target.handle.set_up(target.index, false).with_context(|| format!("failed to set {name:?} down"))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -61,12 +75,15 @@ mod tests {
 
     #[test]
     fn a_default_route_is_one_whatever_its_zeros_look_like() {
-        let is_default = |dst: &str| has_default(&[Route { dst: dst.parse().ok(), ..Route::default() }]);
+        let is_in = |dst: &str, table| has_default(&[Route { dst: dst.parse().ok(), table, ..Route::default() }]);
+        let is_default = |dst| is_in(dst, None);
         for dst in ["::/0", "0::/0", "0:0:0:0:0:0:0:0/0", "::0.0.0.0/0", "fd00::1/0"] {
             assert!(is_default(dst), "{dst}");
         }
         for dst in ["0.0.0.0/0", "::/1", "2000::/3", "::/128", ""] {
             assert!(!is_default(dst), "{dst}");
         }
+        assert!(is_in("::/0", Some(0)) && is_in("::/0", Some(254)));
+        assert!(!is_in("::/0", Some(100)) && !is_in("::/0", Some(253)) && !is_in("::/0", Some(255)));
     }
 }

@@ -33,9 +33,10 @@ impl Address {
         self.flags & IFA_F_TENTATIVE != 0
     }
 
-    /// False for addresses with a lifetime, such as those from router advertisements.
-    pub fn is_permanent(&self) -> bool {
-        self.flags & IFA_F_PERMANENT != 0
+    /// True for IPv6 addresses that the kernel made from router advertisements, temporary ones
+    /// (RFC 8981) too. Other programs give addresses a lifetime, but not these flags.
+    pub fn is_advertised(&self) -> bool {
+        self.net.addr().is_ipv6() && self.flags & (IFA_F_MANAGETEMPADDR | IFA_F_TEMPORARY) != 0
     }
 
     /// True when duplicate address detection found another owner.

@@ -95,6 +95,12 @@ impl Listed {
         scope == LINK
     }
 
+    /// True for routes that the kernel made from router advertisements.
+    pub fn is_advertised(&self) -> bool {
+        let [.., protocol, _, _] = self.header;
+        protocol == RTPROT_RA
+    }
+
     /// The metric that the kernel gives to routes without one.
     pub fn has_default_metric(&self) -> bool {
         self.metric == if self.dst.addr().is_ipv4() { 0 } else { 1024 }

@@ -84,11 +84,12 @@ pub const IFA_ADDRESS: u16 = 1;
 pub const IFA_LOCAL: u16 = 2;
 pub const IFA_BROADCAST: u16 = 4;
 pub const IFA_FLAGS: u16 = 8;
+pub const IFA_F_TEMPORARY: u32 = 0x01;
 pub const IFA_F_NODAD: u32 = 0x02;
 pub const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 pub const IFA_F_DADFAILED: u32 = 0x08;
 pub const IFA_F_TENTATIVE: u32 = 0x40;
-pub const IFA_F_PERMANENT: u32 = 0x80;
+pub const IFA_F_MANAGETEMPADDR: u32 = 0x100;
 
 pub const RTA_DST: u16 = 1;
 pub const RTA_OIF: u16 = 4;
@@ -115,6 +116,7 @@ pub const FR_ACT_TO_TBL: u8 = 1;
 
 pub const RT_TABLE_MAIN: u32 = 254;
 pub const RTPROT_BOOT: u8 = 3;
+pub const RTPROT_RA: u8 = 9;
 pub const RTM_F_CLONED: u32 = 0x200;
 pub const RTNH_F_ONLINK: u32 = 4;
 pub const RTN_UNICAST: u8 = 1;

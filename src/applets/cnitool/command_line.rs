@@ -32,9 +32,9 @@ struct CommandLine {
     /// attachment that gc leaves alone
     #[argh(option)]
     valid: Vec<String>,
-    /// gc only says what it would do
-    #[argh(switch)]
-    dry_run: bool,
+    /// gc only says what it would do; the last one counts
+    #[argh(option)]
+    dry_run: Vec<String>,
     /// verb, network, namespace; what follows is ignored
     #[argh(positional)]
     words: Vec<String>,
@@ -58,7 +58,7 @@ impl Command {
         let mut words = line.words.into_iter().map(|word| if word == DASH { "-".to_string() } else { word });
         let name = words.next().unwrap_or_default();
         if name.is_empty() || name == "help" {
-            return Err(help(words.next().and_then(|word| verb(&word))));
+            return Err(words.next().map_or_else(|| help(None), |topic| help_about(&topic)));
         }
         let verb = verb(&name).ok_or_else(|| unknown(&name))?;
         let words: Vec<String> = words.collect();
@@ -66,12 +66,10 @@ impl Command {
         if received < least {
             return Err(mistake(Some(verb), &format!("requires at least {least} arg(s), only received {received}")));
         }
-        if line.dry_run && verb.name != "gc" {
-            return Err(mistake(Some(verb), "unknown flag: --dry-run"));
-        }
+        let dry_run = dry_run(verb, &line.dry_run).map_err(|text| mistake(Some(verb), &text))?;
         let valid = valid(verb, &line.valid).map_err(|text| mistake(Some(verb), &text))?;
         let ifname = line.ifname.into_iter().next_back().unwrap_or_default();
-        Ok(Command { verb, words, ifname, valid, dry_run: line.dry_run })
+        Ok(Command { verb, words, ifname, valid, dry_run })
     }
 
     /// The word at this place after the verb; empty when it is left out.
@@ -100,12 +98,29 @@ fn valid(verb: &Verb, texts: &[String]) -> std::result::Result<Vec<(String, Stri
     texts.iter().map(pair).collect()
 }
 
+/// What the last `--dry-run` says, in the reference's words for booleans (`strconv.ParseBool`).
+fn dry_run(verb: &Verb, texts: &[String]) -> std::result::Result<bool, String> {
+    if verb.name != "gc" && !texts.is_empty() {
+        return Err("unknown flag: --dry-run".to_string());
+    }
+    let read = |text: &String| match text.as_str() {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!("invalid argument {text:?} for \"--dry-run\" flag: it is neither true nor false")),
+    };
+    let all: std::result::Result<Vec<bool>, String> = texts.iter().map(read).collect();
+    Ok(all?.last().is_some_and(|last| *last))
+}
+
 fn verb(name: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|verb| verb.name == name)
 }
 
 /// Stands for the word `-`, which `argh` takes for an option. No argument of a program has such a byte.
 const DASH: &str = "\0";
+
+/// The option that has a value only behind `=`.
+const DRY_RUN: &str = "--dry-run";
 
 /// Options may carry their value with them (`--ifname=NAME`, `-iNAME`, `-i=NAME`); `argh` wants it apart.
 fn separate_values(arguments: &[String]) -> Vec<String> {
@@ -114,8 +129,9 @@ fn separate_values(arguments: &[String]) -> Vec<String> {
     for argument in rest.by_ref() {
         let short = argument.strip_prefix("-i").filter(|value| !value.is_empty());
         let short = short.map(|value| ("-i", value.strip_prefix('=').unwrap_or(value)));
-        let long = argument.split_once('=').filter(|(option, _)| ["--ifname", "--valid"].contains(option));
-        match long.or(short) {
+        let long = argument.split_once('=').filter(|(option, _)| ["--ifname", "--valid", DRY_RUN].contains(option));
+        let bare = (argument == DRY_RUN).then_some((DRY_RUN, "true"));
+        match long.or(short).or(bare) {
             Some((option, value)) => separate.extend([option.to_string(), value.to_string()]),
             None if argument == "-" => separate.push(DASH.to_string()),
             None => separate.push(argument.clone()),
@@ -142,6 +158,11 @@ fn option_mistake(text: &str) -> String {
         Some(option) => format!("flag needs an argument: {}", option.trim_matches(['\'', '.'])),
         None => text.to_string(),
     }
+}
+
+fn help_about(topic: &str) -> Answer {
+    let verb = verb(topic);
+    if verb.is_some() || topic == "help" { help(verb) } else { unknown(topic) }
 }
 
 fn help(verb: Option<&Verb>) -> Answer {
@@ -222,12 +243,24 @@ mod tests {
         let pair = |id: &str, name: &str| (id.to_string(), name.to_string());
         assert_eq!(command.valid, [pair("c-1", "eth0"), pair("c2", "net1")]);
         assert_eq!((command.word(0), command.word(1)), ("n", ""));
+        for (line, expected) in [
+            ("gc n --dry-run", true),
+            ("gc --dry-run n", true),
+            ("gc n --dry-run=true", true),
+            ("gc n --dry-run=1", true),
+            ("gc n --dry-run=false", false),
+            ("gc n --dry-run=false --dry-run", true),
+            ("gc n --dry-run --dry-run=F", false),
+            ("gc n", false),
+        ] {
+            assert!(parse(line).is_ok_and(|command| command.dry_run == expected && command.word(0) == "n"), "{line}");
+        }
         assert!(parse("list").is_ok_and(|command| command.words.is_empty()));
     }
 
     #[test]
     fn help_goes_to_standard_output() {
-        for line in ["", "-h", "--help", "help", "-i e"] {
+        for line in ["", "-h", "--help", "help", "help help", "-i e"] {
             let answer = parse(line).map(|_| ()).unwrap_err();
             assert!(answer.success && answer.stderr.is_empty(), "{line}");
             for verb in ["add     ", "check   ", "del     "] {
@@ -259,6 +292,13 @@ mod tests {
             ("--versions", "unknown flag: --versions", "cnitool: Add, check, remove"),
             ("add n /x --version", "unknown flag: --version", "Usage:\n  cnitool add"),
             ("del n /x --dry-run", "unknown flag: --dry-run", "Usage:\n  cnitool del"),
+            ("del n /x --dry-run=false", "unknown flag: --dry-run", "Usage:\n  cnitool del"),
+            (
+                "gc n --dry-run=maybe",
+                "invalid argument \"maybe\" for \"--dry-run\" flag: it is neither true nor false",
+                "Usage:\n  cnitool gc",
+            ),
+            ("help foo", "unknown command \"foo\" for \"cnitool\"", "Run 'cnitool --help' for usage.\n"),
             ("add -x n /x", "unknown shorthand flag: 'x' in -x", "Usage:\n  cnitool add"),
             ("add n /x -i", "flag needs an argument: -i", "Usage:\n  cnitool add"),
             ("foo n /x", "unknown command \"foo\" for \"cnitool\"", "Run 'cnitool --help' for usage.\n"),

@@ -84,6 +84,11 @@ impl Chain<'_> {
         Ok(())
     }
 
+    /// True if [`Chain::gc`] also asks the plugins.
+    pub fn asks_plugins_to_collect(&self) -> bool {
+        self.is_known_to_plugins() && !self.list.disable_gc
+    }
+
     fn is_known_to_plugins(&self) -> bool {
         version::at_least(&self.list.cni_version, version::WITH_GC)
     }
