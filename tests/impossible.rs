@@ -6,17 +6,17 @@ use serde_json::{Value, json};
 use crate::lab::{Lab, merged};
 
 /// An ipam of host-local with one range, which `range` makes.
-fn ranged(range: Value) -> Value {
+pub fn ranged(range: Value) -> Value {
     json!({"type": "host-local", "ranges": [[range]]})
 }
 
 /// A network of 1.1.0, which has STATUS, with this ipam.
-fn network(plugin: &str, ipam: Value, changes: &Value) -> Value {
+pub fn network(plugin: &str, ipam: Value, changes: &Value) -> Value {
     let base = json!({"cniVersion": "1.1.0", "name": "net", "type": plugin, "ipam": ipam});
     merged(base, changes)
 }
 
-fn lab() -> Lab {
+pub fn lab() -> Lab {
     let lab = Lab::new();
     lab.netns("ns1");
     lab.ok("ip link add m0 up type veth peer name m1");
@@ -25,9 +25,19 @@ fn lab() -> Lab {
 
 /// ADD, STATUS and validate say this of the configuration, and ADD has not even begun.
 fn refused(lab: &Lab, config: &Value, expected: &[&str]) {
+    refused_by_verbs(lab, &["ADD", "STATUS"], config, expected);
+}
+
+/// The same of addresses that the next ADD can replace: STATUS is not told them.
+fn refused_but_for_status(lab: &Lab, config: &Value, expected: &[&str]) {
+    lab.plugin(config["type"].as_str().unwrap()).verb("STATUS").config(config).run().silent();
+    refused_by_verbs(lab, &["ADD"], config, expected);
+}
+
+fn refused_by_verbs(lab: &Lab, verbs: &[&str], config: &Value, expected: &[&str]) {
     let before = lab.snapshot();
     let plugin = config["type"].as_str().unwrap();
-    for verb in ["ADD", "STATUS"] {
+    for verb in verbs {
         let (_, msg, details) = lab.plugin(plugin).verb(verb).config(config).run().error();
         let text = format!("{msg}; {details}");
         for part in expected {
@@ -40,7 +50,7 @@ fn refused(lab: &Lab, config: &Value, expected: &[&str]) {
     assert!(!lab.exists("/var/lib/cni/networks/net"), "{config}");
 }
 
-fn validate_refuses(lab: &Lab, config: &Value, expected: &[&str]) {
+pub fn validate_refuses(lab: &Lab, config: &Value, expected: &[&str]) {
     lab.write("/run/lab/n.conf", config.to_string());
     let outcome = lab.cnitool(&["validate", "/run/lab/n.conf"]).run();
     assert_eq!(outcome.code, Some(1), "{config}: {outcome:#?}");
@@ -104,26 +114,35 @@ fn better_a_gateway_that_cannot_be_one_is_refused() {
     let lab = lab();
     let gateway = json!({"isGateway": true});
     let default_gateway = json!({"isDefaultGateway": true});
+    let plain_route = json!({"isGateway": true, "ipam": {"routes": [{"dst": "10.9.0.0/16"}]}});
     let range = |subnet: &str, gateway: &str| ranged(json!({"subnet": subnet, "gateway": gateway}));
     let address = |address: &str, gateway: &str| json!({"type": "static", "addresses": [{"address": address, "gateway": gateway}]});
     let invalid = |ip: &str| format!("invalid gateway {ip}: the container cannot reach it from ");
     for (ipam, changes, ip) in [
         (range("fd00:70::/64", "10.70.0.1"), &gateway, "10.70.0.1"),
-        (range("10.70.0.0/24", "fd00:70::1"), &gateway, "fd00:70::1"),
+        (range("fd00:70::/64", "::"), &gateway, "::"),
+        (range("10.70.0.0/24", "fd00:70::1"), &default_gateway, "fd00:70::1"),
         (range("10.70.0.0/24", "fe80::1"), &default_gateway, "fe80::1"),
-        (range("10.70.0.0/24", "10.71.0.1"), &gateway, "10.71.0.1"),
+        (range("10.70.0.0/24", "10.71.0.1"), &default_gateway, "10.71.0.1"),
+        (range("10.70.0.0/24", "10.71.0.1"), &plain_route, "10.71.0.1"),
         (range("fd00:70::/64", "fd00:71::1"), &default_gateway, "fd00:71::1"),
-        (range("10.70.0.0/24", "0.0.0.0"), &gateway, "0.0.0.0"),
-        (address("10.70.0.2/24", "fd00:70::1"), &gateway, "fd00:70::1"),
-        (address("fd00:70::2/64", "10.70.0.1"), &default_gateway, "10.70.0.1"),
+        (range("10.70.0.0/24", "0.0.0.0"), &default_gateway, "0.0.0.0"),
+        (range("10.70.0.0/24", "0.0.0.0"), &plain_route, "0.0.0.0"),
     ] {
         refused(&lab, &network("bridge", ipam, changes), &[&invalid(ip)]);
     }
-    for ipam in
-        [range("10.70.0.0/24", "fd00:70::1"), address("10.70.0.2/24", "fd00:70::1"), range("10.70.0.0/24", "0.0.0.0")]
-    {
+    for (ipam, changes, ip) in [
+        (address("10.70.0.2/24", "fd00:70::1"), &default_gateway, "fd00:70::1"),
+        (address("10.70.0.2/24", "0.0.0.0"), &default_gateway, "0.0.0.0"),
+        (address("fd00:70::2/64", "10.70.0.1"), &default_gateway, "10.70.0.1"),
+    ] {
+        refused_but_for_status(&lab, &network("bridge", ipam, changes), &[&invalid(ip)]);
+    }
+    for ipam in [range("10.70.0.0/24", "fd00:70::1"), range("10.70.0.0/24", "0.0.0.0")] {
         refused(&lab, &network("ptp", ipam, &json!({})), &["gave 10.70.0.", " no IPv4 gateway"]);
     }
+    let static_gateway = network("ptp", address("10.70.0.2/24", "fd00:70::1"), &json!({}));
+    refused_but_for_status(&lab, &static_gateway, &["gave 10.70.0.", " no IPv4 gateway"]);
 }
 
 /// Where only the IPAM plugin knows the addresses, the bridge does not succeed either.
@@ -291,6 +310,32 @@ fn ranges_that_work() -> Vec<Case> {
     ]
 }
 
+/// Gateways outside the subnet that no route needs, or to which a route leads over the link.
+fn gateways_that_work() -> Vec<Case> {
+    let range = |range: Value, routes: Value| merged(ranged(range), &json!({"routes": routes}));
+    [
+        range(
+            json!({"subnet": "10.70.0.0/24", "gateway": "10.71.0.1"}),
+            json!([{"dst": "10.9.0.0/16", "gw": "10.70.0.3"}]),
+        ),
+        range(json!({"subnet": "10.70.0.0/24", "gateway": "fd00:70::1"}), json!([])),
+        range(json!({"subnet": "fd00:70::/64", "gateway": "fd00:71::1"}), json!([])),
+        range(
+            json!({"subnet": "10.70.0.0/24", "gateway": "169.254.1.1"}),
+            json!([
+                {"dst": "169.254.1.1/32", "gw": "0.0.0.0", "scope": 253},
+                {"dst": "0.0.0.0/0", "gw": "169.254.1.1"},
+            ]),
+        ),
+        range(
+            json!({"subnet": "fd00:70::/64", "gateway": "fd77::1"}),
+            json!([{"dst": "fd77::1/128", "gw": "::"}, {"dst": "::/0"}]),
+        ),
+    ]
+    .map(|ipam| ("bridge", json!({"isGateway": true}), ipam))
+    .into()
+}
+
 /// The same with addresses that the configuration names.
 fn addresses_that_work() -> Vec<Case> {
     let on_link = json!([{"dst": "169.254.1.1/32", "scope": 253}, {"dst": "0.0.0.0/0", "gw": "169.254.1.1"}]);
@@ -303,6 +348,7 @@ fn addresses_that_work() -> Vec<Case> {
             json!({"type": "static", "addresses": [{"address": "10.70.0.9/32"}], "routes": on_link}),
         ),
         ("bridge", json!({"isGateway": true}), full("169.254.1.1")),
+        ("bridge", json!({"isGateway": true}), full("0.0.0.0")),
         ("bridge", json!({}), json!({"type": "static", "addresses": [{"address": "10.70.0.9/32"}], "routes": on_link})),
         ("macvlan", json!({"master": "m0"}), full("169.254.1.1")),
         (
@@ -317,7 +363,7 @@ fn addresses_that_work() -> Vec<Case> {
 #[test]
 fn newer_what_works_is_not_refused() {
     let lab = lab();
-    let cases = ranges_that_work().into_iter().chain(addresses_that_work());
+    let cases = [ranges_that_work(), gateways_that_work(), addresses_that_work()].concat();
     for (plugin, changes, ipam) in cases {
         let config = merged(network(plugin, ipam, &changes), &json!({"cniVersion": "1.0.0"}));
         let added = lab.plugin(plugin).config(&config).run().result();

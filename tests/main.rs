@@ -96,6 +96,7 @@ mod macvlan;
 mod masquerade;
 mod masquerade_nft;
 mod mtu;
+mod named_by_add;
 mod portmap;
 mod portmap_foreign;
 mod portmap_guard;

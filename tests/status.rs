@@ -235,6 +235,31 @@ fn newer_status_fails_only_where_add_fails() {
     }
 }
 
+/// Addresses and ranges that the runtime names with ADD, and routes through a gateway of theirs.
+fn named_with_add() -> Vec<Case> {
+    let routes = json!([{"dst": "10.9.0.0/16", "gw": "10.5.0.9"}]);
+    let placeholder = json!({"type": "static", "addresses": [{"address": "10.1.2.9/24"}], "routes": routes});
+    let beside = json!({"ipam": {"routes": routes}, "capabilities": {"ipRanges": true}});
+    let none = json!({"ipam": {"ranges": []}, "capabilities": {"ipRanges": true}});
+    let ranges = || json!({"runtimeConfig": {"ipRanges": [[{"subnet": "10.5.0.0/24"}]]}});
+    let mut cases = vec![
+        case("the runtime has ranges beside those there are", "macvlan", beside.clone()).added_with(ranges()),
+        case("the runtime has ranges, and the list of them is empty", "macvlan", none.clone()).added_with(ranges()),
+        case("the runtime has ranges beside those there are", "ptp", beside).added_with(ranges()),
+        case("the runtime has ranges, and the list of them is empty", "bridge", none).added_with(ranges()),
+    ];
+    for plugin in ["macvlan", "bridge", "tap", "host-device"] {
+        let promised = json!({"ipam": placeholder, "capabilities": {"ips": true}});
+        let plain = json!({"ipam": placeholder});
+        let of_runtime = json!({"runtimeConfig": {"ips": ["10.5.0.7/24"]}});
+        let of_args = json!({"args": {"cni": {"ips": ["10.5.0.7/24"]}}});
+        cases.push(case("the runtime has the address", plugin, promised).added_with(of_runtime));
+        cases.push(case("the arguments have the address", plugin, plain.clone()).added_with(of_args));
+        cases.push(case("CNI_ARGS has an address", plugin, plain).added_with_args("IgnoreUnknown=1;IP=10.5.0.7/24"));
+    }
+    cases
+}
+
 /// What looks like trouble, and is none for the next container.
 fn both_succeed() -> Vec<Case> {
     let no_ranges = json!({"capabilities": {"ipRanges": true}, "ipam": {"ranges": null}});
@@ -285,7 +310,7 @@ fn both_succeed() -> Vec<Case> {
 
 #[test]
 fn newer_status_succeeds_where_the_next_add_does() {
-    for case in both_succeed() {
+    for case in both_succeed().into_iter().chain(named_with_add()) {
         let (status, add) = ask(&case);
         eprintln!("{}: {}", case.plugin, case.what);
         status.silent();

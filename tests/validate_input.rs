@@ -202,14 +202,47 @@ fn every_definition_of_a_list_is_looked_at() {
             "nads.json: other/good: ok",
             "nads.json: default/bad: error: failed to set mac or mtu of tap \"eth0\": invalid argument",
             "nads.json: plain: ok",
-            "nads.json: error: \"Pod\" is no NetworkAttachmentDefinition",
-            "2 errors, 0 warnings",
+            "nads.json: note: \"Pod\" is passed over: no NetworkAttachmentDefinition",
+            "1 error, 0 warnings",
         ];
         assert!(code == 1 && report.len() == expected.len(), "{report:#?}");
         assert!(report.iter().zip(expected).all(|(line, start)| line.starts_with(start)), "{report:#?}");
     }
     let empty = json!({"kind": "List", "items": []}).to_string();
     assert_eq!(validate(&lab, &["-"], &empty), (vec!["0 errors, 0 warnings".to_string()], 0));
+}
+
+/// As `jq .items` and `jq .items[]` print them, and `kubectl get -o json` of several kinds.
+#[test]
+fn several_documents_and_arrays_are_looked_at_like_lists() {
+    let lab = Lab::new();
+    let (one, two) = (configured("one", &loopback("n")), configured("two", &loopback("n")));
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}});
+    let list = json!({"kind": "List", "items": [one, map]});
+    let expected = |middle: &[&'static str]| {
+        [&["-: default/one: ok"], middle, &["-: default/two: ok", "0 errors, 0 warnings"]].concat()
+    };
+    let note = "-: note: \"ConfigMap\" is passed over: no NetworkAttachmentDefinition";
+    for (stdin, expected) in [
+        (format!("{one}\n{two}\n"), expected(&[])),
+        (json!([one, two]).to_string(), expected(&[])),
+        (json!([one, map, two]).to_string(), expected(&[note])),
+        (format!("{list}{two}"), expected(&[note])),
+        (json!({"kind": "List", "items": [list, two]}).to_string(), expected(&[note])),
+    ] {
+        let (report, code) = validate(&lab, &["-"], &stdin);
+        assert_eq!((report.iter().map(String::as_str).collect::<Vec<_>>(), code), (expected, 0), "{stdin}");
+        lab.write("/run/lab/nads.json", &stdin);
+        assert_eq!(validate(&lab, &["nads.json"], "").1, 0, "{stdin}");
+    }
+    // Runtimes read neither of these.
+    for (stdin, why) in [
+        (format!("{}{}", loopback("n"), loopback("m")), "trailing characters"),
+        (json!([loopback("n")]).to_string(), "array is no configuration"),
+    ] {
+        let (line, code) = found_in(&lab, &stdin);
+        assert!(code == 1 && line.contains(why), "{line}");
+    }
 }
 
 /// A list of thousands of plugins with an unknown key each takes no longer than reading it.

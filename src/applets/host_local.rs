@@ -86,32 +86,46 @@ impl Config {
             resolv_conf: ipam.string("resolvConf")?.to_string(),
             // From here on the order is that of the reference's checks.
             requested: requested(&request.args, ips)?,
-            sets: ranges::complete(&drafts, &config.cni_version)?,
+            sets: match drafts.is_empty() && awaits_ranges(request)? {
+                true => Vec::new(),
+                false => ranges::complete(&drafts, &config.cni_version)?,
+            },
         })
     }
 }
 
 impl Config {
-    /// What ADD will give, with the first address of every range. A set of nothing but gateways has no address to give.
-    fn preview(self) -> Result<CniResult> {
+    /// A set of nothing but gateways has no address to give.
+    fn verify_room(&self) -> Result<()> {
         if let Some((index, set)) = self.sets.iter().enumerate().find(|(_, set)| set.size() == 0) {
             return Err(exhausted(set).context(&format!("failed to allocate for range {index}")));
         }
+        Ok(())
+    }
+
+    /// The result with the first addresses of these ranges.
+    fn result_of<'r>(&self, ranges: impl Iterator<Item = &'r Range>) -> CniResult {
         let first = |range: &Range| {
             let address = range.with_prefix(range.start());
             IpConfig { interface: None, address, gateway: Some(range.gateway()) }
         };
-        let ips = self.sets.iter().flat_map(RangeSet::ranges).map(first).collect();
-        Ok(CniResult { ips, routes: self.routes, ..CniResult::default() })
+        CniResult { ips: ranges.map(first).collect(), routes: self.routes.clone(), ..CniResult::default() }
+    }
+
+    /// A result for each range of the longest set, with one address of every set: a container has
+    /// no more.
+    fn alternatives(&self) -> Vec<CniResult> {
+        let ranges: Vec<&[Range]> = self.sets.iter().map(RangeSet::ranges).collect();
+        let longest = ranges.iter().map(|set| set.len()).max().unwrap_or_default();
+        let nth = |index| ranges.iter().filter_map(move |set| set.get(index).or(set.last()));
+        (0..longest).map(|index| self.result_of(nth(index))).collect()
     }
 }
 
-/// True when no range is configured because runtimes will name them, which they do not for STATUS.
-fn is_left_to_the_runtime(config: &NetworkConfig) -> Result<bool> {
-    let promised = config.top().object("capabilities")?.map_or(Ok(false), |all| all.boolean("ipRanges"))?;
-    let ipam = config.top().object("ipam")?;
-    let none = ipam.is_some_and(|ipam| ipam.get("subnet").is_none() && ipam.get("ranges").is_none());
-    Ok(promised && none && config.runtime()?.is_none_or(|runtime| runtime.get("ipRanges").is_none()))
+/// True when runtimes will name ranges, which go before those of the configuration.
+fn awaits_ranges(request: &Request<'_>) -> Result<bool> {
+    let are_named = request.config.runtime()?.is_some_and(|runtime| runtime.get("ipRanges").is_some());
+    Ok(!are_named && request.awaits("ipRanges")?)
 }
 
 fn data_dir(config: &NetworkConfig) -> Result<PathBuf> {
@@ -182,14 +196,19 @@ impl Plugin for HostLocal {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        self.preview(request).map(drop)
+        Config::decode(request)?.verify_room()
     }
 
-    fn preview(&self, request: &Request<'_>) -> Result<Option<CniResult>> {
-        match is_left_to_the_runtime(&request.config)? {
-            true => Ok(None),
-            false => Config::decode(request)?.preview().map(Some),
-        }
+    /// `cnitool validate` looks at each range of a set. ADD and STATUS refuse only what works with
+    /// none of them: all ranges stand in one result.
+    fn preview(&self, request: &Request<'_>) -> Result<Vec<CniResult>> {
+        let config = Config::decode(request)?;
+        config.verify_room()?;
+        Ok(match request.is_rehearsal() {
+            _ if awaits_ranges(request)? => vec![config.result_of(std::iter::empty())],
+            true => config.alternatives(),
+            false => vec![config.result_of(config.sets.iter().flat_map(RangeSet::ranges))],
+        })
     }
 
     fn is_ipam(&self) -> bool {
@@ -256,18 +275,14 @@ impl Plugin for HostLocal {
     /// The configuration must be one that ADD takes, files can be made, and each range set has an address left or to take
     /// back. Changes nothing that anybody sees.
     fn status(&self, request: &Request<'_>) -> Result<()> {
-        let data_dir = data_dir(&request.config)?;
-        let later = is_left_to_the_runtime(&request.config)?;
-        let config = if later { None } else { Some(Config::decode(request)?) };
+        let config = Config::decode(request)?;
         let as_code = |code| move |error: Error| Error::new(code, error.to_string());
-        if let Some(config) = config.as_ref().filter(|config| !config.resolv_conf.is_empty()) {
+        if !config.resolv_conf.is_empty() {
             resolv_conf::read(&config.resolv_conf).map_err(as_code(code::NOT_AVAILABLE))?;
         }
         let unusable = as_code(code::LIMITED_CONNECTIVITY);
-        store::probe(&data_dir, &request.config.name).map_err(unusable)?;
-        let (Some(config), Some(mut store)) =
-            (config, Store::open_existing(&data_dir, &request.config.name).map_err(unusable)?)
-        else {
+        store::probe(&config.data_dir, &config.network).map_err(unusable)?;
+        let Some(mut store) = Store::open_existing(&config.data_dir, &config.network).map_err(unusable)? else {
             return Ok(());
         };
         for (index, set) in config.sets.iter().enumerate() {

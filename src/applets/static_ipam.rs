@@ -19,8 +19,9 @@ use ipnet::IpNet;
 use crate::cni::args::Args;
 use crate::cni::config::{Object, optional_ip, routes};
 use crate::cni::result::{CniResult, Dns, IpConfig, Route, parse_cidr, parse_ip};
-use crate::cni::{Plugin, Request, Undo};
+use crate::cni::{Plugin, Request, Undo, Verb};
 use crate::error::{Error, Result};
+use crate::ipam::plan;
 use crate::ipam::ranges::verify_families;
 
 /// Its keys, see [`crate::cni::keys`].
@@ -115,12 +116,6 @@ fn parse(text: &str, complaint: &str) -> Result<IpConfig> {
     Ok(IpConfig { interface: None, address, gateway: None })
 }
 
-/// True for a configuration whose addresses may come from `runtimeConfig.ips`.
-fn has_capability(request: &Request<'_>) -> Result<bool> {
-    let capabilities = request.config.top().object("capabilities")?;
-    capabilities.map_or(Ok(false), |capabilities| capabilities.boolean("ips"))
-}
-
 // Verbs
 
 impl Plugin for Static {
@@ -133,13 +128,19 @@ impl Plugin for Static {
     }
 
     fn validate(&self, request: &Request<'_>) -> Result<()> {
-        self.preview(request).map(drop)
+        Config::decode(request).map(drop)
     }
 
-    fn preview(&self, request: &Request<'_>) -> Result<Option<CniResult>> {
-        let Config { addresses: ips, routes, .. } = Config::decode(request)?;
-        let left_to_the_runtime = ips.is_empty() && has_capability(request)?;
-        Ok((!left_to_the_runtime).then(|| CniResult { ips, routes, ..CniResult::default() }))
+    /// Each ADD can bring other addresses, also without the capability: in CNI_ARGS and
+    /// `args.cni.ips`.
+    fn preview(&self, request: &Request<'_>) -> Result<Vec<CniResult>> {
+        let Config { addresses, routes, .. } = Config::decode(request)?;
+        let ips = match request.verb == Verb::Status || request.awaits("ips")? {
+            true => Vec::new(),
+            false if addresses.is_empty() => return Err(plan::no_addresses()),
+            false => addresses,
+        };
+        Ok(vec![CniResult { ips, routes, ..CniResult::default() }])
     }
 
     fn is_ipam(&self) -> bool {

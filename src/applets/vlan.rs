@@ -59,10 +59,8 @@ impl Plugin for Vlan {
         request.config.dns().context("failed to load netconf")?;
         attach::require_ipam_type(request).context(DELEGATING)?;
         master.validate()?;
-        match plan::expected(request).context(DELEGATING)? {
-            Some(result) => plan::check_result(request, &result, master.mtu),
-            None => Ok(()),
-        }
+        let expected = plan::expected(request).context(DELEGATING)?;
+        expected.iter().try_for_each(|result| plan::check_result(request, result, master.mtu))
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {

@@ -54,11 +54,12 @@ pub trait Plugin: Sync {
     /// file and no kernel. ADD begins with this, and STATUS ends.
     fn validate(&self, request: &Request<'_>) -> Result<()>;
 
-    /// What ADD of a plugin that manages addresses will give as far as the configuration tells, with the first address of
-    /// each range in place of the one that will be chosen. `None` where the configuration does not tell. Fails as
-    /// [`Plugin::validate`] does.
-    fn preview(&self, request: &Request<'_>) -> Result<Option<CniResult>> {
-        self.validate(request).map(|()| None)
+    /// What ADD of a plugin that manages addresses may give as far as the configuration tells, with
+    /// the first address of each range in place of the one that will be chosen. Empty where the
+    /// configuration does not tell. A result without addresses has those that the runtime will
+    /// name. Fails as [`Plugin::validate`] does.
+    fn preview(&self, request: &Request<'_>) -> Result<Vec<CniResult>> {
+        self.validate(request).map(|()| Vec::new())
     }
 
     /// Attaches the container. Whatever is done is written to `undo` as soon as it is done.
@@ -129,6 +130,19 @@ pub struct Request<'h> {
 }
 
 impl Request<'_> {
+    /// True for an ADD without a container: `cnitool validate` asks for one.
+    pub fn is_rehearsal(&self) -> bool {
+        self.verb == Verb::Add && self.netns.is_empty()
+    }
+
+    /// True where the runtime has not yet named what the container asks for: in STATUS and in a
+    /// rehearsal. The configuration then promises that with the capability `name`.
+    pub fn awaits(&self, name: &str) -> Result<bool> {
+        let capabilities = self.config.top().object("capabilities")?;
+        let is_promised = capabilities.map_or(Ok(false), |all| all.boolean(name))?;
+        Ok(is_promised && (self.verb == Verb::Status || self.is_rehearsal()))
+    }
+
     /// Takes away what leads to links: a DEL then only gives back what is remembered by container id.
     pub fn hide_links(&mut self) {
         self.spares_links = true;

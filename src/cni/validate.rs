@@ -37,15 +37,24 @@ pub struct Document {
     pub is_list: bool,
 }
 
-pub use definitions::{Definition, definitions};
+pub use definitions::{Definition, Item, definitions};
 
 impl Document {
     /// Reads and parses a file. It is a list if its name ends so, or tells nothing and the contents are one.
     pub fn read(path: &Path) -> Result<Document> {
-        let document = Document::parse(path.display().to_string(), &conflist_files::read(path)?)?;
+        let document = Document::parse_file(path.display().to_string(), &conflist_files::read(path)?)?;
         let has = |endings: &[&str]| conflist_files::has_extension(path.as_os_str().as_bytes(), endings);
         let is_list = has(&LISTS) || (!has(&SINGLES) && document.is_list);
         Ok(Document { is_list, ..document })
+    }
+
+    /// Parses the contents of a file, or of standard input. Several objects of Kubernetes become a
+    /// `List`.
+    pub fn parse_file(file: String, bytes: &[u8]) -> Result<Document> {
+        Document::parse(file.clone(), bytes).or_else(|why| {
+            let map = definitions::list_of(bytes).ok_or(why)?;
+            Ok(Document { file, text: String::new(), map, is_list: false })
+        })
     }
 
     /// Parses a document of this name in the report. It is a list if its contents are one.

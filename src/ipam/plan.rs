@@ -3,19 +3,15 @@
 
 use std::net::IpAddr;
 
-use super::apply;
+use super::apply::{self, gateway_of, is_v6};
 use crate::cni::delegate::Delegate;
-use crate::cni::names::own_name;
-use crate::cni::result::IpConfig;
-use crate::cni::{CniResult, Request, Verb, version};
+use crate::cni::result::{IpConfig, Route};
+use crate::cni::{CniResult, Request, version};
 use crate::error::{Context, Error, Result};
 
 /// For a plugin that puts the addresses and routes on one interface, whose MTU is in bytes (0 for the kernel's default).
 pub fn check(request: &Request<'_>, mtu: i64) -> Result<()> {
-    match expected(request)? {
-        Some(result) => check_result(request, &result, mtu),
-        None => Ok(()),
-    }
+    expected(request)?.iter().try_for_each(|result| check_result(request, result, mtu))
 }
 
 /// The same for what IPAM will give, or has given.
@@ -25,17 +21,16 @@ pub fn check_result(request: &Request<'_>, result: &CniResult, mtu: i64) -> Resu
     apply::check(&request.ifname, result)
 }
 
-/// What the IPAM plugin will give, see [`crate::cni::Plugin::preview`]. `None` where there is none, or only the plugin knows.
-pub fn expected(request: &Request<'_>) -> Result<Option<CniResult>> {
+/// What the IPAM plugin may give, see [`crate::cni::Plugin::preview`]. Empty where there is none,
+/// or only the plugin knows.
+pub fn expected(request: &Request<'_>) -> Result<Vec<CniResult>> {
     let kind = request.config.ipam_type().context("failed to load netconf")?;
     if kind.is_empty() {
-        return require_no_addresses(request).map(|()| None);
+        return require_no_addresses(request).map(|()| Vec::new());
     }
-    let Ok(Delegate::BuiltIn(ipam)) = Delegate::find_ipam(kind, request) else { return Ok(None) };
-    match ipam.preview(request)? {
-        Some(given) if given.ips.is_empty() && request.verb == Verb::Add => Err(no_addresses()),
-        // STATUS is not told what a container will ask for.
-        given => Ok(given.filter(|given| !given.ips.is_empty())),
+    match Delegate::find_ipam(kind, request) {
+        Ok(Delegate::BuiltIn(ipam)) => ipam.preview(request),
+        _ => Ok(Vec::new()),
     }
 }
 
@@ -82,24 +77,45 @@ fn verify_gateways_of_routes(result: &CniResult) -> Result<()> {
     }
 }
 
-/// Fails if an address's gateway, which the plugin gives to an interface of its own, cannot be one for the address.
-pub fn verify_own_gateways(request: &Request<'_>, result: &CniResult) -> Result<()> {
-    if let Some(ip) = result.ips.iter().find(|ip| ip.gateway.is_some_and(|gateway| !may_be_gateway(gateway, ip))) {
-        return Err(wrong_gateway(ip));
-    }
-    // Other plugins' addresses may have gateways outside the subnet, to which the container has a route from elsewhere.
-    if own_name(request.config.ipam_type()?) != "host-local" {
-        return Ok(());
-    }
-    let is_link_local = |gateway: IpAddr| matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    let is_lost = |ip: &&IpConfig| {
-        ip.gateway.is_some_and(|gateway| {
-            // Nearly always it is in the subnet of its own.
-            let own = ip.address.contains(&gateway) || is_link_local(gateway);
-            !own && !result.ips.iter().any(|other| other.address.contains(&gateway))
+/// Fails if a gateway cannot be one of the addresses of the interface that the plugin gives it to,
+/// or if a plain or default route leads through a gateway that the container cannot reach. A
+/// gateway that no route needs may be anywhere.
+pub fn verify_own_gateways(result: &CniResult) -> Result<()> {
+    verify_gateways_of_routes(result)?;
+    let ips: Vec<&IpConfig> = result.ips.iter().collect();
+    let is_wrong = |ip: &&IpConfig| {
+        ip.gateway.is_some_and(|gateway| match gateway {
+            // The kernel has no such address.
+            IpAddr::V6(_) if gateway.is_unspecified() => true,
+            IpAddr::V4(_) if ip.address.addr().is_ipv6() => true,
+            _ => !is_neighbour(gateway, &ips, result) && leads_to(gateway, &ips, result),
         })
     };
-    result.ips.iter().find(is_lost).map_or(Ok(()), |ip| Err(wrong_gateway(ip)))
+    result.ips.iter().find(is_wrong).map_or(Ok(()), |ip| Err(wrong_gateway(ip)))
+}
+
+/// True if a plain or default route has this next hop.
+fn leads_to(gateway: IpAddr, ips: &[&IpConfig], result: &CniResult) -> bool {
+    let is_default = |route: &Route| route.dst.is_some_and(|dst| dst.prefix_len() == 0);
+    let mut routes = result.routes.iter().filter(|route| route.gw.is_none() || is_default(route));
+    routes.any(|route| next_hop(route, ips) == Some(gateway))
+}
+
+fn next_hop(route: &Route, ips: &[&IpConfig]) -> Option<IpAddr> {
+    route.gw.or_else(|| gateway_of(ips, is_v6(route)))
+}
+
+/// True if the container has the gateway on its link: in a subnet, or by a route that names no next
+/// hop.
+fn is_neighbour(gateway: IpAddr, ips: &[&IpConfig], result: &CniResult) -> bool {
+    let is_link_local = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let is_on_link = |route: &Route| {
+        let is_direct = next_hop(route, ips).is_none_or(|next_hop| next_hop.is_unspecified());
+        is_direct && route.dst.is_some_and(|dst| dst.contains(&gateway))
+    };
+    // Nearly always it is in a subnet.
+    ips.iter().any(|ip| may_be_gateway(gateway, ip) && (is_link_local || ip.address.contains(&gateway)))
+        || !gateway.is_unspecified() && result.routes.iter().any(is_on_link)
 }
 
 /// True for a gateway of the address's family.

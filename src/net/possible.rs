@@ -13,7 +13,9 @@ const LINK: u8 = 253;
 /// `IP6_RT_PRIO_USER`: the metric of an IPv6 route that names none.
 const PRIORITY_V6: u32 = 1024;
 
-/// Fails for the first of these changes to a new link that no kernel makes, which is named by its index.
+/// Fails for the first of these changes to a new link that no kernel makes, which is named by its
+/// index. Without an address among them the addresses are not known, and any gateway may be a
+/// neighbour.
 pub fn check(steps: &[Step]) -> std::result::Result<(), (usize, Error)> {
     let mut neighbours = Neighbours::default();
     for (index, step) in steps.iter().enumerate() {
@@ -86,6 +88,9 @@ impl Neighbours {
             return Err(refused(Errno::EINVAL, &msg));
         }
         if self.on_link.iter().any(|net| net.contains(&gateway)) {
+            return Ok(());
+        }
+        if self.subnets.is_empty() && self.alone.is_empty() {
             return Ok(());
         }
         let errno = if gateway.is_ipv4() { Errno::ENETUNREACH } else { Errno::EHOSTUNREACH };

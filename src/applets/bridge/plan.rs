@@ -8,18 +8,17 @@ use crate::ipam::plan;
 
 /// Fails if no kernel can do what the configuration asks for.
 pub(super) fn check(conf: &Conf, request: &Request<'_>) -> Result<()> {
-    let Some(result) = expected(conf, request)? else { return Ok(()) };
-    if conf.is_gateway {
-        plan::verify_own_gateways(request, &result)?;
-    }
-    plan::check_result(request, &result, conf.mtu.bytes().into())
+    expected(conf, request)?.iter().try_for_each(|result| {
+        if conf.is_gateway {
+            plan::verify_own_gateways(result)?;
+        }
+        plan::check_result(request, result, conf.mtu.bytes().into())
+    })
 }
 
-/// What IPAM will give with what the bridge adds; `None` where the configuration does not tell.
-pub(super) fn expected(conf: &Conf, request: &Request<'_>) -> Result<Option<CniResult>> {
+/// What IPAM may give with what the bridge adds; empty where the configuration does not tell.
+pub(super) fn expected(conf: &Conf, request: &Request<'_>) -> Result<Vec<CniResult>> {
     let mut expected = plan::expected(request)?;
-    if let Some(result) = &mut expected {
-        complete(conf, result);
-    }
+    expected.iter_mut().for_each(|result| complete(conf, result));
     Ok(expected)
 }

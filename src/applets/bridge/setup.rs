@@ -120,7 +120,7 @@ impl Attaching<'_, '_> {
         }
         complete(self.conf, result);
         if self.conf.is_gateway {
-            plan::verify_own_gateways(self.request, result)?;
+            plan::verify_own_gateways(result)?;
         }
         let name = &self.request.ifname;
         let accept_ra = self.conf.accept_ra;
@@ -160,8 +160,8 @@ impl Attaching<'_, '_> {
 
     /// This container's gateways, and those that other containers of the network have from other ranges.
     fn kept_gateways(&self, own: &[IpNet]) -> Result<Vec<IpNet>> {
-        let others = expected(self.conf, self.request)?.map_or(Vec::new(), |expected| gateways(&expected));
-        Ok(own.iter().copied().chain(others).collect())
+        let expected = expected(self.conf, self.request)?;
+        Ok(own.iter().copied().chain(expected.iter().flat_map(gateways)).collect())
     }
 
     /// Waits for the port, announces the addresses behind it, and completes the result.

@@ -16,7 +16,7 @@ use crate::cni::Host;
 use crate::cni::conflist_files::{self, LISTS, SINGLES};
 use crate::cni::environment::validate_network_name;
 use crate::cni::report::{Level, Report};
-use crate::cni::validate::{Definition, Document, definitions, look};
+use crate::cni::validate::{Definition, Document, Item, definitions, look};
 use crate::error::{Error, Result};
 
 /// What follows the verb.
@@ -100,7 +100,7 @@ impl Examiner<'_> {
         let before = self.findings();
         let document = if file == STDIN { read_stdin(&mut self.report) } else { read(path, &mut self.report) };
         match document.as_ref().and_then(|document| definitions(&document.map)) {
-            Some(definitions) => definitions.iter().for_each(|definition| self.definition(&file, definition)),
+            Some(items) => items.into_iter().for_each(|item| self.item(&file, item)),
             None => {
                 let folder = document.as_ref().map_or(Vec::new(), |main| self.folder(path, main));
                 if let Some(main) = document {
@@ -122,9 +122,22 @@ impl Examiner<'_> {
         folder
     }
 
+    /// Passes over objects of other kinds.
+    fn item(&mut self, file: &str, item: Result<Item>) {
+        self.report.file = file.to_string();
+        let definition = match item {
+            Ok(Item::Other(kind)) => {
+                let kind = format!("{kind:?}");
+                return self.report.say(Level::Note, "", &[&kind, " is passed over: no NetworkAttachmentDefinition"]);
+            }
+            Ok(Item::Definition(definition)) => Ok(definition),
+            Err(why) => Err(why),
+        };
+        self.definition(file, &definition);
+    }
+
     /// The same for a definition in a file. Networks of several definitions may have one name.
     fn definition(&mut self, file: &str, definition: &Result<Definition>) {
-        self.report.file = file.to_string();
         let before = self.findings();
         let made = definition.as_ref().map_err(Error::clone).and_then(|definition| {
             self.report.file = format!("{file}: {}", definition.label);
@@ -173,7 +186,7 @@ fn read(path: &Path, report: &mut Report) -> Option<Document> {
 fn read_stdin(report: &mut Report) -> Option<Document> {
     let parsed = conflist_files::read_all(io::stdin().lock())
         .map_err(|why| why.behind("error reading standard input"))
-        .and_then(|bytes| Document::parse(STDIN.to_string(), &bytes));
+        .and_then(|bytes| Document::parse_file(STDIN.to_string(), &bytes));
     let mut document = parsed.map_err(|why| report.say(Level::Error, "", &[&why.to_string()])).ok()?;
     if document.name().is_empty() && definitions(&document.map).is_none() {
         report.say(

@@ -90,11 +90,18 @@ impl Plugin for HostDevice {
         if !is_named_later && !conf.selector.has_device_id() {
             conf.require_device()?;
         }
-        plan::check(request, 0)
+        // Without a link no route is set. A PCI device's driver tells ADD whether there is one.
+        match self.makes_interface(&request.config.top()) {
+            true => plan::check(request, 0),
+            false => plan::expected(request).map(drop),
+        }
     }
 
     fn add(&self, request: &Request<'_>, undo: &mut Undo) -> Result<CniResult> {
         let (conf, accept_ra) = (Conf::of(request)?, accept_ra(request)?);
+        if !conf.dpdk {
+            plan::check(request, 0)?;
+        }
         let ipam = attach::find_ipam(request)?;
         let container = attach::open_netns(request)?;
         let mut inside = Side::of(&container)?;

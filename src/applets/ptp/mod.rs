@@ -84,11 +84,10 @@ impl Plugin for Ptp {
         accept_ra(request)?;
         attach::require_ipam_type(request)?;
         ip_masq::manner(request, conf.masquerade)?;
-        match plan::expected(request)? {
-            Some(result) => plan::verify_mtu(&result, conf.mtu.bytes().into())
-                .and_then(|()| point_to_point::check(&request.ifname, &result)),
-            None => Ok(()),
-        }
+        plan::expected(request)?.iter().try_for_each(|result| {
+            plan::verify_mtu(result, conf.mtu.bytes().into())?;
+            point_to_point::check(&request.ifname, result)
+        })
     }
 
     /// The IPAM comes first, as in the reference: a second ADD of the same interface gets its refusal.

@@ -8,6 +8,8 @@ use super::Document;
 use crate::cni::config::Object;
 use crate::error::{Error, Result};
 
+const ONE: &str = "NetworkAttachmentDefinition";
+
 /// What `metadata.annotations` calls the device that a device plugin has allocated.
 const RESOURCE: &str = "k8s.v1.cni.cncf.io/resourceName";
 
@@ -24,24 +26,53 @@ pub struct Definition {
     has_device: bool,
 }
 
+/// An object of Kubernetes.
+#[derive(Debug)]
+pub enum Item {
+    /// A definition.
+    Definition(Definition),
+    /// An object of another kind, which is named here.
+    Other(String),
+}
+
 /// The definitions of a document, each decoded or refused; `None` if the document is something else.
-pub fn definitions(map: &Map<String, Value>) -> Option<Vec<Result<Definition>>> {
-    const ONE: &str = "NetworkAttachmentDefinition";
+pub fn definitions(map: &Map<String, Value>) -> Option<Vec<Result<Item>>> {
     let top = Object::top(map);
-    match top.string("kind") {
-        Ok(ONE) => Some(vec![Definition::decode(&top)]),
-        Ok("List" | "NetworkAttachmentDefinitionList") => {
-            let of_item = |item: &Object<'_>| match item.string("kind")? {
-                // The elements of a list of one kind need not repeat that.
-                "" | ONE => Definition::decode(item),
-                kind => Err(Error::internal(format!("{kind:?} is no {ONE}"))),
-            };
-            Some(
-                top.objects("items").map_or_else(|error| vec![Err(error)], |items| items.iter().map(of_item).collect()),
-            )
-        }
-        _ => None,
+    let is_known = matches!(top.string("kind"), Ok(ONE | "List" | "NetworkAttachmentDefinitionList"));
+    is_known.then(|| {
+        let mut found = Vec::new();
+        collect(&top, &mut found);
+        found
+    })
+}
+
+/// Adds an object to `found`, or the elements of a list.
+fn collect(object: &Object<'_>, found: &mut Vec<Result<Item>>) {
+    match object.string("kind") {
+        Ok("List" | "NetworkAttachmentDefinitionList") => match object.objects("items") {
+            Ok(items) => items.iter().for_each(|item| collect(item, found)),
+            Err(error) => found.push(Err(error)),
+        },
+        // The elements of a list of one kind need not repeat that.
+        Ok("" | ONE) => found.push(Definition::decode(object).map(Item::Definition)),
+        Ok(kind) => found.push(Ok(Item::Other(kind.to_string()))),
+        Err(error) => found.push(Err(error)),
     }
+}
+
+/// A `List` of the objects in several documents (`jq .items[]`) or arrays (`jq .items`). `None`
+/// unless each names its kind.
+pub(super) fn list_of(bytes: &[u8]) -> Option<Map<String, Value>> {
+    let documents = serde_json::Deserializer::from_slice(bytes).into_iter::<Value>();
+    let documents = documents.collect::<serde_json::Result<Vec<_>>>().ok()?;
+    let objects_in = |document| match document {
+        Value::Array(items) => items,
+        other => vec![other],
+    };
+    let items: Vec<Value> = documents.into_iter().flat_map(objects_in).collect();
+    let has_kind = |item: &Value| item.get("kind").and_then(Value::as_str).is_some_and(|kind| !kind.is_empty());
+    let are_objects = !items.is_empty() && items.iter().all(has_kind);
+    are_objects.then(|| Map::from_iter([("kind".to_string(), "List".into()), ("items".to_string(), items.into())]))
 }
 
 impl Definition {
