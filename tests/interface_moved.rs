@@ -270,6 +270,44 @@ fn better_a_late_del_of_an_attachment_of_the_go_plugin_goes_by_its_hosts_end() {
     }
 }
 
+/// udev may give the host's end another name or hardware address, and `tuning` may write an address in capitals. Where nothing is
+/// left that tells of the interface but its address, that stays reserved.
+#[test]
+fn a_changed_pair_of_the_go_plugin_is_ended_or_keeps_its_address() {
+    let changes = ["address 02:00:00:00:00:77", "name lan7", "name lan7 address 02:00:00:00:00:77"];
+    for (plugin, (number, change)) in
+        ["bridge", "ptp"].into_iter().flat_map(|plugin| changes.iter().enumerate().map(move |change| (plugin, change)))
+    {
+        let what = format!("{plugin} {change}");
+        let config = json!({"cniVersion": "1.0.0", "name": "net", "type": plugin, "bridge": "cni7",
+            "ipam": {"type": "host-local", "subnet": "10.71.0.0/24"}});
+        let tuning = json!({"cniVersion": "1.0.0", "name": "net", "type": "tuning", "mac": "C2:11:22:33:44:5A"});
+        let lab = Lab::new();
+        lab.netns("slot");
+        let call = |ours: bool, kind: &str, verb: &str, config: &Value| {
+            let call = if ours { lab.plugin(kind) } else { lab.reference(kind) };
+            call.verb(verb).config(config).netns("/run/netns/slot").run()
+        };
+        let made = call(false, plugin, "ADD", &config).result();
+        let mac = lab.link_in("slot", "eth0")["address"].clone();
+        let tuned = call(true, "tuning", "ADD", &merged(tuning.clone(), &json!({"prevResult": made}))).result();
+        let veth = lab.veths().into_iter().find(|name| name.starts_with("veth")).unwrap();
+        lab.sh(&format!("ip link set {veth} down; ip link set {veth} {change}")).success();
+        let tuning = merged(tuning, &json!({"prevResult": tuned}));
+        call(true, "tuning", "CHECK", &tuning).silent();
+        let is_left = number == 2;
+        if is_left {
+            lab.ok("ip -n slot link set eth0 address 02:00:00:00:00:99");
+        } else {
+            call(true, "tuning", "DEL", &tuning).silent();
+            assert_eq!(lab.link_in("slot", "eth0")["address"], mac, "{what}");
+        }
+        call(true, plugin, "DEL", &merged(config, &json!({"prevResult": tuned}))).silent();
+        let left = (lab.ok("ip -n slot -br link").contains("eth0"), lab.reserved("net").len() == 1);
+        assert_eq!(left, (is_left, is_left), "{what}");
+    }
+}
+
 /// `attach` makes an attachment without a record in the namespace `slot`.
 pub fn goes_by_the_hosts_end(lab: &Lab, plugin: &str, config: &Value, attach: &dyn Fn(&str) -> Value) {
     let links = || lab.ok("ip -n slot -br link");

@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::ipam::interface_record::{self, HostEnd, InterfaceRecord};
 use crate::ipam::own_card::OwnCard;
 use crate::ipam::record::Sandbox;
+use crate::net::addresses::Address;
 use crate::net::{Handle, Link, Mac, Netns, veth};
 
 /// What is known of an attachment.
@@ -99,7 +100,7 @@ impl Evidence {
             return Ok(Own::Elsewhere);
         }
         Ok(match named {
-            Some(link) if self.may_be_told(&link) => Own::Link(link),
+            Some(link) if self.may_be_told(&link)? => Own::Link(link),
             Some(_) => Own::Elsewhere,
             None => Own::Missing,
         })
@@ -143,13 +144,33 @@ impl Evidence {
     }
 
     /// A link with the right name, of an attachment without a record, or with one of another namespace.
-    fn may_be_told(&self, link: &Link) -> bool {
-        match &self.host_end {
-            Some(end) => is_pair(end, link),
-            // The pair is gone, or the host's end is not as ADD has made it.
-            None => !self.has_host_end() && self.record.is_none() || self.is_told_mac(&link.mac) != Some(false),
+    fn may_be_told(&self, link: &Link) -> Result<bool> {
+        if let Some(end) = &self.host_end {
+            return Ok(is_pair(end, link));
         }
+        let is_unknown = self.ends.is_empty() && self.record.is_none();
+        Ok(is_unknown || self.is_told_mac(&link.mac) != Some(false) || self.has_changed_end(link)?)
     }
+
+    /// True for the pair of a host's end that has got another name or another hardware address since (udev gives both).
+    fn has_changed_end(&self, link: &Link) -> Result<bool> {
+        let Some(lower) = link.lower.filter(|_| !self.ends.is_empty()) else { return Ok(false) };
+        let is_known = |link: &Link| self.ends.iter().any(|end| end.name == link.name || is_same(&end.mac, &link.mac));
+        let end = Handle::current()?.find_link_at(lower)?.filter(|end| end.kind == veth::KIND && is_known(end));
+        Ok(end.is_some_and(|end| is_pair(&end, link)))
+    }
+}
+
+/// True if an attachment without a record may still use its addresses: the link of its name, which DEL has left alone, has one of
+/// prevResult. The container may have changed everything else that the link was known by.
+pub fn is_left_in_use(request: &Request<'_>) -> Result<bool> {
+    let is_recorded = InterfaceRecord::of(request).is_some();
+    let Some(container) = Netns::open_if_left(&request.netns)?.filter(|_| !is_recorded) else { return Ok(false) };
+    let mut inside = Handle::inside(&container)?;
+    let Some(link) = inside.find_link(&request.ifname)? else { return Ok(false) };
+    let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
+    let is_told = |found: &Address| previous.ips.iter().any(|ip| ip.address.addr() == found.net.addr());
+    Ok(inside.addresses(link.index)?.iter().any(is_told))
 }
 
 /// True for a link that may be the recorded one, in the namespace of the record.
