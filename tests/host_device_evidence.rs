@@ -196,6 +196,48 @@ fn better_without_a_record_the_name_on_the_host_is_that_of_the_configuration() {
     }
 }
 
+/// Without a record a link with the right name is the device only if its alias or hardware address fits.
+#[test]
+fn a_second_del_takes_no_link_of_another_program() {
+    for (home, with_result, is_done) in [(true, false, true), (true, true, true), (false, true, false)] {
+        let lab = lab();
+        let result = run(&lab, Ours, "ADD", &config(&json!({}))).result();
+        let config = config(&json!({"prevResult": Some(result).filter(|_| with_result)}));
+        run(&lab, Ours, "DEL", &config).silent();
+        if !home {
+            lab.ok("ip link del hd0");
+        }
+        inside(&lab, "ip link add net1 type veth peer name other");
+        let again = run(&lab, Ours, "DEL", &config);
+        if is_done {
+            again.silent();
+        } else {
+            again.fails(999, "failed to find original ifname for \"net1\" (alias is not set)");
+        }
+        assert!(lab.ok("ip -n ns1 -br link").contains("net1@other"), "{home} {with_result}");
+    }
+}
+
+/// Without a record nothing tells that the link of another name is the device. It must not get lost, nor its address.
+#[test]
+fn a_renamed_device_without_a_record_is_not_lost_in_a_success() {
+    for (side, with_result) in [(Ours, true), (Theirs, true), (Theirs, false)] {
+        let lab = lab();
+        let ipam = json!({"ipam": {"type": "host-local", "subnet": "10.1.2.0/24"}});
+        let result = run(&lab, side, "ADD", &config(&ipam)).result();
+        let config = config(&merged(ipam, &json!({"prevResult": Some(result).filter(|_| with_result)})));
+        lab.ok("rm -rf /run/cni-box/interfaces");
+        inside(&lab, "ip link set net1 down; ip link set net1 name uplink");
+        run(&lab, Ours, "DEL", &config).fails(999, "failed to find \"net1\" in containerNS");
+        assert_eq!(lab.reserved("net").len(), 1, "{side:?} {with_result}");
+        inside(&lab, "ip link set uplink name net1");
+        run(&lab, Ours, "DEL", &config).silent();
+        is_home(&lab, &format!("{side:?} {with_result}"));
+        run(&lab, Ours, "DEL", &config).silent();
+        assert_eq!(lab.reserved("net"), [""; 0], "{side:?} {with_result}");
+    }
+}
+
 /// A killed ADD, too, has written which device it moved.
 #[test]
 fn better_an_add_killed_while_it_asks_for_an_address_has_a_record() {

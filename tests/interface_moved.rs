@@ -197,6 +197,65 @@ fn better_a_late_del_leaves_the_container_alone_that_is_at_the_path_now() {
     }
 }
 
+/// A host with room for every plugin's attachments, and their configurations in one subnet: for two containers.
+fn with_room_for_two() -> (Lab, Vec<(&'static str, [Value; 2])>) {
+    let lab = Lab::new();
+    lab.sh("ip link add up0 type veth peer name up1; ip link set up0 up; ip link add nic1 type veth peer name p1")
+        .success();
+    lab.sh("ip link add nic2 type veth peer name p2; ip netns add slot").success();
+    let ipam = json!({"cniVersion": "1.0.0", "ipam": {"type": "host-local", "subnet": "10.71.0.0/24", "ranges": null}});
+    let twice = |config: Value| [(); 2].map(|()| merged(config.clone(), &ipam));
+    let mut all: Vec<_> = configurations().into_iter().map(|(plugin, config)| (plugin, twice(config))).collect();
+    let card = |device: &str| json!({"name": "net", "type": "host-device", "device": device});
+    all.push(("host-device", ["nic1", "nic2"].map(|device| merged(card(device), &ipam))));
+    (lab, all)
+}
+
+/// The interface of the container that is at the path now was made by another program, which writes no record.
+#[test]
+fn better_a_late_del_leaves_the_interface_of_another_program_alone() {
+    for number in 0..with_room_for_two().1.len() {
+        let (lab, mut all) = with_room_for_two();
+        let (plugin, [config, _]) = all.swap_remove(number);
+        let dead = add(&lab, plugin, &config, "dead", "slot").result();
+        lab.sh("ip netns del slot; ip netns add slot; ip -n slot link add eth0 type veth peer name other").success();
+        del(&lab, plugin, &config, ("dead", "slot"), Some(&dead));
+        assert!(lab.ok("ip -n slot -br link").contains("eth0@other"), "{plugin}");
+        assert_eq!((lab.reserved("net"), lab.list("/run/cni-box/interfaces")), (vec![], vec![]), "{plugin}");
+    }
+}
+
+/// DEL of an attachment without a record, because it was ended before or the Go plugin has made it, and a container at its path
+/// whose attachment has one.
+#[test]
+fn better_a_del_without_a_record_leaves_the_interface_that_has_one() {
+    let cases = [(true, true), (true, false), (false, true), (false, false)];
+    for (number, (is_ended, with_result)) in
+        (0..with_room_for_two().1.len()).flat_map(|one| cases.map(|case| (one, case)))
+    {
+        let (lab, mut all) = with_room_for_two();
+        let (plugin, [first, second]) = all.swap_remove(number);
+        let what = format!("{plugin}, ended: {is_ended}, with its result: {with_result}");
+        let dead = add(&lab, plugin, &first, "dead", "slot").result();
+        let dead = Some(&dead).filter(|_| with_result);
+        if is_ended {
+            del(&lab, plugin, &first, ("dead", "slot"), dead);
+        } else {
+            lab.ok("rm -r /run/cni-box/interfaces");
+        }
+        lab.sh("ip netns del slot; ip netns add slot").success();
+        let alive = add(&lab, plugin, &second, "alive", "slot").result();
+        // As `tuning` does.
+        lab.sh("ip -n slot link set eth0 address 02:00:00:00:00:07").success();
+        del(&lab, plugin, &first, ("dead", "slot"), dead);
+        let address = alive["ips"][0]["address"].as_str().unwrap();
+        assert!(lab.addresses("slot", "eth0").contains(&address.to_string()), "{what}");
+        del(&lab, plugin, &second, ("alive", "slot"), Some(&alive));
+        assert!(!lab.ok("ip -n slot -br link").contains("eth0"), "{what}");
+        assert_eq!((lab.reserved("net"), lab.list("/run/cni-box/interfaces")), (vec![], vec![]), "{what}");
+    }
+}
+
 /// Attachments of the Go plugins have no record: prevResult's host end tells, and without one DEL acts as theirs.
 #[test]
 fn better_a_late_del_of_an_attachment_of_the_go_plugin_goes_by_its_hosts_end() {
@@ -208,6 +267,44 @@ fn better_a_late_del_of_an_attachment_of_the_go_plugin_goes_by_its_hosts_end() {
             let call = lab.reference(plugin).config(&config).container(container).netns("/run/netns/slot");
             call.run().result()
         });
+    }
+}
+
+/// udev may give the host's end another name or hardware address, and `tuning` may write an address in capitals. Where nothing is
+/// left that tells of the interface but its address, that stays reserved.
+#[test]
+fn a_changed_pair_of_the_go_plugin_is_ended_or_keeps_its_address() {
+    let changes = ["address 02:00:00:00:00:77", "name lan7", "name lan7 address 02:00:00:00:00:77"];
+    for (plugin, (number, change)) in
+        ["bridge", "ptp"].into_iter().flat_map(|plugin| changes.iter().enumerate().map(move |change| (plugin, change)))
+    {
+        let what = format!("{plugin} {change}");
+        let config = json!({"cniVersion": "1.0.0", "name": "net", "type": plugin, "bridge": "cni7",
+            "ipam": {"type": "host-local", "subnet": "10.71.0.0/24"}});
+        let tuning = json!({"cniVersion": "1.0.0", "name": "net", "type": "tuning", "mac": "C2:11:22:33:44:5A"});
+        let lab = Lab::new();
+        lab.netns("slot");
+        let call = |ours: bool, kind: &str, verb: &str, config: &Value| {
+            let call = if ours { lab.plugin(kind) } else { lab.reference(kind) };
+            call.verb(verb).config(config).netns("/run/netns/slot").run()
+        };
+        let made = call(false, plugin, "ADD", &config).result();
+        let mac = lab.link_in("slot", "eth0")["address"].clone();
+        let tuned = call(true, "tuning", "ADD", &merged(tuning.clone(), &json!({"prevResult": made}))).result();
+        let veth = lab.veths().into_iter().find(|name| name.starts_with("veth")).unwrap();
+        lab.sh(&format!("ip link set {veth} down; ip link set {veth} {change}")).success();
+        let tuning = merged(tuning, &json!({"prevResult": tuned}));
+        call(true, "tuning", "CHECK", &tuning).silent();
+        let is_left = number == 2;
+        if is_left {
+            lab.ok("ip -n slot link set eth0 address 02:00:00:00:00:99");
+        } else {
+            call(true, "tuning", "DEL", &tuning).silent();
+            assert_eq!(lab.link_in("slot", "eth0")["address"], mac, "{what}");
+        }
+        call(true, plugin, "DEL", &merged(config, &json!({"prevResult": tuned}))).silent();
+        let left = (lab.ok("ip -n slot -br link").contains("eth0"), lab.reserved("net").len() == 1);
+        assert_eq!(left, (is_left, is_left), "{what}");
     }
 }
 

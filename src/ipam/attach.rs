@@ -11,7 +11,7 @@ use crate::ipam::apply::{self, Target};
 use crate::ipam::interface_record::{self, InterfaceRecord};
 use crate::ipam::interface_search::{Search, Sign, Traces};
 use crate::ipam::own_card::OwnCard;
-use crate::ipam::own_link::{Evidence, Own};
+use crate::ipam::own_link::{self, Evidence, Own};
 use crate::ipam::plan;
 use crate::ipam::verify;
 use crate::net::devices::{self, Device, Wanted};
@@ -170,7 +170,8 @@ pub fn remove(request: &Request<'_>) -> Result<()> {
     let released = release_lease(request, &mut failures);
     let removed =
         remove_link(request).with_context(|| format!("failed to remove {:?} from {:?}", request.ifname, request.netns));
-    if failures.note(removed).is_some_and(|was_there| was_there || !has_moved_on(request)) {
+    let is_over = removed.and_then(|was_there| Ok(was_there || !is_still_used(request)?));
+    if failures.note(is_over) == Some(true) {
         end(request, released, &mut failures);
     }
     failures.finish()
@@ -191,9 +192,14 @@ fn remove_link(request: &Request<'_>) -> Result<bool> {
     Ok(matches!(own, Own::Link(_)))
 }
 
-/// True if the container has handed its interface on to another namespace, as the record of ADD tells.
-pub fn has_moved_on(request: &Request<'_>) -> bool {
-    let Some(record) = InterfaceRecord::of(request).filter(|record| !record.is_outdated()) else { return false };
+/// True if an interface that DEL has not found is in use: the container has handed it on to another namespace, as the record of
+/// ADD tells, or without a record see [`own_link::is_left_in_use`].
+pub fn is_still_used(request: &Request<'_>) -> Result<bool> {
+    let Some(record) = InterfaceRecord::of(request) else { return own_link::is_left_in_use(request) };
+    Ok(!record.is_outdated() && has_moved_on(request, record))
+}
+
+fn has_moved_on(request: &Request<'_>, record: InterfaceRecord) -> bool {
     match OwnCard::of(&record).filter(|card| card.is_distinct()) {
         Some(card) => matches!(card.find_elsewhere(), Ok(Some(_))),
         None => Search::default().anywhere(&Traces::of_record(&request.ifname, record)) == Some(Sign::Interface),

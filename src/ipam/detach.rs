@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::cni::Request;
 use crate::error::{Context, Result};
-use crate::ipam::own_link::{Evidence, Own};
+use crate::ipam::own_link::{self, Evidence, Own};
 use crate::net::{Handle, Link, Netns, veth};
 
 /// What is left of an attachment's links.
@@ -51,16 +51,17 @@ impl Attachment {
     }
 
     /// Deletes the pair: from the host's end if that is known, otherwise from the container's. The container may have moved its
-    /// end on, and put a pair that looks the same in its place.
-    pub fn remove(self, request: &Request<'_>) -> Result<()> {
+    /// end on, and put a pair that looks the same in its place. False if a link was left alone that uses the addresses.
+    pub fn remove(self, request: &Request<'_>) -> Result<bool> {
         match (self.evidence.host_end(), self.inside) {
-            (Some(end), _) => veth::delete(&end.name),
+            (Some(end), _) => veth::delete(&end.name)?,
             (None, Inside::Reachable(mut inside, Some(link))) => {
                 let deleted = inside.delete_link(link.index);
-                deleted.with_context(|| format!("failed to delete {:?} in {:?}", link.name, request.netns))
+                deleted.with_context(|| format!("failed to delete {:?} in {:?}", link.name, request.netns))?;
             }
-            _ => Ok(()),
+            _ => return own_link::is_left_in_use(request).map(|is_used| !is_used),
         }
+        Ok(true)
     }
 }
 

@@ -129,10 +129,19 @@ impl InterfaceRecord {
         record.is_of(network, container, ifname).then_some(record)
     }
 
-    /// True if an interface of this name in this namespace has a record.
-    pub(super) fn is_recorded(sandbox: Sandbox, ifname: &str) -> bool {
-        let mut records = names().into_iter().filter_map(|name| read_named(&name));
-        records.any(|record| record.sandbox == sandbox && record.ifname == ifname)
+    /// True if this link of this namespace, or an interface of this name there, has a record in another file than `own`. Where
+    /// the kernel has no cookies, an old record may be of a namespace that had the same inode: then the link counts only.
+    pub(super) fn is_recorded(here: Sandbox, ifname: &str, link: Option<&Link>, own: &str) -> bool {
+        let is_link = |record: &InterfaceRecord, link: &Link| {
+            let is_same_mac = || here.is_distinct() || record.mac == link.mac.to_string();
+            record.kind == link.kind && record.index == link.index && is_same_mac()
+        };
+        let is_this = |record: &InterfaceRecord| {
+            let is_name = here.is_distinct() && record.ifname == ifname;
+            record.sandbox == here && (is_name || link.is_some_and(|link| is_link(record, link)))
+        };
+        let others = names().into_iter().filter(|name| name != own);
+        others.filter_map(|name| read_named(&name)).any(|record| is_this(&record))
     }
 
     /// True if a later record of another attachment is about the same device of the host: that container has it now.
@@ -219,7 +228,7 @@ fn names() -> Vec<String> {
 }
 
 /// Names may be longer than a file's name can be, and hold any character.
-fn file_name(network: &str, container: &str, ifname: &str) -> String {
+pub(super) fn file_name(network: &str, container: &str, ifname: &str) -> String {
     const DIGITS: usize = 40;
     let mut hash = sha512_hex(&[network, "\n", container, "\n", ifname]);
     hash.truncate(DIGITS);

@@ -2,25 +2,29 @@
 //!
 //! The path may lead to another container's namespace (a process id that came again, a fixed name below /run/netns). In the
 //! container's own namespace the interface may have been renamed, and another one put in its place. Evidence is, in this
-//! order: the record of ADD; the host's end that prevResult names; its hardware address, never alone. Without evidence (an
-//! attachment of the Go plugins, a direct call without prevResult) the name decides, as in the reference.
+//! order: the record of ADD; the host's end that prevResult names; its hardware address, never alone. A link that the record
+//! of another attachment tells of is that one's. Without evidence (an attachment of the Go plugins, a direct call without
+//! prevResult) the name decides, as in the reference.
 
 use crate::cni::Request;
 use crate::cni::result::Interface;
 use crate::error::Result;
-use crate::ipam::interface_record::{HostEnd, InterfaceRecord};
+use crate::ipam::interface_record::{self, HostEnd, InterfaceRecord};
 use crate::ipam::own_card::OwnCard;
 use crate::ipam::record::Sandbox;
-use crate::net::{Handle, Link, Netns, veth};
+use crate::net::addresses::Address;
+use crate::net::{Handle, Link, Mac, Netns, veth};
 
 /// What is known of an attachment.
 #[derive(Debug)]
 pub struct Evidence {
     record: Option<InterfaceRecord>,
+    /// Name of the record's file, be it there or not.
+    file: String,
     /// The host's end of its pair, if it is there.
     host_end: Option<Link>,
-    /// A host's end is known, whether it is there or not.
-    has_host_end: bool,
+    /// The host's ends that are known, whether they are there or not.
+    ends: Vec<HostEnd>,
     /// The container's end in prevResult, with a hardware address.
     told: Option<Interface>,
 }
@@ -47,15 +51,16 @@ impl Evidence {
         if let Some(record) = &record {
             ends = record.host_end.iter().cloned().collect();
         }
-        let host_end = find_host_end(&ends)?;
-        Ok(Evidence { record, host_end, has_host_end: !ends.is_empty(), told })
+        let file = interface_record::file_name(&request.config.name, &request.container_id, &request.ifname);
+        Ok(Evidence { record, file, host_end: find_host_end(&ends)?, ends, told })
     }
 
     /// What the record tells, for GC.
     pub fn recorded(network: &str, container: &str, ifname: &str) -> Result<Self> {
         let record = InterfaceRecord::read(network, container, ifname);
         let ends: Vec<HostEnd> = record.iter().filter_map(|record| record.host_end.clone()).collect();
-        Ok(Evidence { host_end: find_host_end(&ends)?, has_host_end: !ends.is_empty(), record, told: None })
+        let file = interface_record::file_name(network, container, ifname);
+        Ok(Evidence { record, file, host_end: find_host_end(&ends)?, ends, told: None })
     }
 
     /// The host's end of the pair.
@@ -65,7 +70,17 @@ impl Evidence {
 
     /// True if a host's end is known, whether it is there or not.
     pub fn has_host_end(&self) -> bool {
-        self.has_host_end
+        !self.ends.is_empty()
+    }
+
+    /// True if prevResult tells of the container's end.
+    pub fn is_told(&self) -> bool {
+        self.told.is_some()
+    }
+
+    /// True if prevResult tells of this hardware address; None if it tells of none.
+    pub fn is_told_mac(&self, mac: &Mac) -> Option<bool> {
+        self.told.as_ref().map(|told| is_same(&told.mac, mac))
     }
 
     /// The record of a device of the host that was moved.
@@ -77,23 +92,26 @@ impl Evidence {
     pub fn find(&self, container: &Netns, inside: &mut Handle, ifname: &str) -> Result<Own> {
         let named = inside.find_link(ifname)?;
         let here = Sandbox::of(container);
-        match &self.record {
-            Some(record) if record.sandbox.is_other_than(here) && self.is_elsewhere(here, ifname) => Ok(Own::Elsewhere),
-            Some(record) if !record.sandbox.is_other_than(here) => {
-                Ok(self.find_recorded(record, inside, named)?.map_or(Own::Missing, Own::Link))
-            }
-            _ => Ok(match named {
-                Some(link) if self.may_be_told(&link) => Own::Link(link),
-                Some(_) => Own::Elsewhere,
-                None => Own::Missing,
-            }),
+        if let Some(record) = self.record.as_ref().filter(|record| !record.sandbox.is_other_than(here)) {
+            return Ok(self.find_recorded(record, inside, named)?.map_or(Own::Missing, Own::Link));
         }
+        let is_others = || InterfaceRecord::is_recorded(here, ifname, named.as_ref(), &self.file);
+        if self.is_elsewhere() || self.host_end.is_none() && is_others() {
+            return Ok(Own::Elsewhere);
+        }
+        Ok(match named {
+            Some(link) if self.may_be_told(&link)? => Own::Link(link),
+            Some(_) => Own::Elsewhere,
+            None => Own::Missing,
+        })
     }
 
-    /// The record is of an interface in another namespace, and is true: the host's end is there, or the interface in this
-    /// namespace has a record of its own. Otherwise the Go plugin may have ended that attachment and made another one.
-    fn is_elsewhere(&self, here: Sandbox, ifname: &str) -> bool {
-        self.host_end.is_some() || InterfaceRecord::is_recorded(here, ifname)
+    /// The record, which is of an interface in another namespace, is true: the host's end is there, or prevResult tells of the
+    /// same interface. Otherwise the Go plugin may have ended that attachment and made another one.
+    fn is_elsewhere(&self) -> bool {
+        let is_told =
+            |record: &InterfaceRecord| Mac::parse(&record.mac).is_ok_and(|mac| self.is_told_mac(&mac) == Some(true));
+        self.record.as_ref().is_some_and(|record| self.host_end.is_some() || is_told(record))
     }
 
     /// Finds the link of the container's namespace that ADD has made. The index counts before the hardware address, which the
@@ -125,15 +143,34 @@ impl Evidence {
         Ok(None)
     }
 
-    /// A link with the right name, of an attachment without a record.
-    fn may_be_told(&self, link: &Link) -> bool {
-        let has_told_mac = || self.told.as_ref().is_none_or(|told| told.mac == link.mac.to_string());
-        match &self.host_end {
-            Some(end) => is_pair(end, link),
-            // The pair is gone, or the host's end has another name.
-            None => !self.has_host_end || has_told_mac(),
+    /// A link with the right name, of an attachment without a record, or with one of another namespace.
+    fn may_be_told(&self, link: &Link) -> Result<bool> {
+        if let Some(end) = &self.host_end {
+            return Ok(is_pair(end, link));
         }
+        let is_unknown = self.ends.is_empty() && self.record.is_none();
+        Ok(is_unknown || self.is_told_mac(&link.mac) != Some(false) || self.has_changed_end(link)?)
     }
+
+    /// True for the pair of a host's end that has got another name or another hardware address since (udev gives both).
+    fn has_changed_end(&self, link: &Link) -> Result<bool> {
+        let Some(lower) = link.lower.filter(|_| !self.ends.is_empty()) else { return Ok(false) };
+        let is_known = |link: &Link| self.ends.iter().any(|end| end.name == link.name || is_same(&end.mac, &link.mac));
+        let end = Handle::current()?.find_link_at(lower)?.filter(|end| end.kind == veth::KIND && is_known(end));
+        Ok(end.is_some_and(|end| is_pair(&end, link)))
+    }
+}
+
+/// True if an attachment without a record may still use its addresses: the link of its name, which DEL has left alone, has one of
+/// prevResult. The container may have changed everything else that the link was known by.
+pub fn is_left_in_use(request: &Request<'_>) -> Result<bool> {
+    let is_recorded = InterfaceRecord::of(request).is_some();
+    let Some(container) = Netns::open_if_left(&request.netns)?.filter(|_| !is_recorded) else { return Ok(false) };
+    let mut inside = Handle::inside(&container)?;
+    let Some(link) = inside.find_link(&request.ifname)? else { return Ok(false) };
+    let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
+    let is_told = |found: &Address| previous.ips.iter().any(|ip| ip.address.addr() == found.net.addr());
+    Ok(inside.addresses(link.index)?.iter().any(is_told))
 }
 
 /// True for a link that may be the recorded one, in the namespace of the record.
@@ -142,6 +179,11 @@ fn is_recorded(record: &InterfaceRecord, inside: &mut Handle, link: &Link) -> Re
         Some(card) => card.is(inside, link, true),
         None => Ok(link.kind == record.kind && (link.index == record.index || link.mac.to_string() == record.mac)),
     }
+}
+
+/// True for the same hardware address, in whatever form of writing.
+fn is_same(text: &str, mac: &Mac) -> bool {
+    Mac::parse(text).is_ok_and(|parsed| parsed == *mac)
 }
 
 /// False for a record and a prevResult of different attachments.
@@ -165,7 +207,7 @@ fn find_host_end(ends: &[HostEnd]) -> Result<Option<Link>> {
     let mut host = Handle::current()?;
     for HostEnd { name, mac } in ends {
         let found = host.find_link(name)?;
-        let is_end = |link: &Link| link.kind == veth::KIND && link.lower_is_elsewhere && link.mac.to_string() == *mac;
+        let is_end = |link: &Link| link.kind == veth::KIND && link.lower_is_elsewhere && is_same(mac, &link.mac);
         if let Some(link) = found.filter(is_end) {
             return Ok(Some(link));
         }

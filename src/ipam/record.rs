@@ -85,6 +85,11 @@ impl Sandbox {
         is_known && (self.netns != other.netns || has_cookies && self.cookie != other.cookie)
     }
 
+    /// True for a namespace that no other one is taken for before the next boot.
+    pub(super) fn is_distinct(self) -> bool {
+        self.cookie != 0
+    }
+
     /// Reads what is written with `Display`.
     pub(super) fn parse(text: &str) -> Option<Sandbox> {
         let (netns, cookie) = text.split_once(' ')?;

@@ -164,7 +164,7 @@ impl Plugin for Bridge {
             failures.note(attachment.remove(request))
         });
         // An interface that is still there keeps its address: somebody else would get it meanwhile.
-        if removed.is_some() {
+        if removed == Some(true) {
             if wishes.spoof_check {
                 failures.note(firewall::spoof_check(request).del(&mut session));
             }

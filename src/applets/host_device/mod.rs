@@ -155,7 +155,7 @@ impl Plugin for HostDevice {
         let given_back = if conf.dpdk { Ok(Outcome::Home) } else { remove::give_back(&conf, request) };
         // A device that is still there keeps its address: another container would get it meanwhile.
         match failures.note(given_back) {
-            Some(Outcome::Missing) if attach::has_moved_on(request) => {}
+            Some(Outcome::Missing) if failures.note(attach::is_still_used(request)) != Some(false) => {}
             Some(Outcome::Home | Outcome::Missing) => attach::end(request, released, &mut failures),
             // The record stays: the next DEL may be able to name it.
             Some(Outcome::Unnamed) => attach::free_addresses(request, released, &mut failures),

@@ -1,10 +1,11 @@
 //! DEL: giving the device back, wherever it is by now. The record of ADD says which device that is, and its name on the host.
-//! Without a record it is the link CNI_IFNAME, as in the reference, and the configuration says its name. The alias, where the
-//! reference keeps the name, counts for nothing: the container's root can change it.
+//! Without a record it is the link CNI_IFNAME, as in the reference, and the configuration says its name; a link that shows
+//! signs of being another one stays, and DEL fails as the reference's, also when the container has renamed the device. The device gets no name by its alias, where the reference
+//! keeps it: the container's root can change it.
 
 use super::Conf;
 use crate::cni::Request;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ipam::own_card::OwnCard;
 use crate::ipam::own_link::{Evidence, Own};
 use crate::net::moving::{self, Side};
@@ -21,25 +22,65 @@ pub(super) enum Outcome {
     Missing,
 }
 
-/// Moves the device out of the container. Nothing to move is a success: then it may have come back by itself.
+/// Moves the device out of the container. Nothing to move is a success: then it may have come back by itself. But a device without
+/// a record that is not on the host either may still be in the container.
 pub(super) fn give_back(conf: &Conf<'_>, request: &Request<'_>) -> Result<Outcome> {
     let mut host = Side::host()?;
     let evidence = Evidence::of(request)?;
     let mut card = evidence.card();
+    let mut lost = None;
+    let is_home = conf.selector.find(&mut host.handle).is_ok();
     if let Some(container) = Netns::open_if_left(&request.netns)? {
         let mut inside = Side::of(&container)?;
         let own = evidence.find(&container, &mut inside.handle, &request.ifname)?;
         card = card.filter(|card| own == Own::Elsewhere || card.was_moved_to(&container));
         let name = name_of(card, conf);
-        if let Own::Link(link) = own {
-            return move_home(&mut inside, &link, &mut host, name, &request.ifname);
+        match &own {
+            Own::Link(link) if card.is_some() || may_be_device(&evidence, &mut inside.handle, link, name, is_home)? => {
+                return move_home(&mut inside, link, &mut host, name, &request.ifname);
+            }
+            Own::Link(link) => lost = Some(unnamed(link)),
+            Own::Missing if card.is_none() && may_be_inside(&evidence, &mut inside.handle, name)? => {
+                lost = Some(Error::internal(format!("failed to find {:?} in containerNS", request.ifname)));
+            }
+            _ => {}
         }
         let moved_on = card.filter(|_| own == Own::Missing).map_or(Ok(None), OwnCard::find_elsewhere)?;
         if let Some((netns, link)) = moved_on {
             return move_home(&mut Side::of(&netns)?, &link, &mut host, name, &request.ifname);
         }
     }
-    rename_returned(card, name_of(card, conf), request, &mut host.handle)
+    let outcome = rename_returned(card, name_of(card, conf), request, &mut host.handle)?;
+    match lost {
+        Some(error) if outcome == Outcome::Missing && !is_home => Err(error),
+        _ => Ok(outcome),
+    }
+}
+
+/// True for a link with the right name that may be the device of an attachment without a record: it has the hardware address
+/// that prevResult tells of, or the alias that ADD has given it. Without prevResult an empty alias counts, too,
+/// unless the device is on the host.
+fn may_be_device(evidence: &Evidence, inside: &mut Handle, link: &Link, name: &str, is_home: bool) -> Result<bool> {
+    if !name.is_empty() && link.alias == name {
+        return Ok(true);
+    }
+    if let Some(is_told) = evidence.is_told_mac(&link.mac) {
+        return Ok(is_told);
+    }
+    // An alternative name is in no alias.
+    Ok(!is_home && (link.alias.is_empty() || name.is_empty() || !is_usable(inside, link, name)?))
+}
+
+/// True if the device of an attachment without a record may be in the container under another name: the attachment was made, or
+/// a link has the alias that ADD gives.
+fn may_be_inside(evidence: &Evidence, inside: &mut Handle, name: &str) -> Result<bool> {
+    Ok(evidence.is_told() || !name.is_empty() && inside.all_links()?.iter().any(|link| link.alias == name))
+}
+
+/// The reference's words where the alias is empty.
+fn unnamed(link: &Link) -> Error {
+    let alias = if link.alias.is_empty() { "not set".to_string() } else { format!("{:?}", link.alias) };
+    Error::internal(format!("failed to find original ifname for {:?} (alias is {alias})", link.name))
 }
 
 /// The device's name on the host; empty when it is not known.

@@ -136,7 +136,7 @@ impl Plugin for Ptp {
             }
             failures.note(attachment.remove(request))
         });
-        if removed.is_some() {
+        if removed == Some(true) {
             failures.note(interface_record::forget(request));
             failures.note(call_ipam(request));
         }
