@@ -1,4 +1,4 @@
-//! Sets that are made at once. In the binary each kind of them takes a fraction of a `BTreeSet`.
+//! Sets and maps that are made at once. In the binary each kind of them takes a fraction of a `BTreeSet`.
 
 /// A set of values.
 #[derive(Debug, Default)]
@@ -28,6 +28,25 @@ impl<T: Ord> SortedSet<T> {
     }
 }
 
+/// Values to be found by their keys; a key may have several, in their order.
+#[derive(Debug)]
+pub struct Groups<K, V>(Vec<(K, V)>);
+
+impl<K: Ord, V> Groups<K, V> {
+    /// The groups of these values.
+    pub fn new(mut pairs: Vec<(K, V)>) -> Self {
+        pairs.sort_by(|one, other| one.0.cmp(&other.0));
+        Groups(pairs)
+    }
+
+    /// The values of a key.
+    pub fn get(&self, key: &K) -> impl Iterator<Item = &V> {
+        let first = self.0.partition_point(|(known, _)| known < key);
+        let behind = self.0.iter().skip(first);
+        behind.take_while(move |(known, _)| known == key).map(|(_, value)| value)
+    }
+}
+
 /// Each value once, in the order of their first places.
 pub fn unique<T: Ord>(values: Vec<T>) -> Vec<T> {
     let mut numbered: Vec<(T, usize)> = values.into_iter().zip(0..).collect();
@@ -47,6 +66,13 @@ mod tests {
         assert!(set.contains(&2) && !set.contains(&4));
         assert_eq!(set.as_slice(), [1, 2, 3]);
         assert_eq!(set.into_vec(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_values_of_a_key_are_found_in_their_order() {
+        let groups = Groups::new(vec![("b", 3), ("a", 1), ("b", 2)]);
+        let of = |key| groups.get(&key).copied().collect::<Vec<i32>>();
+        assert_eq!([of("a"), of("b"), of("c")], [vec![1], vec![3, 2], vec![]]);
     }
 
     #[test]

@@ -154,7 +154,8 @@ fn without_ipam_senders_are_checked_too() {
 #[test]
 fn better_a_failed_add_leaves_no_rules() {
     let lab = lab("nft");
-    let doomed = config(&json!({"ipam": {"type": "static", "subnet": null}}));
+    lab.executable("/opt/cni/bin/none", "#!/bin/sh\ncat >/dev/null\necho '{\"cniVersion\":\"1.0.0\"}'\n");
+    let doomed = config(&json!({"ipam": {"type": "none", "subnet": null}}));
     call(&lab, "eth0").config(&doomed).run().fails(999, "IPAM plugin returned missing IP config");
     assert_ruleset(&lab, EMPTY);
     assert_eq!(lab.veths(), [""; 0]);

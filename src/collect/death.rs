@@ -1,6 +1,5 @@
 //! Which attachments are dead for certain, and whether they still are.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use crate::cni::serve::Answer;
 use crate::error::Result;
 use crate::ipam::evidence::{Found, Key, Verdict, verdict};
 use crate::ipam::interface_search::Search;
+use crate::sorted::Groups;
 
 /// How old a look at all processes and mounts of the machine may be when an attachment goes by what
 /// was seen.
@@ -19,14 +19,14 @@ const OLDEST_LOOK: Duration = Duration::from_secs(5);
 /// The attachments, and what was found out about them.
 pub(super) struct Deaths<'f> {
     attachments: &'f Attachments,
-    /// Those to be removed, with the proof.
+    /// Those to be removed, with the proof, by their keys.
     wanted: Vec<(&'f Found, String)>,
+    /// How many of them were tried: their DEL was begun.
+    tried: usize,
     /// The attachments of each name, see [`Key::shared_names`].
-    namesakes: BTreeMap<(bool, String), Vec<&'f Found>>,
+    namesakes: Groups<(bool, String), &'f Found>,
     /// The containers that have an address and stay.
-    holders: BTreeMap<IpAddr, BTreeSet<&'f str>>,
-    /// Those whose DEL was begun.
-    tried: BTreeSet<&'f Key>,
+    holders: Groups<IpAddr, &'f str>,
     newcomers: Newcomers,
     search: Search,
 }
@@ -40,7 +40,7 @@ impl Command<'_> {
         answer: &mut Answer,
     ) -> Deaths<'f> {
         let mut search = Search::default();
-        let (mut dead, mut spared): (Vec<(&Found, String)>, BTreeMap<_, &Key>) = Default::default();
+        let (mut dead, mut spared): (Vec<(&Found, String)>, Vec<(_, &Key)>) = Default::default();
         let mut keep = |key: &Key, why: &str| {
             if self.wants(&key.network) {
                 answer.stderr.push_str(&format!("kept {key}: {why}\n"));
@@ -55,14 +55,13 @@ impl Command<'_> {
                         keep(&found.key, &why);
                     }
                     let names = found.key.shared_names().into_iter().filter(|_| !found.key.ifname.is_empty());
-                    for name in names {
-                        spared.entry(name).or_insert(&found.key);
-                    }
+                    spared.extend(names.map(|name| (name, &found.key)));
                 }
             }
         }
+        let spared = Groups::new(spared);
         dead.retain(|(Found { key, .. }, _)| {
-            let other = key.shared_names().iter().find_map(|name| spared.get(name).copied());
+            let other = key.shared_names().iter().find_map(|name| spared.get(name).next().copied());
             other.iter().for_each(|other| keep(key, &format!("its container may live, see {other}")));
             other.is_none() && self.wants(&key.network)
         });
@@ -79,22 +78,19 @@ fn goes_with_another(found: &Found, attachments: &Attachments) -> bool {
 
 impl<'f> Deaths<'f> {
     fn new(attachments: &'f Attachments, wanted: Vec<(&'f Found, String)>, newcomers: Newcomers) -> Self {
-        let dead: BTreeSet<&Key> = wanted.iter().map(|(found, _)| &found.key).collect();
-        let mut namesakes: BTreeMap<_, Vec<&Found>> = BTreeMap::new();
-        let mut holders: BTreeMap<_, BTreeSet<&str>> = BTreeMap::new();
+        let (mut namesakes, mut holders) = (Vec::new(), Vec::new());
         for found in attachments.values() {
             if !found.key.ifname.is_empty() {
-                found.key.shared_names().into_iter().for_each(|name| namesakes.entry(name).or_default().push(found));
+                namesakes.extend(found.key.shared_names().into_iter().map(|name| (name, found)));
             }
-            if !dead.contains(&found.key) {
-                for address in found.told().chain(found.reserved()) {
-                    holders.entry(address).or_default().insert(&*found.key.container);
-                }
+            if !is_among(&found.key, &wanted) {
+                let addresses = found.told().chain(found.reserved());
+                holders.extend(addresses.map(|address| (address, &*found.key.container)));
             }
         }
+        let (namesakes, holders) = (Groups::new(namesakes), Groups::new(holders));
         // The second look goes by nothing that the first one has seen.
-        let (tried, search) = (BTreeSet::new(), Search::default());
-        Deaths { attachments, wanted, namesakes, holders, tried, newcomers, search }
+        Deaths { attachments, wanted, tried: 0, namesakes, holders, newcomers, search: Search::default() }
     }
 
     /// Those to be removed, with the proof.
@@ -109,17 +105,18 @@ impl<'f> Deaths<'f> {
 
     /// An address of which its result tells is another container's by now.
     pub(super) fn shares_address(&self, found: &Found) -> bool {
-        let mut holders = found.told().filter_map(|address| self.holders.get(&address));
-        holders.any(|holders| holders.iter().any(|container| *container != found.key.container))
+        found.told().any(|address| self.holders.get(&address).any(|container| *container != found.key.container))
     }
 
     /// Looks once more at an attachment, at those that share a name with it, and for new ones that do.
     /// Gives one that may live.
     pub(super) fn survivor(&mut self, command: &Command<'_>, found: &Found) -> Result<Option<Key>> {
         self.search.renew_after(OLDEST_LOOK);
-        let Deaths { namesakes, tried, search, .. } = self;
-        let mut all = found.key.shared_names().into_iter().filter_map(|name| namesakes.get(&name)).flatten();
-        let changed = all.find(|one| match tried.contains(&one.key) {
+        let Deaths { namesakes, wanted, tried, search, .. } = self;
+        let tried = wanted.get(..*tried).unwrap_or_default();
+        let names = found.key.shared_names();
+        let mut all = names.iter().flat_map(|name| namesakes.get(name));
+        let changed = all.find(|one| match is_among(&one.key, tried) {
             true => !command.is_still_over(one),
             false => !command.is_unchanged(one) || !matches!(verdict(one, search), Verdict::Gone(_)),
         });
@@ -129,10 +126,13 @@ impl<'f> Deaths<'f> {
         }
     }
 
-    /// Its DEL begins. What that leaves, should it fail, is no sign of life.
+    /// Its DEL begins, and those in front of it were begun. What a DEL leaves, should it fail, is no sign of life.
     pub(super) fn note_tried(&mut self, found: &Found) {
-        if let Some((key, _)) = self.attachments.get_key_value(&found.key) {
-            self.tried.insert(key);
-        }
+        self.tried = self.wanted.partition_point(|(one, _)| one.key <= found.key);
     }
+}
+
+/// The attachments are sorted.
+fn is_among(key: &Key, attachments: &[(&Found, String)]) -> bool {
+    attachments.binary_search_by_key(&key, |(found, _)| &found.key).is_ok()
 }

@@ -1,6 +1,5 @@
 //! What there is of a dead attachment, in words, found without changing anything.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -16,6 +15,7 @@ use crate::firewall::{Session, names};
 use crate::ipam::evidence::{Found, Key};
 use crate::ipam::store::survey::Reservation;
 use crate::net::Handle;
+use crate::sorted::Groups;
 
 /// Longest name of a chain, and of a link.
 const CHAIN_NAME: usize = 28;
@@ -25,15 +25,14 @@ const LINK_NAME: usize = 15;
 const SAVED: [(&str, &str); 2] = [("tuning", "/run/cni/tuning"), ("flannel", "/var/lib/cni/flannel")];
 
 /// The addresses for which the firewall has rules, by attachment.
-pub(super) type FirewallAddresses = BTreeMap<Key, Vec<IpAddr>>;
+pub(super) type FirewallAddresses = Groups<Key, IpAddr>;
 
 /// See [`FirewallAddresses`].
 pub(super) fn firewall_addresses() -> Result<FirewallAddresses> {
-    let mut addresses = FirewallAddresses::new();
-    for (address, Owner { network, container, ifname, .. }) in Owners::open().all()? {
-        addresses.entry(Key { network, container, ifname }).or_default().push(address);
-    }
-    Ok(addresses)
+    let owned = Owners::open().all()?.into_iter();
+    let keyed =
+        owned.map(|(address, Owner { network, container, ifname, .. })| (Key { network, container, ifname }, address));
+    Ok(Groups::new(keyed.collect()))
 }
 
 /// An indented line for each part.
@@ -56,8 +55,7 @@ pub(super) fn describe(
         }
     }
     rules(key, &mut lines)?;
-    let allowed = firewall.get(key).into_iter().flatten();
-    lines.extend(allowed.map(|address| format!("firewall rules of {address}")));
+    lines.extend(firewall.get(key).map(|address| format!("firewall rules of {address}")));
     let mut host = Handle::current()?;
     for name in [container.clone(), format!("{container}/{ifname}")] {
         let name = names::hashed("bwp", network, &name, LINK_NAME);

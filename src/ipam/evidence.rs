@@ -15,7 +15,6 @@
 //! Times prove nothing: clocks may begin in 1970 at each boot, so a file that looks older than this boot need not be. What
 //! the cache alone tells of, and whose path leads to a namespace, therefore stays.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::net::IpAddr;
@@ -33,6 +32,7 @@ use crate::ipam::interface_search::{self, Search, Sign, Traces};
 use crate::ipam::store::DEFAULT_DATA_DIR;
 use crate::ipam::store::survey::{Life, Reservation, survey};
 use crate::net::{Handle, Netns};
+use crate::sorted::{Groups, SortedSet};
 use crate::sys::file;
 use crate::sys::namespaces::Presence;
 
@@ -94,8 +94,8 @@ impl Found {
 
     /// Its addresses in words.
     fn addresses(&self) -> String {
-        let all: BTreeSet<IpAddr> = self.told().chain(self.reserved()).collect();
-        all.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
+        let all = SortedSet::new(self.told().chain(self.reserved()).collect());
+        all.as_slice().iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -130,22 +130,25 @@ impl Found {
 
 /// The reservations of all stores that were asked for, each of which is read once.
 #[derive(Debug, Default)]
-pub struct Surveys(BTreeMap<(PathBuf, String), BTreeMap<Key, Vec<Reservation>>>);
+pub struct Surveys(Vec<Survey>);
+
+/// A store (`dataDir` and network), and the holders of its addresses.
+type Survey = ((PathBuf, String), Groups<Key, Reservation>);
 
 impl Surveys {
     /// The reservations of an attachment in a store, with its `dataDir`.
     fn of(&mut self, store: (PathBuf, String), key: &Key) -> Result<Vec<(PathBuf, Reservation)>> {
-        let data_dir = store.0.clone();
-        if !self.0.contains_key(&store) {
-            let mut held: BTreeMap<Key, Vec<Reservation>> = BTreeMap::new();
-            for reservation in survey(&store.0, &store.1)? {
+        let known = self.0.iter().position(|(known, _)| *known == store);
+        let place = known.unwrap_or(self.0.len());
+        if known.is_none() {
+            let held = survey(&store.0, &store.1)?.into_iter().map(|reservation| {
                 let (container, ifname) = (reservation.container.clone(), reservation.ifname.clone());
-                held.entry(Key { network: store.1.clone(), container, ifname }).or_default().push(reservation);
-            }
-            self.0.insert(store.clone(), held);
+                (Key { network: store.1.clone(), container, ifname }, reservation)
+            });
+            self.0.push((store.clone(), Groups::new(held.collect())));
         }
-        let held = self.0.get(&store).and_then(|held| held.get(key)).into_iter().flatten();
-        Ok(held.map(|reservation| (data_dir.clone(), reservation.clone())).collect())
+        let held = self.0.get(place).into_iter().flat_map(|(_, held)| held.get(key));
+        Ok(held.map(|reservation| (store.0.clone(), reservation.clone())).collect())
     }
 }
 
