@@ -1,7 +1,7 @@
 //! Sets and maps that are made at once. In the binary each kind of them takes a fraction of a `BTreeSet`.
 
 /// A set of values.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SortedSet<T>(Vec<T>);
 
 impl<T: Ord> SortedSet<T> {

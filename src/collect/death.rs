@@ -46,7 +46,7 @@ impl Command<'_> {
                 answer.stderr.push_str(&format!("kept {key}: {why}\n"));
             }
         };
-        for found in attachments.values().filter(|found| !goes_with_another(found, attachments)) {
+        for found in attachments.as_slice().iter().filter(|found| !goes_with_another(found, attachments)) {
             match verdict(found, &mut search) {
                 Verdict::Gone(reason) if !found.key.ifname.is_empty() => dead.push((found, reason)),
                 Verdict::Gone(_) => {}
@@ -72,14 +72,16 @@ impl Command<'_> {
 /// Reservations of old releases name no interface: they go with those of their container.
 fn goes_with_another(found: &Found, attachments: &Attachments) -> bool {
     let Key { network, container, ifname } = &found.key;
-    let mut behind = attachments.range(&found.key..).skip(1).map(|(key, _)| key);
-    ifname.is_empty() && behind.next().is_some_and(|next| (&next.network, &next.container) == (network, container))
+    let all = attachments.as_slice();
+    let next = all.get(all.partition_point(|other| other.key <= found.key));
+    let is_same = |next: &Found| (&next.key.network, &next.key.container) == (network, container);
+    ifname.is_empty() && next.is_some_and(is_same)
 }
 
 impl<'f> Deaths<'f> {
     fn new(attachments: &'f Attachments, wanted: Vec<(&'f Found, String)>, newcomers: Newcomers) -> Self {
         let (mut namesakes, mut holders) = (Vec::new(), Vec::new());
-        for found in attachments.values() {
+        for found in attachments.as_slice() {
             if !found.key.ifname.is_empty() {
                 namesakes.extend(found.key.shared_names().into_iter().map(|name| (name, found)));
             }

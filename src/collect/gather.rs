@@ -1,7 +1,6 @@
 //! Finding all attachments of the host: those in the result cache, and those with reservations of
 //! host-local. Each file is read once; the second look at an attachment reads only its own.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Command;
@@ -15,18 +14,43 @@ use crate::ipam::evidence::{Found, Key, add_stores};
 use crate::ipam::store::survey::{Life, survey};
 use crate::ipam::store::{DEFAULT_DATA_DIR, Store};
 
-/// All that is known.
-pub(super) type Attachments = BTreeMap<Key, Found>;
+/// All that is known, by the keys.
+pub(super) struct Attachments(Vec<Found>);
 
-fn entry(attachments: &mut Attachments, key: Key) -> &mut Found {
-    let new = |key: &Key| Found { key: key.clone(), cached: None, reservations: Vec::new() };
-    attachments.entry(key).or_insert_with_key(new)
+impl Attachments {
+    /// From things found, each of one attachment.
+    fn new(mut parts: Vec<Found>) -> Self {
+        parts.sort_by(|one, other| one.key.cmp(&other.key));
+        let mut whole: Vec<Found> = Vec::new();
+        for part in parts {
+            match whole.last_mut().filter(|last| last.key == part.key) {
+                Some(last) => {
+                    last.cached = part.cached.or(last.cached.take());
+                    last.reservations.extend(part.reservations);
+                }
+                None => whole.push(part),
+            }
+        }
+        Attachments(whole)
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<&Found> {
+        self.0.binary_search_by(|found| found.key.cmp(key)).ok().and_then(|place| self.0.get(place))
+    }
+
+    pub(super) fn as_slice(&self) -> &[Found] {
+        &self.0
+    }
+
+    pub(super) fn into_vec(self) -> Vec<Found> {
+        self.0
+    }
 }
 
 impl Command<'_> {
     /// All attachments that are known. What comes later is noted as new. Changes nothing on a dry run.
     pub(super) fn gather(&self, newcomers: &mut Newcomers) -> Result<Attachments> {
-        let mut attachments = Attachments::new();
+        let mut parts = Vec::new();
         let mut stores = Vec::new();
         newcomers.watch(Path::new(DEFAULT_DATA_DIR), Place::Networks);
         newcomers.watch(Path::new(cache::DIRECTORY), Place::Cache);
@@ -42,16 +66,20 @@ impl Command<'_> {
                 add_stores(&mut stores, &list);
             }
             let (container, ifname) = (cached.attachment.container_id.clone(), cached.attachment.ifname.clone());
-            entry(&mut attachments, Key { network, container, ifname }).cached = Some(cached);
+            parts.push(Found {
+                key: Key { network, container, ifname },
+                cached: Some(cached),
+                reservations: Vec::new(),
+            });
         }
         for (data_dir, network) in stores {
             newcomers.watch(&data_dir.join(&network), Place::Store(network.clone()));
-            self.add_reservations(&mut attachments, &data_dir, &network)?;
+            self.add_reservations(&mut parts, &data_dir, &network)?;
         }
-        Ok(attachments)
+        Ok(Attachments::new(parts))
     }
 
-    fn add_reservations(&self, attachments: &mut Attachments, data_dir: &Path, network: &str) -> Result<()> {
+    fn add_reservations(&self, parts: &mut Vec<Found>, data_dir: &Path, network: &str) -> Result<()> {
         let reservations = survey(data_dir, network)?;
         if !self.dry_run
             && self.wants(network)
@@ -63,7 +91,7 @@ impl Command<'_> {
         for reservation in reservations {
             let (container, ifname) = (reservation.container.clone(), reservation.ifname.clone());
             let key = Key { network: network.to_string(), container, ifname };
-            entry(attachments, key).reservations.push((data_dir.to_path_buf(), reservation));
+            parts.push(Found { key, cached: None, reservations: vec![(data_dir.to_path_buf(), reservation)] });
         }
         Ok(())
     }

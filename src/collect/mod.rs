@@ -154,7 +154,8 @@ impl<'a> Command<'a> {
     /// Fails if nothing is known of the network that was named.
     fn prove_known(&self, attachments: &Attachments) -> Result<()> {
         let Some(network) = &self.network else { return Ok(()) };
-        let is_known = attachments.keys().any(|key| key.network == *network) || evidence::has_store(network);
+        let is_known =
+            attachments.as_slice().iter().any(|found| found.key.network == *network) || evidence::has_store(network);
         if is_known { Ok(()) } else { conflist_files::require(&self.directory, network) }
     }
 

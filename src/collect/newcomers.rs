@@ -4,7 +4,6 @@
 //! The kernel tells which files are new (`sys::changes`): only those are read. Where that cannot be had, everything is
 //! gathered once more for each attachment.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::mem::take;
 use std::path::{Path, PathBuf};
@@ -32,11 +31,11 @@ pub(super) enum Place {
 pub(super) struct Newcomers {
     /// `None` if not everything can be watched.
     changes: Option<Changes>,
-    places: BTreeMap<PathBuf, Place>,
+    places: Vec<(PathBuf, Place)>,
     /// Directories that may come yet.
-    missing: BTreeSet<PathBuf>,
+    missing: Vec<PathBuf>,
     /// The new files by the names that their attachments have, see [`Key::shared_names`].
-    files: BTreeMap<(bool, String), BTreeSet<PathBuf>>,
+    files: Vec<((bool, String), PathBuf)>,
 }
 
 impl Newcomers {
@@ -46,7 +45,7 @@ impl Newcomers {
     }
 
     pub(super) fn watch(&mut self, directory: &Path, place: Place) {
-        self.places.insert(directory.to_path_buf(), place);
+        self.places.push((directory.to_path_buf(), place));
         self.begin(directory);
     }
 
@@ -55,7 +54,7 @@ impl Newcomers {
         let begun = self.changes.as_mut().map_or(Ok(()), |changes| changes.watch(directory));
         match begun {
             Err(error) if error.is(Errno::ENOENT) || error.is(Errno::ENOTDIR) => {
-                self.missing.insert(directory.to_path_buf());
+                self.missing.push(directory.to_path_buf());
                 return false;
             }
             Err(_) => self.changes = None,
@@ -70,12 +69,13 @@ impl Newcomers {
         let names = key.shared_names();
         if self.changes.is_none() {
             let now = command.gather(&mut Newcomers::default())?;
-            let new = now.into_values().filter(|found| first.get(&found.key).is_none_or(|old| is_new(found, old)));
+            let new =
+                now.into_vec().into_iter().filter(|found| first.get(&found.key).is_none_or(|old| is_new(found, old)));
             return Ok(new.map(|found| found.key).find(|new| shares(new, &names)));
         }
-        let mut files = names.iter().filter_map(|name| self.files.get(name)).flatten();
+        let mut files = self.files.iter().filter(|(name, _)| names.contains(name));
         // An attachment may be over by now that was new a moment ago.
-        Ok(files.find_map(|file| self.key_of(command, file).filter(|new| shares(new, &names))))
+        Ok(files.find_map(|(_, file)| self.key_of(command, file).filter(|new| shares(new, &names))))
     }
 
     fn read(&mut self, command: &Command<'_>) {
@@ -97,7 +97,7 @@ impl Newcomers {
     /// Notes a new file. Gives the files in it if it is the directory of a network.
     fn note(&mut self, command: &Command<'_>, path: PathBuf) -> Vec<PathBuf> {
         if let (Some(Place::Networks), Some(network)) = (self.place_of(&path), name_of(&path)) {
-            let is_new = path.is_dir() && !self.places.contains_key(&path);
+            let is_new = path.is_dir() && self.place(&path).is_none();
             if is_new {
                 self.watch(&path, Place::Store(network.to_string()));
             }
@@ -105,13 +105,20 @@ impl Newcomers {
         }
         // A file that is not whole yet changes once more.
         for name in self.key_of(command, &path).iter().flat_map(Key::shared_names) {
-            self.files.entry(name).or_default().insert(path.clone());
+            let file = (name, path.clone());
+            if !self.files.contains(&file) {
+                self.files.push(file);
+            }
         }
         Vec::new()
     }
 
     fn place_of(&self, path: &Path) -> Option<&Place> {
-        self.places.get(path.parent()?)
+        self.place(path.parent()?)
+    }
+
+    fn place(&self, directory: &Path) -> Option<&Place> {
+        self.places.iter().find(|(known, _)| known == directory).map(|(_, place)| place)
     }
 
     /// The attachment that a file tells of by now.

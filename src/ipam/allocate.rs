@@ -1,12 +1,12 @@
 //! Choosing addresses from a range set (`IPAllocator.Get` of the reference's `allocator.go`).
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::cni::result::IpConfig;
 use crate::error::{Error, Result};
 use crate::ipam::ranges::{Range, RangeSet};
 use crate::ipam::store::{Attachment, Held, Store};
+use crate::sorted::SortedSet;
 
 /// Reserves one address of range set number `index`: the `wanted` one, or the next that is free. An attachment that
 /// already `held` one of the set is refused the latter, unless that was in a namespace or boot that has ended: then it gets
@@ -45,7 +45,7 @@ pub fn has_room(store: &mut Store, set: &RangeSet, index: usize) -> Result<bool>
         return Ok(true);
     }
     // Traces of crashes, then, and what is over.
-    let empty = taken.iter().any(|address| set.offers(*address) && store.is_free(*address));
+    let empty = taken.as_slice().iter().any(|address| set.offers(*address) && store.is_free(*address));
     Ok(empty || store.reclaimable()?.into_iter().any(|address| set.offers(address)))
 }
 
@@ -119,7 +119,7 @@ fn search<'s>(
     attachment: &Attachment,
 ) -> Result<Option<(&'s Range, IpAddr)>> {
     let last = store.last_reserved(index);
-    let tried = first_free(store, set.candidates(last).take(PATIENCE), attachment, &BTreeSet::new())?;
+    let tried = first_free(store, set.candidates(last).take(PATIENCE), attachment, &SortedSet::new(Vec::new()))?;
     if tried.is_some() {
         return Ok(tried);
     }
@@ -129,7 +129,7 @@ fn search<'s>(
         return Ok(untaken);
     }
     // Nothing is left but files that a crash has left empty.
-    first_free(store, set.candidates(last).skip(PATIENCE), attachment, &BTreeSet::new())
+    first_free(store, set.candidates(last).skip(PATIENCE), attachment, &SortedSet::new(Vec::new()))
 }
 
 /// Reserves the first candidate that is neither in `taken` nor turns out to be.
@@ -137,7 +137,7 @@ fn first_free<'s>(
     store: &mut Store,
     candidates: impl Iterator<Item = (&'s Range, IpAddr)>,
     attachment: &Attachment,
-    taken: &BTreeSet<IpAddr>,
+    taken: &SortedSet<IpAddr>,
 ) -> Result<Option<(&'s Range, IpAddr)>> {
     for (range, address) in candidates {
         if !taken.contains(&address) && store.reserve(address, attachment)? {

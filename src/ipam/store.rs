@@ -15,7 +15,6 @@
 //!
 //! Which reservations are over, so that their addresses may be taken back, `record` knows; `reclaim` does it.
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -25,6 +24,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Errno, Failures, Result};
 use crate::ipam::index::Index;
 use crate::ipam::record::{FileId, Host, Record, Sandbox};
+use crate::sorted::SortedSet;
 use crate::sys::file;
 use crate::sys::lock::{Lock, Mode};
 
@@ -217,8 +217,8 @@ impl Store {
     }
 
     /// Every address that has a file, empty ones too.
-    pub fn taken(&self) -> Result<BTreeSet<IpAddr>> {
-        self.addresses()
+    pub fn taken(&self) -> Result<SortedSet<IpAddr>> {
+        Ok(SortedSet::new(self.addresses()?))
     }
 
     /// The address handed out last from the range set with this index. Text that is not exactly an address is none.
@@ -264,7 +264,7 @@ impl Store {
 
     /// A file keeps its record; one that has none is seen now.
     fn scan_each(&mut self, visit: &mut dyn FnMut(IpAddr, &[u8])) -> Result<()> {
-        let addresses: Vec<IpAddr> = self.addresses()?;
+        let addresses = self.addresses()?;
         self.index.begin_scan(addresses.len(), &self.directory);
         for address in addresses {
             let Some(Found { content, file }) = self.read(address) else { continue };
@@ -298,7 +298,7 @@ impl Store {
     }
 
     /// The addresses that have a regular file.
-    fn addresses<C: FromIterator<IpAddr>>(&self) -> Result<C> {
+    fn addresses(&self) -> Result<Vec<IpAddr>> {
         let context = || format!("failed to read directory {:?}", self.path);
         let named = |entry: io::Result<fs::DirEntry>| match entry {
             Ok(entry) => {
@@ -308,7 +308,7 @@ impl Store {
             Err(error) => Some(Err(error)),
         };
         let entries = fs::read_dir(&self.path).with_context(context)?;
-        entries.filter_map(named).collect::<io::Result<C>>().with_context(context)
+        entries.filter_map(named).collect::<io::Result<Vec<IpAddr>>>().with_context(context)
     }
 
     /// What a reservation says, without surrounding white space; `None` when it says nothing.

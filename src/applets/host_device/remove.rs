@@ -1,7 +1,7 @@
 //! DEL: giving the device back, wherever it is by now. The record of ADD says which device that is, and its name on the host.
-//! Without a record it is the link CNI_IFNAME, as in the reference, and the configuration says its name; a link that shows
-//! signs of being another one stays, and DEL fails as the reference's, also when the container has renamed the device. The device gets no name by its alias, where the reference
-//! keeps it: the container's root can change it.
+//! Without a record it is the link CNI_IFNAME, as in the reference, and the configuration says its name. A link that shows
+//! signs of being another one stays, and DEL fails as the reference's, also when the container has renamed the device. The
+//! alias, where the reference keeps the name, gives the device no name: the container's root can change it.
 
 use super::Conf;
 use crate::cni::Request;

@@ -1,6 +1,5 @@
 //! The configuration of `portmap`, and what follows from it and from the previous result.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -297,11 +296,16 @@ fn port(whose: &str, number: i64) -> Result<u16> {
 
 /// A mapping that no packet can reach, because an earlier one takes them all, is a mistake.
 fn refuse_unreachable(mappings: &[Mapping]) -> Result<()> {
-    let mut of_port: BTreeMap<(Protocol, u16), Vec<&Mapping>> = BTreeMap::new();
-    for later in mappings {
-        let earlier = of_port.entry((later.protocol, later.host_port)).or_default();
-        earlier.push(later);
-        if let Some(earlier) = earlier.iter().find(|earlier| earlier.hides(later)) {
+    let port = |mapping: &Mapping| (mapping.protocol, mapping.host_port);
+    let mut by_port: Vec<&Mapping> = mappings.iter().collect();
+    by_port.sort_by_key(|mapping| port(mapping));
+    by_port.chunk_by(|one, next| port(one) == port(next)).try_for_each(refuse_hidden)
+}
+
+/// The mappings have one port, in their order.
+fn refuse_hidden(mappings: &[&Mapping]) -> Result<()> {
+    for (number, later) in mappings.iter().enumerate() {
+        if let Some(earlier) = mappings.iter().take(number).find(|earlier| earlier.hides(later)) {
             let (port, other) = (later.container_port, earlier.container_port);
             let msg = format!(
                 "overlapping port mappings: {} to container port {port} is taken by {} to container port {other}",

@@ -57,7 +57,7 @@ impl Store {
         };
         let mut failures = Failures::default();
         failures.note(self.remove_all(doomed));
-        for address in self.addresses::<Vec<IpAddr>>()? {
+        for address in self.addresses()? {
             if fs::symlink_metadata(self.file_of(address)).is_ok_and(|found| self.is_free_file(&found)) {
                 failures.note(self.remove(address, &[]));
             }

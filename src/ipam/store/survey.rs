@@ -80,7 +80,7 @@ impl Store {
     }
 
     fn reservations(&self) -> Result<Vec<Reservation>> {
-        let mut addresses: Vec<IpAddr> = self.addresses()?;
+        let mut addresses = self.addresses()?;
         addresses.sort_unstable();
         let mut found: Vec<_> = addresses.into_iter().filter_map(|address| self.reservation(address)).collect();
         for look in 0..LOOKS {

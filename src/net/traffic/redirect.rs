@@ -87,8 +87,11 @@ impl Handle {
             let is_taken = |number: &u32| entries.iter().any(|entry| entry.info >> 16 == *number);
             let free = (1..=u32::from(u16::MAX)).find(|number| !is_taken(number)).unwrap_or(1);
             // The kernel shows the parent that was named last for all filters, and `clsact` takes this one only.
-            let parent =
-                entries.first().map_or(if made_qdisc { INGRESS } else { TC_H_MIN_INGRESS }, |entry| entry.parent);
+            let parent = match entries.first() {
+                Some(entry) => entry.parent,
+                None if made_qdisc || self.ingress_kind(link)?.as_deref() == Some("ingress") => INGRESS,
+                None => TC_H_MIN_INGRESS,
+            };
             tries -= 1;
             match self.connection.request(redirect_message(link, target, (parent, free), made_qdisc)) {
                 // Another program has this priority by now.
