@@ -61,8 +61,8 @@ fn better_rights_are_not_asked_for_where_something_else_is_refused() {
     assert_eq!(details, "", "{msg}");
     let (_, details) = error(alone.clone().refused("mkdir,mkdirat", "EACCES"));
     assert_eq!(details, "", "root is refused by a security module");
-    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-    let (msg, details) = error(alone.under(&nobody));
+    let other_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let (msg, details) = error(alone.under(&other_user));
     assert!(msg.ends_with("permission denied"), "{msg}");
     assert_eq!(details, "this process does not run as root");
 }

@@ -43,7 +43,7 @@ pub fn passed(pid: &str, count: &str) -> Result<Option<UnixListener>> {
 
 /// Listens at `path`; the directory is created. Only the socket's owner and group may connect, even
 /// if the umask would let others. To be called while the process has one thread. A socket that
-/// nobody listens at any more is replaced, a live one is not (`EADDRINUSE`).
+/// no process listens at any more is replaced, a live one is not (`EADDRINUSE`).
 pub fn bind(path: &Path) -> Result<UnixListener> {
     let mut lock = None;
     if let Some(directory) = path.parent() {
