@@ -269,5 +269,5 @@ fn holds(place: &str, ifname: &str, mac: &str) -> bool {
         Some(netns) => Handle::inside(&netns)?.find_link(ifname),
         None => Ok(None),
     });
-    link.map_or(true, |link| link.is_some_and(|link| mac.is_empty() || mac == link.mac.to_string()))
+    link.map_or(true, |link| link.is_some_and(|link| mac.is_empty() || link.mac.is_written(mac)))
 }

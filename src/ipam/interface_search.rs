@@ -118,7 +118,7 @@ impl Traces {
     fn fit(&self, Candidate { link, on_host, addresses }: &Candidate) -> bool {
         let Some(mac) = &self.mac else { return false };
         let same_name = link.name == self.ifname;
-        let same_mac = *mac == link.mac.to_string();
+        let same_mac = link.mac.is_written(mac);
         let same_address = || self.addresses.iter().any(|address| addresses.contains(address));
         match self.kind.as_deref() {
             None => same_name && (same_mac || mac.is_empty()),
@@ -194,7 +194,7 @@ impl Search {
             self.host = links.map(|links| links.into_iter().filter(|link| link.kind == veth::KIND).collect());
         }
         let Some(veths) = &self.host else { return Some(Sign::Hidden) };
-        let end = veths.iter().find(|link| link.mac.to_string() == mac);
+        let end = veths.iter().find(|link| link.mac.is_written(mac));
         end.map(|link| Sign::HostEnd(link.name.clone()))
     }
 }
@@ -207,7 +207,7 @@ pub fn host_end(traces: &Traces) -> Option<Sign> {
         let Ok(found) = host.find_link(name) else { return Some(Sign::Hidden) };
         // Other kinds are the bridge, or whatever else the plugins may have told of.
         let end = found.filter(|link| link.kind == veth::KIND);
-        if end.is_some_and(|link| mac.is_empty() || *mac == link.mac.to_string()) {
+        if end.is_some_and(|link| mac.is_empty() || link.mac.is_written(mac)) {
             return Some(Sign::HostEnd(name.clone()));
         }
     }

@@ -80,7 +80,7 @@ impl Evidence {
 
     /// True if prevResult tells of this hardware address; None if it tells of none.
     pub fn is_told_mac(&self, mac: &Mac) -> Option<bool> {
-        self.told.as_ref().map(|told| is_same(&told.mac, mac))
+        self.told.as_ref().map(|told| mac.is_written(&told.mac))
     }
 
     /// The record of a device of the host that was moved.
@@ -100,7 +100,7 @@ impl Evidence {
             return Ok(Own::Elsewhere);
         }
         Ok(match named {
-            Some(link) if self.may_be_told(&link)? => Own::Link(link),
+            Some(link) if self.may_be_told(inside, &link)? => Own::Link(link),
             Some(_) => Own::Elsewhere,
             None => Own::Missing,
         })
@@ -144,18 +144,20 @@ impl Evidence {
     }
 
     /// A link with the right name, of an attachment without a record, or with one of another namespace.
-    fn may_be_told(&self, link: &Link) -> Result<bool> {
+    fn may_be_told(&self, inside: &mut Handle, link: &Link) -> Result<bool> {
         if let Some(end) = &self.host_end {
             return Ok(is_pair(end, link));
         }
         let is_unknown = self.ends.is_empty() && self.record.is_none();
-        Ok(is_unknown || self.is_told_mac(&link.mac) != Some(false) || self.has_changed_end(link)?)
+        Ok(is_unknown || self.is_told_mac(&link.mac) != Some(false) || self.has_changed_end(inside, link)?)
     }
 
     /// True for the pair of a host's end that has got another name or another hardware address since (udev gives both).
-    fn has_changed_end(&self, link: &Link) -> Result<bool> {
-        let Some(lower) = link.lower.filter(|_| !self.ends.is_empty()) else { return Ok(false) };
-        let is_known = |link: &Link| self.ends.iter().any(|end| end.name == link.name || is_same(&end.mac, &link.mac));
+    /// A pair within the container may have the indices of another container's pair.
+    fn has_changed_end(&self, inside: &mut Handle, link: &Link) -> Result<bool> {
+        let lower = if self.ends.is_empty() { None } else { inside.lower_at_home(link)? };
+        let Some(lower) = lower else { return Ok(false) };
+        let is_known = |link: &Link| self.ends.iter().any(|end| end.name == link.name || link.mac.is_written(&end.mac));
         let end = Handle::current()?.find_link_at(lower)?.filter(|end| end.kind == veth::KIND && is_known(end));
         Ok(end.is_some_and(|end| is_pair(&end, link)))
     }
@@ -181,11 +183,6 @@ fn is_recorded(record: &InterfaceRecord, inside: &mut Handle, link: &Link) -> Re
     }
 }
 
-/// True for the same hardware address, in whatever form of writing.
-fn is_same(text: &str, mac: &Mac) -> bool {
-    Mac::parse(text).is_ok_and(|parsed| parsed == *mac)
-}
-
 /// False for a record and a prevResult of different attachments.
 fn agree(record: &InterfaceRecord, told: &[HostEnd]) -> bool {
     let end = record.host_end.as_ref();
@@ -207,7 +204,7 @@ fn find_host_end(ends: &[HostEnd]) -> Result<Option<Link>> {
     let mut host = Handle::current()?;
     for HostEnd { name, mac } in ends {
         let found = host.find_link(name)?;
-        let is_end = |link: &Link| link.kind == veth::KIND && link.lower_is_elsewhere && is_same(mac, &link.mac);
+        let is_end = |link: &Link| link.kind == veth::KIND && link.lower_is_elsewhere && link.mac.is_written(mac);
         if let Some(link) = found.filter(is_end) {
             return Ok(Some(link));
         }

@@ -192,9 +192,9 @@ fn can_isolate(release: &str) -> bool {
     number >= FIRST_WITH_ISOLATION
 }
 
-/// Says what the kernel lacks, if that is why it refused VLANs.
+/// Says what the kernel lacks, if that is why it refused VLANs. A cause in the details is another one: no bridges at all.
 pub(super) fn explain_refusal(mut error: Error) -> Error {
-    if error.is(Errno::EOPNOTSUPP) {
+    if error.is(Errno::EOPNOTSUPP) && error.details.is_empty() {
         error.msg += ": the kernel has no VLAN filtering for bridges (CONFIG_BRIDGE_VLAN_FILTERING)";
     }
     error

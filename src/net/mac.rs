@@ -55,6 +55,11 @@ impl Mac {
         if matches!(bytes.len(), 6 | 8 | 20) { Ok(Mac(bytes)) } else { Err(invalid()) }
     }
 
+    /// True if the text is this address, in any of the forms that [`Mac::parse`] reads.
+    pub fn is_written(&self, text: &str) -> bool {
+        Mac::parse(text).is_ok_and(|parsed| parsed == *self)
+    }
+
     /// True for the address that a link without one has.
     pub fn is_zero(&self) -> bool {
         self.0.iter().all(|byte| *byte == 0)

@@ -1,36 +1,37 @@
 //! Waiting until a file may have changed, with inotify(7).
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::sys::events::pause;
 
 /// What a new file, or a new version of one, does to the directory that it is in.
-const EVENTS: u32 = libc::IN_CREATE
-    | libc::IN_MOVED_TO
-    | libc::IN_CLOSE_WRITE
-    | libc::IN_MODIFY
-    | libc::IN_DELETE_SELF
-    | libc::IN_MOVE_SELF
-    | libc::IN_ONLYDIR;
+const EVENTS: AddWatchFlags = AddWatchFlags::IN_CREATE
+    .union(AddWatchFlags::IN_MOVED_TO)
+    .union(AddWatchFlags::IN_CLOSE_WRITE)
+    .union(AddWatchFlags::IN_MODIFY)
+    .union(AddWatchFlags::IN_DELETE_SELF)
+    .union(AddWatchFlags::IN_MOVE_SELF)
+    .union(AddWatchFlags::IN_ONLYDIR);
 
 /// Watches the directory of a file, or the nearest one above it that exists.
 #[derive(Debug)]
-pub struct Watch(Option<OwnedFd>);
+pub struct Watch(Option<Inotify>);
 
 impl Watch {
     /// Starts to watch: whatever happens to the file from now on ends [`Watch::wait`].
     pub fn start(path: &Path) -> Self {
-        let watched = path.ancestors().skip(1).find_map(|directory| watch(directory).map(|fd| (directory, fd)));
+        let watched = path.ancestors().skip(1).find_map(|directory| watch(directory).map(|queue| (directory, queue)));
         // A directory that came meanwhile, below the one watched, would go unnoticed.
         let settled = watched.filter(|(directory, _)| {
             let below = path.ancestors().skip(1).take_while(|above| above != directory).last();
             below.is_none_or(|below| !below.exists())
         });
-        Watch(settled.map(|(_, fd)| fd))
+        Watch(settled.map(|(_, queue)| queue))
     }
 
     /// Waits until something has happened in the directory, at most `limit`; true if it has. May also
@@ -45,24 +46,17 @@ impl Watch {
                 pause(limit.min(UNWATCHED));
                 false
             }
-            Some(fd) => {
+            Some(queue) => {
                 let limit = PollTimeout::try_from(limit.min(AT_MOST)).unwrap_or(PollTimeout::ZERO);
-                poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], limit).is_ok_and(|ready| ready > 0)
+                poll(&mut [PollFd::new(queue.as_fd(), PollFlags::POLLIN)], limit).is_ok_and(|ready| ready > 0)
             }
         }
     }
 }
 
-fn watch(directory: &Path) -> Option<OwnedFd> {
-    let name = std::ffi::CString::new(directory.as_os_str().as_encoded_bytes()).ok()?;
-    // SAFETY: no memory is involved; a descriptor that is not negative is new and ours alone.
-    let fd = unsafe {
-        let fd = libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK);
-        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd))
-    }?;
-    // SAFETY: the descriptor is open, and the name is a NUL-terminated string that lives through the call.
-    let watch = unsafe { libc::inotify_add_watch(fd.as_raw_fd(), name.as_ptr(), EVENTS) };
-    (watch >= 0).then_some(fd)
+fn watch(directory: &Path) -> Option<Inotify> {
+    let queue = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
+    queue.add_watch(directory, EVENTS).ok().map(|_| queue)
 }
 
 #[cfg(test)]

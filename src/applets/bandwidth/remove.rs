@@ -92,9 +92,7 @@ fn host_ends(host: &mut Handle, request: &Request<'_>, container: Option<Netns>)
     let mut ends = Vec::new();
     for told in told {
         let link = host.find_link(&told.name)?;
-        ends.extend(
-            link.filter(|link| link.kind == "veth" && (told.mac.is_empty() || told.mac == link.mac.to_string())),
-        );
+        ends.extend(link.filter(|link| link.kind == "veth" && (told.mac.is_empty() || link.mac.is_written(&told.mac))));
     }
     Ok(ends)
 }

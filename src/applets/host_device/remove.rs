@@ -118,7 +118,7 @@ fn rename_returned(card: Option<OwnCard<'_>>, name: &str, request: &Request<'_>,
     let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
     let listed = previous.interfaces.iter().find(|interface| interface.name == request.ifname);
     let mac = listed.map(|interface| interface.mac.as_str()).filter(|mac| !mac.is_empty());
-    let is_known = |link: &Link| link.alias == name || mac.is_some_and(|mac| link.mac.to_string() == mac);
+    let is_known = |link: &Link| link.alias == name || mac.is_some_and(|mac| link.mac.is_written(mac));
     let is_device = |link: &Link| match card {
         Some(card) => card.looks_like(link),
         None => is_returned(link, &request.ifname) && is_known(link),
